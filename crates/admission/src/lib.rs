@@ -1,0 +1,1 @@
+//! Login, key update, revoke, block: load, ask identity and policy, save.

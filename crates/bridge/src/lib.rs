@@ -1,0 +1,1 @@
+//! Sockets and TLS: drives the MQTT cores, one poll loop a shard.

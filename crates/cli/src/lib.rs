@@ -1,0 +1,1 @@
+//! Operator commands; they use only the API that everyone can use.

@@ -1,0 +1,1 @@
+//! Commands, config and state of devices: versions, deadlines, delivery states.

@@ -1,0 +1,1 @@
+//! Token API, discovery, device and operator API over HTTPS.

@@ -1,0 +1,1 @@
+//! Strict compact JWS: parse, verify, sign (RFC 7515 to 7518), and the keys it needs.

@@ -1,0 +1,1 @@
+//! Names parsed once and used by all: principals, registries, keys, topics, filters.

@@ -1,0 +1,1 @@
+//! Rules kept by the operator, compiled per principal into what the broker checks.

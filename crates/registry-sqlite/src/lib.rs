@@ -1,0 +1,1 @@
+//! The registry in one SQLite file: WAL, synchronous=FULL, grouped commits, migrations.

@@ -1,0 +1,1 @@
+//! Storage traits, the memory store, and one conformance suite for every store.

@@ -1,0 +1,2 @@
+//! Checks that need a program.
+fn main() {}
