@@ -1,1 +1,23 @@
 //! Storage traits, the memory store, and one conformance suite for every store.
+//!
+//! A [`Store`] holds every registry of a server. Each method that changes something is one atomic
+//! unit: it happens whole and durably, with its audit row, or not at all; an answer that is `Ok` is
+//! on disk. "Not found" and "somebody was first" are answers, not errors. Time comes in as an
+//! argument, and so do ids: a store reads no clock and draws no random number.
+
+pub mod audit;
+pub mod conformance;
+mod error;
+pub mod memory;
+mod model;
+mod store;
+
+pub use error::StoreError;
+pub use model::{
+    AuditEntry, AuditRow, ConfigVersion, GoogleNames, Key, KeyState, Known, PolicyRecord, Principal,
+    PrincipalChange, RegistryRecord, StateReport,
+};
+pub use store::{
+    AddKey, AddPrincipal, AddRegistry, Changed, JtiMark, JtiOutcome, KeyRotation, RemoveKey, RotateKey,
+    SetConfig, Store,
+};
