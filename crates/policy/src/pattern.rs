@@ -1,0 +1,134 @@
+//! A topic filter with the quick way to ask it: most rules are exact topics or prefixes.
+
+use drawbridge_names::{TopicFilter, TopicName};
+
+/// A filter ready to be asked many times.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern {
+    filter: TopicFilter,
+    shape: Shape,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    /// `#` or `+/#`: every topic that does not begin with `$`.
+    All,
+    /// No wildcard.
+    Exact,
+    /// `stem/#`; bytes of the stem. Means the stem itself and all below it.
+    Below { stem_bytes: u32 },
+    /// Has a `+`; bytes before the first one.
+    Levels { literal_bytes: u32 },
+}
+
+impl Pattern {
+    pub(crate) fn new(filter: TopicFilter) -> Self {
+        let text = filter.as_str();
+        // A filter has at most 65,535 bytes, so its offsets fit.
+        let shape = if text == "#" || text == "+/#" {
+            Shape::All
+        } else if let Some(first_plus) = text.find('+') {
+            Shape::Levels { literal_bytes: first_plus as u32 }
+        } else if let Some(stem) = text.strip_suffix("/#") {
+            Shape::Below { stem_bytes: stem.len() as u32 }
+        } else {
+            Shape::Exact
+        };
+        Self { filter, shape }
+    }
+
+    pub(crate) fn filter(&self) -> &TopicFilter {
+        &self.filter
+    }
+
+    /// Says the same as [`TopicFilter::matches`]; `tests/oracle.rs` holds it to that.
+    #[inline]
+    pub(crate) fn matches(&self, topic: TopicName<'_>) -> bool {
+        let (pattern, topic) = (self.filter.as_str(), topic.as_str());
+        match self.shape {
+            Shape::All => !topic.starts_with('$'),
+            Shape::Exact => pattern == topic,
+            Shape::Below { stem_bytes } => below(&pattern[..stem_bytes as usize], topic),
+            Shape::Levels { literal_bytes } => {
+                let (literal, wild) = pattern.split_at(literal_bytes as usize);
+                // An empty literal is a pattern that begins with `+`: never a `$`-topic.
+                (literal_bytes > 0 || !topic.starts_with('$'))
+                    && topic.strip_prefix(literal).is_some_and(|rest| levels_match(wild, rest))
+            }
+        }
+    }
+
+    /// Says the same as [`TopicFilter::covers`]: every topic of `asked` is one of this pattern.
+    pub(crate) fn covers(&self, asked: &TopicFilter) -> bool {
+        let (pattern, text) = (self.filter.as_str(), asked.as_str());
+        match self.shape {
+            Shape::All => !text.starts_with('$'),
+            Shape::Exact => pattern == text,
+            Shape::Below { stem_bytes } => below(&pattern[..stem_bytes as usize], text),
+            Shape::Levels { literal_bytes } => {
+                text.starts_with(&pattern[..literal_bytes as usize]) && self.filter.covers(asked)
+            }
+        }
+    }
+}
+
+/// Whether `text` is `stem` or begins with `stem/`.
+#[inline]
+fn below(stem: &str, text: &str) -> bool {
+    text.strip_prefix(stem).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether `topic` is meant by `pattern`, both at the beginning of a level, `pattern` at a `+`.
+fn levels_match(mut pattern: &str, mut topic: &str) -> bool {
+    loop {
+        // Step over the `+` and over the one level it stands for.
+        pattern = &pattern[1..];
+        topic = &topic[topic.bytes().position(|b| b == b'/').unwrap_or(topic.len())..];
+        let Some(next_plus) = pattern.bytes().position(|b| b == b'+') else {
+            return match pattern.strip_suffix("/#") {
+                Some(stem) => below(stem, topic),
+                None => pattern == topic,
+            };
+        };
+        let Some(rest) = topic.strip_prefix(&pattern[..next_plus]) else { return false };
+        (pattern, topic) = (&pattern[next_plus..], rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All texts of up to `depth` levels over `alphabet`.
+    fn texts(alphabet: &[&str], depth: usize) -> Vec<String> {
+        let mut all: Vec<String> = alphabet.iter().map(|level| (*level).to_owned()).collect();
+        let mut longest = all.clone();
+        for _ in 1..depth {
+            longest = longest.iter().flat_map(|p| alphabet.iter().map(move |l| format!("{p}/{l}"))).collect();
+            all.extend(longest.iter().cloned());
+        }
+        all
+    }
+
+    #[test]
+    fn the_quick_way_says_the_same_as_the_filter_for_every_small_filter_and_topic() {
+        let filters: Vec<TopicFilter> = texts(&["a", "ab", "$b", "", "+", "#"], 3)
+            .iter()
+            .filter_map(|t| TopicFilter::parse(t).ok())
+            .collect();
+        let topics = texts(&["a", "ab", "$b", "", "c"], 4);
+        let mut asked = 0;
+        for filter in &filters {
+            let pattern = Pattern::new(filter.clone());
+            for text in &topics {
+                let Ok(topic) = TopicName::parse(text) else { continue };
+                assert_eq!(pattern.matches(topic), filter.matches(topic), "{filter} against {topic}");
+                asked += 1;
+            }
+            for other in &filters {
+                assert_eq!(pattern.covers(other), filter.covers(other), "{filter} covers {other}");
+            }
+        }
+        assert!(asked > 50_000, "only {asked} pairs");
+    }
+}
