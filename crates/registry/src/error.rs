@@ -1,5 +1,7 @@
 //! What can go wrong in a store.
 
+use drawbridge_names::RegistryName;
+
 /// A store could not do its work. Whoever asked must fail closed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -10,13 +12,18 @@ pub enum StoreError {
     #[error("a record of the store cannot be read: {0}; restore it from a backup")]
     Corrupt(String),
     /// The folder or file was written by a version this one does not know.
-    #[error("the store has format {found}, this version reads {known}; use the version that wrote it, or a newer one")]
+    #[error(
+        "the store has format {found}, this version reads {known}; use the version that wrote it, or a newer one"
+    )]
     UnknownFormat {
         /// The format found.
         found: u32,
         /// The newest format known here.
         known: u32,
     },
+    /// Something was to be written into a registry that does not exist.
+    #[error("there is no registry `{0}`; add it first, or use one of `drawbridge registry list`")]
+    UnknownRegistry(RegistryName),
 }
 
 impl StoreError {
@@ -27,6 +34,7 @@ impl StoreError {
             Self::Unavailable(_) => "DB-5001",
             Self::Corrupt(_) => "DB-5002",
             Self::UnknownFormat { .. } => "DB-5003",
+            Self::UnknownRegistry(_) => "DB-5004",
         }
     }
 
@@ -37,6 +45,7 @@ impl StoreError {
             Self::Unavailable(_) => "store-unavailable",
             Self::Corrupt(_) => "store-corrupt",
             Self::UnknownFormat { .. } => "store-format",
+            Self::UnknownRegistry(_) => "registry-unknown",
         }
     }
 }

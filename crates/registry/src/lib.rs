@@ -12,6 +12,9 @@ pub mod memory;
 mod model;
 mod store;
 
+/// How many config versions, and how many reported states, are kept of a device.
+pub const KEPT_MAX: usize = 10;
+
 pub use error::StoreError;
 pub use model::{
     AuditEntry, AuditRow, ConfigVersion, GoogleNames, Key, KeyState, Known, PolicyRecord, Principal,

@@ -166,6 +166,25 @@ pub enum PrincipalChange {
     Password(Option<Vec<u8>>),
 }
 
+impl PrincipalChange {
+    /// Changes a record as every store does, its revision included.
+    pub fn apply_to(self, principal: &mut Principal) {
+        match self {
+            Self::Block => principal.blocked = true,
+            Self::Unblock => principal.blocked = false,
+            Self::Revoke { not_before_s } => {
+                principal.epoch = Epoch(principal.epoch.0 + 1);
+                principal.not_before_s = principal.not_before_s.max(not_before_s);
+            }
+            Self::Policy(policy) => principal.policy = policy,
+            Self::LegacyAssertions(accepted) => principal.legacy_assertions = accepted,
+            Self::Attributes(attributes) => principal.attributes = attributes,
+            Self::Password(verifier) => principal.password = verifier,
+        }
+        principal.revision += 1;
+    }
+}
+
 /// A policy as its operator wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyRecord {

@@ -24,7 +24,10 @@ pub enum AddPrincipal {
     Added,
     /// A principal of this name exists; this is its kind.
     NameTaken(PrincipalKind),
-    /// This key belongs to a principal of the registry already, retired keys included.
+    /// The number is, or once was, another principal's: draw another.
+    UidTaken,
+    /// This key belongs to a principal of the registry already, retired keys included, or was given
+    /// twice.
     KeyInUse(KeyId),
 }
 
@@ -82,7 +85,7 @@ pub struct JtiMark {
     pub kid: KeyId,
     /// Forget it from this second on; `None`: keep it as long as the key `kid` is not retired.
     pub until_s: Option<u64>,
-    /// At most so many live marks: of the principal when `until_s` is given, of the key when not.
+    /// At most so many live marks of the same sort: with an end, of the principal; without, of the key.
     pub live_max: usize,
 }
 
@@ -98,6 +101,9 @@ pub enum JtiOutcome {
     },
     /// `live_max` are remembered already.
     Full,
+    /// The principal is gone, or `kid` is not a key of it that is active or in grace: whoever asked
+    /// looked at an older record. Nothing is remembered, so nothing may be admitted.
+    KeyGone,
 }
 
 /// A device replaces its own key.
@@ -105,9 +111,10 @@ pub enum JtiOutcome {
 pub struct KeyRotation {
     /// The key that signed the update; must be active.
     pub old: KeyId,
-    /// The new key, to become active.
+    /// The new key; it becomes active, whatever its `state` says.
     pub new: Key,
-    /// `Some`: the old key goes into grace and expires at this second. `None`: it stays active.
+    /// `Some`: the old key goes into grace and expires at this second, or earlier if it did so before.
+    /// `None`: it stays active.
     pub old_expires_s: Option<u64>,
     /// The `jti` of the update JWT.
     pub mark: JtiMark,
@@ -116,6 +123,10 @@ pub struct KeyRotation {
 }
 
 /// Answer of [`Store::rotate_key`]. Only `Rotated` changes anything, and only it remembers the `jti`.
+///
+/// Judged in this order: `OldNotActive` (the principal is gone), `Seen`, `AlreadyThere`,
+/// `OldNotActive` (the key), `InUse`, `TooMany`, `JtiFull`; so a device that repeats an update whose
+/// answer was lost learns `Seen` or `AlreadyThere`, although its old key is in grace by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RotateKey {
     /// Done, the `jti` is remembered.
@@ -159,18 +170,27 @@ pub enum SetConfig {
 
 /// Where registries, principals, keys, policies, replay marks, configs and the audit are kept.
 ///
+/// A principal that is gone, or a registry that does not exist, is "not there" wherever the answer
+/// can say so; a write into a registry that does not exist is otherwise
+/// [`StoreError::UnknownRegistry`]. Dropping a call's future before its answer leaves open whether
+/// the change happens.
+///
 /// # Errors
 /// Every method answers [`StoreError`] when the store cannot do its work; nothing has changed then.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Makes a registry, unless one of this name exists.
-    async fn add_registry(&self, record: RegistryRecord, audit: AuditEntry) -> Result<AddRegistry, StoreError>;
+    async fn add_registry(
+        &self,
+        record: RegistryRecord,
+        audit: AuditEntry,
+    ) -> Result<AddRegistry, StoreError>;
     /// The registry of this name.
     async fn registry(&self, name: &RegistryName) -> Result<Option<RegistryRecord>, StoreError>;
     /// All registries, in byte order of name.
     async fn registries(&self) -> Result<Vec<RegistryRecord>, StoreError>;
 
-    /// Registers a principal with its first keys, all or nothing.
+    /// Registers a principal with its first keys, all or nothing; the records are kept as given.
     async fn add_principal(
         &self,
         principal: Principal,
@@ -178,7 +198,8 @@ pub trait Store: Send + Sync {
         audit: AuditEntry,
     ) -> Result<AddPrincipal, StoreError>;
     /// A principal and its keys, by name.
-    async fn known(&self, registry: &RegistryName, name: &PrincipalName) -> Result<Option<Known>, StoreError>;
+    async fn known(&self, registry: &RegistryName, name: &PrincipalName)
+    -> Result<Option<Known>, StoreError>;
     /// A principal and its keys, by number.
     async fn known_by_uid(&self, registry: &RegistryName, uid: Uid) -> Result<Option<Known>, StoreError>;
     /// Who has this key, retired keys included.
@@ -195,7 +216,8 @@ pub trait Store: Send + Sync {
         after: Option<&PrincipalName>,
         limit: usize,
     ) -> Result<Vec<Known>, StoreError>;
-    /// Changes a principal's record, if `revision` is `None` or the current one.
+    /// Changes a principal's record, if `revision` is `None` or the current one. The revision grows by
+    /// one, as it does with every change of its keys; `not_before_s` never goes back.
     async fn change_principal(
         &self,
         registry: &RegistryName,
@@ -205,6 +227,7 @@ pub trait Store: Send + Sync {
         audit: AuditEntry,
     ) -> Result<Changed, StoreError>;
     /// Deletes a principal with all that is its own (keys, marks, config, states); `false`: not there.
+    /// Its name and keys are free again, its number is not.
     async fn delete_principal(
         &self,
         registry: &RegistryName,
@@ -212,7 +235,8 @@ pub trait Store: Send + Sync {
         audit: AuditEntry,
     ) -> Result<bool, StoreError>;
 
-    /// Registers a further key, if fewer than `active_max` are active.
+    /// Registers a further key, if fewer than `active_max` are active. Judged in this order:
+    /// `NotFound`, `AlreadyThere`, `InUse`, `TooMany`.
     async fn add_key(
         &self,
         registry: &RegistryName,
@@ -221,7 +245,8 @@ pub trait Store: Send + Sync {
         active_max: usize,
         audit: AuditEntry,
     ) -> Result<AddKey, StoreError>;
-    /// Retires a key. Unless `also_last`, the last active key is kept.
+    /// Retires a key and forgets the marks kept for its life. Unless `also_last`, the last active key
+    /// is kept.
     async fn remove_key(
         &self,
         registry: &RegistryName,
@@ -298,7 +323,7 @@ pub trait Store: Send + Sync {
         now_ms: u64,
         audit: AuditEntry,
     ) -> Result<SetConfig, StoreError>;
-    /// Notes that the device acknowledged a version; `false`: there is no such version.
+    /// Notes that the device acknowledged a version, the first time; `false`: there is no such version.
     async fn ack_config(
         &self,
         registry: &RegistryName,
@@ -316,8 +341,13 @@ pub trait Store: Send + Sync {
         after: Option<&PrincipalName>,
         limit: usize,
     ) -> Result<Vec<(PrincipalName, Uid, ConfigVersion)>, StoreError>;
-    /// Appends a reported state; the last 10 are kept.
-    async fn add_state(&self, registry: &RegistryName, uid: Uid, state: StateReport) -> Result<(), StoreError>;
+    /// Appends a reported state; the last 10 are kept. One of a principal that is gone is dropped.
+    async fn add_state(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        state: StateReport,
+    ) -> Result<(), StoreError>;
     /// The reported states of a device, newest first, at most 10.
     async fn states(&self, registry: &RegistryName, uid: Uid) -> Result<Vec<StateReport>, StoreError>;
 
