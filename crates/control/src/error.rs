@@ -23,9 +23,15 @@ pub enum ControlError {
         topic: String,
         /// The rule that decided, for people.
         rule: String,
+        /// The code of the decision.
+        code: &'static str,
+        /// The word of the decision.
+        word: &'static str,
     },
     /// The payload is too long.
-    #[error("the payload has {found_bytes} bytes, at most {bytes_max} are allowed; send less, or a reference to it")]
+    #[error(
+        "the payload has {found_bytes} bytes, at most {bytes_max} are allowed; send less, or a reference to it"
+    )]
     PayloadTooLong {
         /// Length found.
         found_bytes: usize,
@@ -66,12 +72,12 @@ impl ControlError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoSuchDevice { .. } => "DB-4001",
-            Self::Denied { .. } => "DB-4002",
-            Self::PayloadTooLong { .. } => "DB-4003",
-            Self::BadSubfolder { .. } => "DB-4004",
-            Self::StaleVersion { .. } => "DB-4005",
-            Self::BridgeUnavailable => "DB-4006",
-            Self::NoControlTopic { .. } => "DB-4007",
+            Self::Denied { code, .. } => code,
+            Self::PayloadTooLong { .. } => "DB-4002",
+            Self::BadSubfolder { .. } => "DB-4003",
+            Self::StaleVersion { .. } => "DB-4004",
+            Self::BridgeUnavailable => "DB-4005",
+            Self::NoControlTopic { .. } => "DB-4006",
             Self::Store(error) => error.code(),
         }
     }
@@ -80,8 +86,8 @@ impl ControlError {
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
-            Self::NoSuchDevice { .. } => "not-found",
-            Self::Denied { .. } => "denied",
+            Self::NoSuchDevice { .. } => "no-such-device",
+            Self::Denied { word, .. } => word,
             Self::PayloadTooLong { .. } => "payload-too-long",
             Self::BadSubfolder { .. } => "bad-subfolder",
             Self::StaleVersion { .. } => "stale-version",
