@@ -17,8 +17,8 @@ enum Shape {
     Exact,
     /// `stem/#`; bytes of the stem. Means the stem itself and all below it.
     Below { stem_bytes: u32 },
-    /// Has a `+`; bytes before the first one.
-    Levels { literal_bytes: u32 },
+    /// Has a `+`; bytes before the first one, and of what must stand behind its level.
+    Levels { literal_bytes: u32, chunk_bytes: u32 },
 }
 
 impl Pattern {
@@ -28,7 +28,11 @@ impl Pattern {
         let shape = if text == "#" || text == "+/#" {
             Shape::All
         } else if let Some(first_plus) = text.find('+') {
-            Shape::Levels { literal_bytes: first_plus as u32 }
+            let behind = &text[first_plus + 1..];
+            // `a/+/#` also means `a/b`, so a `/` before `#` is no part of what must be there.
+            let behind = behind.strip_suffix("/#").unwrap_or(behind);
+            let chunk_bytes = behind.find('+').unwrap_or(behind.len()) as u32;
+            Shape::Levels { literal_bytes: first_plus as u32, chunk_bytes }
         } else if let Some(stem) = text.strip_suffix("/#") {
             Shape::Below { stem_bytes: stem.len() as u32 }
         } else {
@@ -44,16 +48,21 @@ impl Pattern {
     /// Says the same as [`TopicFilter::matches`]; `tests/oracle.rs` holds it to that.
     #[inline]
     pub(crate) fn matches(&self, topic: TopicName<'_>) -> bool {
-        let (pattern, topic) = (self.filter.as_str(), topic.as_str());
+        let (pattern, topic) = (self.filter.as_str().as_bytes(), topic.as_str().as_bytes());
         match self.shape {
-            Shape::All => !topic.starts_with('$'),
-            Shape::Exact => pattern == topic,
+            Shape::All => topic.first() != Some(&b'$'),
+            Shape::Exact => pattern.last() == topic.last() && pattern == topic,
             Shape::Below { stem_bytes } => below(&pattern[..stem_bytes as usize], topic),
-            Shape::Levels { literal_bytes } => {
+            Shape::Levels { literal_bytes, chunk_bytes } => {
                 let (literal, wild) = pattern.split_at(literal_bytes as usize);
                 // An empty literal is a pattern that begins with `+`: never a `$`-topic.
-                (literal_bytes > 0 || !topic.starts_with('$'))
-                    && topic.strip_prefix(literal).is_some_and(|rest| levels_match(wild, rest))
+                if !begins_with(topic, literal) || (literal.is_empty() && topic.first() == Some(&b'$')) {
+                    return false;
+                }
+                // The `+` patterns of one policy mostly differ here, so most are told apart here.
+                let rest = &topic[literal.len()..];
+                let chunk = &wild[1..1 + chunk_bytes as usize];
+                begins_with(after_level(rest), chunk) && levels_match(wild, rest)
             }
         }
     }
@@ -64,28 +73,44 @@ impl Pattern {
         match self.shape {
             Shape::All => !text.starts_with('$'),
             Shape::Exact => pattern == text,
-            Shape::Below { stem_bytes } => below(&pattern[..stem_bytes as usize], text),
-            Shape::Levels { literal_bytes } => {
+            Shape::Below { stem_bytes } => below(&pattern.as_bytes()[..stem_bytes as usize], text.as_bytes()),
+            Shape::Levels { literal_bytes, .. } => {
                 text.starts_with(&pattern[..literal_bytes as usize]) && self.filter.covers(asked)
             }
         }
     }
 }
 
+/// Whether `text` begins with `start`. Patterns of one policy share their beginning and differ at
+/// the end, so the last byte is looked at first.
+#[inline]
+fn begins_with(text: &[u8], start: &[u8]) -> bool {
+    match start.last() {
+        None => true,
+        last => text.get(start.len() - 1) == last && text.starts_with(start),
+    }
+}
+
 /// Whether `text` is `stem` or begins with `stem/`.
 #[inline]
-fn below(stem: &str, text: &str) -> bool {
-    text.strip_prefix(stem).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+fn below(stem: &[u8], text: &[u8]) -> bool {
+    begins_with(text, stem) && matches!(text.get(stem.len()), None | Some(b'/'))
+}
+
+/// What follows the first level of `text`: nothing, or something that begins with `/`.
+#[inline]
+fn after_level(text: &[u8]) -> &[u8] {
+    &text[text.iter().position(|byte| *byte == b'/').unwrap_or(text.len())..]
 }
 
 /// Whether `topic` is meant by `pattern`, both at the beginning of a level, `pattern` at a `+`.
-fn levels_match(mut pattern: &str, mut topic: &str) -> bool {
+fn levels_match(mut pattern: &[u8], mut topic: &[u8]) -> bool {
     loop {
         // Step over the `+` and over the one level it stands for.
         pattern = &pattern[1..];
-        topic = &topic[topic.bytes().position(|b| b == b'/').unwrap_or(topic.len())..];
-        let Some(next_plus) = pattern.bytes().position(|b| b == b'+') else {
-            return match pattern.strip_suffix("/#") {
+        topic = after_level(topic);
+        let Some(next_plus) = pattern.iter().position(|byte| *byte == b'+') else {
+            return match pattern.strip_suffix(b"/#") {
                 Some(stem) => below(stem, topic),
                 None => pattern == topic,
             };
