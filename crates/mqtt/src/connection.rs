@@ -1,0 +1,1 @@
+//! What one client may say when: bytes in, effects out.
