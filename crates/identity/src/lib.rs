@@ -1,1 +1,29 @@
 //! Who a device is: assertions, key updates, replay rules, and the tokens issued for it.
+//!
+//! Pure: the time comes in as `now_s` (seconds since 1970-01-01 UTC), keys come in as a
+//! [`Candidate`], and what must be remembered (a `jti`) goes out as a value. Each kind of JWT has one
+//! file and one type, and no JWT passes as two kinds.
+//!
+//! A JWT is read ([`ClientAssertion::parse`]), asked whom it claims to be from, and verified with the
+//! keys of that principal; before the signature is good every refusal looks alike to the peer.
+
+mod access_token;
+mod assertion;
+mod connect_jwt;
+mod key_update;
+mod keys;
+mod legacy;
+mod new_key;
+mod presented;
+mod refusal;
+mod rules;
+
+pub use access_token::{AccessClaims, AccessToken, IssuerKey};
+pub use assertion::{Asserted, AssertionRules, ClientAssertion};
+pub use connect_jwt::{ConnectJwt, ConnectProof, ConnectRules, OneTime};
+pub use key_update::{KeyUpdate, KeyUpdated, LegacyPopForm, verify_legacy_pop, verify_pop};
+pub use keys::{Candidate, Checker, KeyRing, RingKey};
+pub use legacy::{LegacyLogin, LegacyUpdate, LegacyUpdated};
+pub use new_key::NEW_KEY_BYTES_MAX;
+pub use refusal::{NotProven, Refusal};
+pub use rules::{JtiDigest, TokenDigest};

@@ -1,0 +1,370 @@
+//! Why somebody is not let in: one enum, from which the wire answers, the logs and the texts for
+//! the owner are made. Nothing in it repeats a token, a secret or more than a short piece of input.
+
+use std::fmt;
+
+/// A token, login, connection or key update that is refused.
+///
+/// `Display` is the full text for the log. What the peer may be told is [`Refusal::for_owner`]: it
+/// is `Some` only for what was found after a good signature, so that it informs the owner of the
+/// key and not a prober (invariant I11).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing was presented.
+    NoCredential,
+    /// The request around the token is not well formed. Holds what is wrong.
+    Malformed(String),
+    /// Not a strict compact JWS: segments, alphabet, padding, canonical base64url, JSON, duplicates.
+    JwsFormat(String),
+    /// `alg` is not one of those a device may use.
+    Algorithm(String),
+    /// A header member that no token may carry: `crit`, `b64`, `jwk`, `jku`, `x5u`, `x5c`.
+    Header(String),
+    /// `typ` belongs to another kind of JWT.
+    Type {
+        /// The `typ` found, shortened; empty when absent.
+        found: String,
+        /// The kind wanted here.
+        wanted: &'static str,
+    },
+    /// The peer did not prove to be anybody: one answer for all that lies behind it.
+    NotProven(NotProven),
+    /// The claims, well signed, belong to another kind of JWT.
+    Kind {
+        /// What is there and should not be, or is missing and should be there.
+        found: String,
+        /// The kind wanted here.
+        wanted: &'static str,
+    },
+    /// `iss`, `sub`, `kid` or the client id do not name one and the same principal.
+    Subject(String),
+    /// `aud` is not the one wanted.
+    Audience {
+        /// What was found, shortened.
+        found: String,
+        /// The one value wanted.
+        wanted: String,
+    },
+    /// `exp`, `iat` or `nbf` is missing, of the wrong type, or out of bounds.
+    Time {
+        /// What is wrong.
+        found: String,
+        /// The server's time, in seconds since 1970-01-01 UTC.
+        server_time_s: u64,
+    },
+    /// `jti` is missing, too short, too long, or not printable ASCII.
+    Jti(String),
+    /// The `jti` was used before.
+    Replay,
+    /// As many `jti` are remembered as allowed.
+    JtiFull {
+        /// Whether they are kept for the life of the key, so that only a new key helps.
+        for_life: bool,
+    },
+    /// The principal is blocked.
+    Blocked,
+    /// The token is older than the last revocation.
+    Revoked,
+    /// The key that logged in, or its owner, is there no more.
+    KeyGone,
+    /// Legacy assertions are not switched on for this device.
+    LegacyNotAllowed,
+    /// A scope that the policy does not allow, or no scope at all in the form wanted.
+    Scope(String),
+    /// `resource` names no service of this issuer.
+    Target {
+        /// The values that are known.
+        wanted: String,
+    },
+    /// `client_id` is not the one of the assertion, or no registered application.
+    OAuthClient(String),
+    /// The new key cannot be used as one. Never holds key material.
+    NewKey(String),
+    /// The proof of possession of the new key is missing, wrong, or for something else.
+    Pop(String),
+    /// The new key is registered already, for another principal or as one that was retired.
+    KeyInUse,
+    /// As many keys as allowed are active.
+    TooManyKeys {
+        /// How many may be.
+        active_max: usize,
+    },
+    /// A key in grace asked for more than to repeat its own update.
+    KeyInGrace,
+    /// This MQTT client id is not one of this principal's.
+    MqttClientId(String),
+    /// A credential came over a channel without confidentiality.
+    NotConfidential,
+    /// There is no such registry.
+    NoRegistry,
+    /// A token for one service was presented to another.
+    OtherService,
+    /// The store could not answer: fail closed, try again.
+    Unavailable(String),
+}
+
+/// What stands behind [`Refusal::NotProven`]; for the log alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotProven {
+    /// There is no principal of the name claimed, or none is claimed.
+    UnknownPrincipal,
+    /// The principal has no usable key for it (of this `kid` and `alg`, in its time).
+    NoKey,
+    /// `kid` names a key of another algorithm.
+    AlgorithmOfKey,
+    /// The signature is not by any key that was tried.
+    Signature,
+    /// A token whose issuer, or issuer key, is not known here.
+    UnknownIssuer,
+    /// An opaque token or credential that is not known here.
+    UnknownToken,
+    /// A password that is not the principal's.
+    Password,
+}
+
+impl Refusal {
+    /// The stable code of `docs/errors.md`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.row().0
+    }
+
+    /// The stable word of `docs/errors.md`, also the tail of `urn:drawbridge:error:<word>`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        self.row().1
+    }
+
+    /// The short reason that stands in logs and metrics; finer than the code where the peer must not
+    /// see the difference.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotProven(NotProven::Signature | NotProven::Password) => "sig",
+            Self::NotProven(NotProven::AlgorithmOfKey) => "alg",
+            _ => self.row().2,
+        }
+    }
+
+    /// Code, word, reason: the table from which `docs/errors.md` is checked.
+    fn row(&self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::NoCredential => ("DB-1001", "no-credential", "no_assertion"),
+            Self::Malformed(_) => ("DB-1002", "malformed", "malformed"),
+            Self::JwsFormat(_) => ("DB-1003", "jws-format", "jws_format"),
+            Self::Algorithm(_) => ("DB-1004", "algorithm", "alg"),
+            Self::Header(_) => ("DB-1005", "header", "header"),
+            Self::Type { .. } => ("DB-1006", "token-type", "kind"),
+            Self::NotProven(_) => ("DB-1007", "not-proven", "key"),
+            Self::Kind { .. } => ("DB-1008", "token-kind", "kind"),
+            Self::Subject(_) => ("DB-1009", "subject", "aud"),
+            Self::Audience { .. } => ("DB-1010", "audience", "aud"),
+            Self::Time { .. } => ("DB-1011", "time", "time"),
+            Self::Jti(_) => ("DB-1012", "jti", "jti"),
+            Self::Replay => ("DB-1013", "jti-reused", "replay"),
+            Self::JtiFull { .. } => ("DB-1014", "key-exhausted", "jti_full"),
+            Self::Blocked => ("DB-1015", "blocked", "state"),
+            Self::Revoked => ("DB-1016", "revoked", "state"),
+            Self::KeyGone => ("DB-1017", "key-gone", "state"),
+            Self::LegacyNotAllowed => ("DB-1018", "legacy-not-allowed", "state"),
+            Self::Scope(_) => ("DB-1019", "scope", "scope"),
+            Self::Target { .. } => ("DB-1020", "target", "target"),
+            Self::OAuthClient(_) => ("DB-1021", "client", "client"),
+            Self::NewKey(_) => ("DB-1022", "invalid-key", "newkey"),
+            Self::Pop(_) => ("DB-1023", "invalid-pop", "pop"),
+            Self::KeyInUse => ("DB-1024", "key-in-use", "dup"),
+            Self::TooManyKeys { .. } => ("DB-1025", "too-many-keys", "too_many_keys"),
+            Self::KeyInGrace => ("DB-1026", "key-in-grace", "state"),
+            Self::MqttClientId(_) => ("DB-1027", "client-id", "client_id"),
+            Self::NotConfidential => ("DB-1028", "not-confidential", "channel"),
+            Self::NoRegistry => ("DB-1029", "no-registry", "registry"),
+            Self::OtherService => ("DB-1030", "other-service", "aud"),
+            Self::Unavailable(_) => ("DB-1031", "temporarily-unavailable", "store"),
+        }
+    }
+
+    /// What the peer may be told beyond the code: `Some` only after a good signature. Printable
+    /// ASCII without `"` and `\`, as RFC 6749 section 5.2 wants it of an `error_description`.
+    #[must_use]
+    pub fn for_owner(&self) -> Option<String> {
+        self.is_proven().then(|| {
+            self.to_string()
+                .chars()
+                .map(|c| if matches!(c, ' '..='~') && c != '"' && c != '\\' { c } else { '\'' })
+                .collect()
+        })
+    }
+
+    /// Whether the peer had proven to hold a good key (or token) when this was found.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        match self {
+            Self::NoCredential
+            | Self::Malformed(_)
+            | Self::JwsFormat(_)
+            | Self::Algorithm(_)
+            | Self::Header(_)
+            | Self::Type { .. }
+            | Self::NotProven(_)
+            | Self::NotConfidential
+            | Self::NoRegistry
+            | Self::Unavailable(_) => false,
+            Self::Kind { .. }
+            | Self::Subject(_)
+            | Self::Audience { .. }
+            | Self::Time { .. }
+            | Self::Jti(_)
+            | Self::Replay
+            | Self::JtiFull { .. }
+            | Self::Blocked
+            | Self::Revoked
+            | Self::KeyGone
+            | Self::LegacyNotAllowed
+            | Self::Scope(_)
+            | Self::Target { .. }
+            | Self::OAuthClient(_)
+            | Self::NewKey(_)
+            | Self::Pop(_)
+            | Self::KeyInUse
+            | Self::TooManyKeys { .. }
+            | Self::KeyInGrace
+            | Self::MqttClientId(_)
+            | Self::OtherService => true,
+        }
+    }
+
+    /// Whether trying the same again later may succeed.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCredential => f.write_str("no credential was presented; send a signed JWT or a token"),
+            Self::Malformed(found) => write!(f, "the request is malformed: {found}"),
+            Self::JwsFormat(found) => {
+                write!(f, "not a strict compact JWS: {found}; three canonical base64url segments are wanted")
+            }
+            Self::Algorithm(found) => write!(
+                f,
+                "`alg` {found} is not accepted; wanted ES256, ES384, EdDSA, RS256 or PS256, as the key was registered"
+            ),
+            Self::Header(found) => write!(f, "the header is not accepted: {found}; leave that member out"),
+            Self::Type { found, wanted } if found.is_empty() => {
+                write!(f, "`typ` is missing; here a {wanted} is wanted")
+            }
+            Self::Type { found, wanted } => write!(f, "`typ` is {found:?}; here a {wanted} is wanted"),
+            Self::NotProven(why) => write!(f, "not proven: {why}"),
+            Self::Kind { found, wanted } => write!(f, "this is no {wanted}: {found}"),
+            Self::Subject(found) => write!(f, "the token does not name its owner: {found}"),
+            Self::Audience { found, wanted } => write!(f, "`aud` is {found}; wanted {wanted} and nothing else"),
+            Self::Time { found, server_time_s } => write!(f, "{found} (server time {server_time_s})"),
+            Self::Jti(found) => {
+                write!(f, "`jti` {found}; wanted 16 to 128 printable ASCII characters, new for each JWT")
+            }
+            Self::Replay => f.write_str("assertion already used; sign a new one with a new `jti`"),
+            Self::JtiFull { for_life: true } => {
+                f.write_str("this key has no `jti` left: too many JWTs without `exp` were signed with it; update the key")
+            }
+            Self::JtiFull { for_life: false } => {
+                f.write_str("too many assertions are alive; wait until some have expired, or give them a nearer `exp`")
+            }
+            Self::Blocked => f.write_str("the principal is blocked; its operator can unblock it"),
+            Self::Revoked => {
+                f.write_str("signed or issued before the last revocation; sign a new JWT, or log in again")
+            }
+            Self::KeyGone => {
+                f.write_str("the key that logged in, or its owner, is registered no more; log in with a current key")
+            }
+            Self::LegacyNotAllowed => f.write_str(
+                "assertions without `aud` and `exp` are not switched on for this device; its operator can allow them",
+            ),
+            Self::Scope(found) => write!(f, "scope not granted: {found}"),
+            Self::Target { wanted } => write!(f, "`resource` names no service of this issuer; wanted {wanted}"),
+            Self::OAuthClient(found) => write!(f, "`client_id` {found}"),
+            Self::NewKey(found) => write!(f, "the new key cannot be registered: {found}"),
+            Self::Pop(found) => write!(f, "the proof of possession of the new key is not accepted: {found}"),
+            Self::KeyInUse => {
+                f.write_str("the new key is, or was, registered in this registry; make a new key pair")
+            }
+            Self::TooManyKeys { active_max } => {
+                write!(f, "{active_max} keys are active, no more are allowed; retire one, or remove one")
+            }
+            Self::KeyInGrace => f.write_str(
+                "this key was replaced: until its end it may log in and repeat that update, nothing else; use the new key",
+            ),
+            Self::MqttClientId(found) => write!(
+                f,
+                "the MQTT client id {found}; wanted none, the device's name, or NAME:anything"
+            ),
+            Self::NotConfidential => {
+                f.write_str("a credential came over a channel without encryption; connect by TLS, and replace the credential")
+            }
+            Self::NoRegistry => f.write_str("there is no such registry"),
+            Self::OtherService => {
+                f.write_str("the token is for another service of this issuer; ask for one with the right `resource`")
+            }
+            Self::Unavailable(found) => write!(f, "cannot be decided now: {found}"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl fmt::Display for NotProven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownPrincipal => "there is no principal of the name claimed",
+            Self::NoKey => "the principal has no usable key of this algorithm",
+            Self::AlgorithmOfKey => "`kid` names a key of another algorithm",
+            Self::Signature => "the signature is by none of the principal's keys",
+            Self::UnknownIssuer => "the token's issuer or its key is not known here",
+            Self::UnknownToken => "the token is not known here",
+            Self::Password => "user name and password do not belong together",
+        })
+    }
+}
+
+/// A short, harmless piece of hostile text for a message: at most 64 characters, escaped.
+pub(crate) fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(64).flat_map(char::escape_debug).collect();
+    if text.chars().nth(64).is_some() {
+        short.push_str("...");
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_before_a_good_signature_is_not_told_to_the_peer() {
+        let unproven = [
+            NotProven::UnknownPrincipal,
+            NotProven::NoKey,
+            NotProven::AlgorithmOfKey,
+            NotProven::Signature,
+            NotProven::UnknownIssuer,
+            NotProven::UnknownToken,
+            NotProven::Password,
+        ];
+        for inner in unproven {
+            let refusal = Refusal::NotProven(inner);
+            assert_eq!(refusal.for_owner(), None);
+            assert_eq!((refusal.code(), refusal.word()), ("DB-1007", "not-proven"));
+        }
+        assert_eq!(Refusal::JwsFormat("x".into()).for_owner(), None);
+    }
+
+    #[test]
+    fn texts_for_owners_fit_into_an_oauth_error_description() {
+        let time = Refusal::Time { found: "`exp` is 5 s in the past".into(), server_time_s: 1_795_301_000 };
+        assert!(time.for_owner().expect("told").contains("server time 1795301000"));
+        let odd = Refusal::Scope("\"config\\\u{7}é".into()).for_owner().expect("told");
+        assert!(odd.chars().all(|c| matches!(c, ' '..='~') && c != '"' && c != '\\'), "{odd}");
+    }
+}
