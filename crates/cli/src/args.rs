@@ -1,0 +1,441 @@
+//! The command line. Names are stable: tests and users rely on them.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Drawbridge, the self-hosted IoT core: identity for devices, an MQTT bridge that admits only what
+/// it can identify, and control.
+#[derive(Debug, Parser)]
+#[command(name = "drawbridge", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Folder of the server's data; also tells the other commands which server and admin credential to use
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "./drawbridge-data",
+        env = "DRAWBRIDGE_DATA"
+    )]
+    pub data: PathBuf,
+    /// A remote server, `https://host:port` (with --token-file and --ca)
+    #[arg(long, global = true, value_name = "URL", requires = "token_file", requires = "ca")]
+    pub server: Option<String>,
+    /// File with the admin credential of the remote server
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Root certificate of the remote server (PEM)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// The registry to work in
+    #[arg(long, global = true, value_name = "NAME", default_value = "default")]
+    pub registry: String,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server
+    Serve(ServeArgs),
+    /// Add, list, show, block, revoke, delete devices; run a simulated one
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// Add, list, show, delete applications (backend services)
+    #[command(subcommand)]
+    App(AppCommand),
+    /// Add and list registries
+    #[command(subcommand)]
+    Registry(RegistryCommand),
+    /// Add, list, remove keys of a device or application
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Set, show, list, attach policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Ask whether a principal may do something; prints the deciding rule
+    Can {
+        /// Device or application
+        principal: String,
+        /// `publish` or `subscribe`
+        action: Action,
+        /// Topic (publish) or topic filter (subscribe)
+        topic: String,
+    },
+    /// Mint, inspect, get tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Send a command to a device
+    #[command(subcommand)]
+    Command(CommandCommand),
+    /// Set and get the config of a device
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Read the states a device reported
+    #[command(subcommand)]
+    State(StateCommand),
+    /// Publish one message with the identity in --as DIR
+    Pub(PubArgs),
+    /// Subscribe with the identity in --as DIR and print what comes
+    Sub(SubArgs),
+    /// Read the audit
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Judge a settings file; starts nothing
+    CheckConfig {
+        /// The TOML file
+        file: PathBuf,
+    },
+}
+
+/// `drawbridge serve`.
+#[derive(Debug, Clone, Args, Default)]
+pub struct ServeArgs {
+    /// The issuer of the default registry, fixed when it is first made [default: https://localhost:<https port>]
+    #[arg(long, value_name = "URL")]
+    pub issuer: Option<String>,
+    /// A further DNS name or address for the server's certificate; may be repeated
+    #[arg(long = "name", value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<IpAddr>,
+    /// Port of MQTT over TLS, 0 for any [default: 8883]
+    #[arg(long, value_name = "PORT")]
+    pub mqtts_port: Option<u16>,
+    /// Port of HTTPS, 0 for any [default: 8443]
+    #[arg(long, value_name = "PORT")]
+    pub https_port: Option<u16>,
+    /// Also serve MQTT without TLS on this port, on loopback only; no token is accepted there
+    #[arg(long, value_name = "PORT")]
+    pub insecure_mqtt_port: Option<u16>,
+    /// Let clients without any credential in on the insecure port, with the rights of this application
+    #[arg(long, value_name = "APP", requires = "insecure_mqtt_port")]
+    pub insecure_anonymous: Option<String>,
+    /// Settings file (TOML); flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Show the main job: a thermometer and a lamp, simulated in this process, over real TLS
+    #[arg(long)]
+    pub demo: bool,
+}
+
+/// `drawbridge device ...`.
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// Register a device; without --key a key is made and written with all it needs to ./ID/ or --out DIR
+    Add(DeviceAdd),
+    /// List devices
+    List,
+    /// Show a device
+    Show {
+        /// The device
+        id: String,
+    },
+    /// Admit it no more and close its sessions
+    Block {
+        /// The device
+        id: String,
+    },
+    /// Admit it again
+    Unblock {
+        /// The device
+        id: String,
+    },
+    /// Kill every token and session it has now (whoever holds its key can sign anew: then block it or remove the key)
+    Revoke {
+        /// The device
+        id: String,
+    },
+    /// Delete it with its keys
+    Delete {
+        /// The device
+        id: String,
+    },
+    /// Run a simulated device with the identity in --as DIR (default ./ID): reports, and prints commands
+    Run {
+        /// The device
+        id: String,
+        /// Its identity folder
+        #[arg(long = "as", value_name = "DIR")]
+        identity: Option<PathBuf>,
+        /// Stop after so many reports; 0 runs until stopped
+        #[arg(long, default_value_t = 0)]
+        count: u64,
+        /// Seconds between reports
+        #[arg(long, default_value_t = 5)]
+        every: u64,
+    },
+}
+
+/// `drawbridge device add`.
+#[derive(Debug, Args)]
+pub struct DeviceAdd {
+    /// Its name
+    pub id: String,
+    /// Public key: PEM, JWK or DER, recognised by content; repeat for several
+    #[arg(long = "key", value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
+    /// Certificate whose key is registered
+    #[arg(long, value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
+    /// Policy [default: device]
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<String>,
+    /// Accept its IoT IdP style JWTs without `aud` and `exp` on the alias paths (a weakness)
+    #[arg(long)]
+    pub legacy_assertions: bool,
+    /// Operator-set attribute for `${attr.NAME}` in policies; may be repeated
+    #[arg(long = "attr", value_name = "NAME=VALUE")]
+    pub attributes: Vec<String>,
+    /// Folder for key.pem, ca.pem, device.json
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// `drawbridge app ...`.
+#[derive(Debug, Subcommand)]
+pub enum AppCommand {
+    /// Register an application; without --key a key is made and written to ./NAME/ or --out DIR
+    Add {
+        /// Its name
+        name: String,
+        /// Public key: PEM, JWK or DER
+        #[arg(long = "key", value_name = "FILE")]
+        keys: Vec<PathBuf>,
+        /// Policy; without one it may do nothing
+        #[arg(long, value_name = "NAME")]
+        policy: Option<String>,
+        /// Folder for key.pem, ca.pem, device.json
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// List applications
+    List,
+    /// Show an application
+    Show {
+        /// The application
+        name: String,
+    },
+    /// Delete an application
+    Delete {
+        /// The application
+        name: String,
+    },
+}
+
+/// `drawbridge registry ...`.
+#[derive(Debug, Subcommand)]
+pub enum RegistryCommand {
+    /// Make a registry
+    Add {
+        /// Its name, lower case
+        name: String,
+        /// Google Cloud IoT Core project and location it stands for
+        #[arg(long, value_name = "PROJECT/LOCATION")]
+        google: Option<String>,
+    },
+    /// List registries
+    List,
+    /// Show a registry
+    Show {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `drawbridge key ...`.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Register a further key
+    Add {
+        /// Device or application
+        id: String,
+        /// Public key: PEM, JWK, DER or certificate
+        file: PathBuf,
+        /// A label; may stand as `kid` in its JWTs
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// List keys
+    List {
+        /// Device or application
+        id: String,
+    },
+    /// Retire a key and close what it opened
+    Remove {
+        /// Device or application
+        id: String,
+        /// Key id (thumbprint)
+        kid: String,
+    },
+}
+
+/// `drawbridge policy ...`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Set a policy from a TOML file
+    Set {
+        /// Its name
+        name: String,
+        /// The file
+        file: PathBuf,
+    },
+    /// Print a policy
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// List policies
+    List,
+    /// Give a principal this policy
+    Attach {
+        /// The policy
+        name: String,
+        /// Device or application
+        principal: String,
+    },
+}
+
+/// What `can` asks.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Action {
+    /// To publish to a topic
+    Publish,
+    /// To subscribe to a filter
+    Subscribe,
+}
+
+/// `drawbridge token ...`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Sign a JWT for the MQTT password with a private key; contacts no server
+    Mint {
+        /// Private key, PKCS#8 PEM
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The device
+        #[arg(long, value_name = "ID")]
+        device: String,
+        /// The bridge's audience (`bridge_audience` of device.json)
+        #[arg(long, value_name = "AUD")]
+        aud: String,
+        /// Life: `30s`, `10m`, `1h`
+        #[arg(long, default_value = "1h")]
+        life: String,
+    },
+    /// Print what a JWT says; it is not verified
+    Inspect {
+        /// The token, or `-` for stdin
+        token: String,
+    },
+    /// Log in with a private key and print the access token
+    Get {
+        /// The device or application
+        id: String,
+        /// Private key, PKCS#8 PEM
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// What the token is for [default: the MQTT bridge]
+        #[arg(long, value_name = "URL")]
+        resource: Option<String>,
+    },
+}
+
+/// `drawbridge command ...`.
+#[derive(Debug, Subcommand)]
+pub enum CommandCommand {
+    /// Send; answers after the device has acknowledged
+    Send {
+        /// The device
+        id: String,
+        /// The payload, as text
+        payload: String,
+        /// Below `devices/ID/commands/`
+        #[arg(long)]
+        subfolder: Option<String>,
+        /// How long to wait for the acknowledgement
+        #[arg(long, default_value = "10s")]
+        wait: String,
+    },
+}
+
+/// `drawbridge config ...`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Set the config of a device; it gets it at once, or when it next subscribes
+    Set {
+        /// The device
+        id: String,
+        /// The payload, as text
+        payload: String,
+    },
+    /// Print the config of a device
+    Get {
+        /// The device
+        id: String,
+    },
+}
+
+/// `drawbridge state ...`.
+#[derive(Debug, Subcommand)]
+pub enum StateCommand {
+    /// List the last 10 states, newest first
+    List {
+        /// The device
+        id: String,
+    },
+}
+
+/// `drawbridge pub`.
+#[derive(Debug, Args)]
+pub struct PubArgs {
+    /// Topic
+    pub topic: String,
+    /// Payload, as text
+    pub payload: String,
+    /// Identity folder (key.pem, ca.pem, device.json)
+    #[arg(long = "as", value_name = "DIR")]
+    pub identity: PathBuf,
+    /// Keep it as the retained message of the topic
+    #[arg(long)]
+    pub retain: bool,
+}
+
+/// `drawbridge sub`.
+#[derive(Debug, Args)]
+pub struct SubArgs {
+    /// Topic filter
+    pub filter: String,
+    /// Identity folder (key.pem, ca.pem, device.json)
+    #[arg(long = "as", value_name = "DIR")]
+    pub identity: PathBuf,
+    /// Stop after so many messages; 0 runs until stopped
+    #[arg(long, default_value_t = 0)]
+    pub count: u64,
+}
+
+/// `drawbridge audit ...`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// The newest entries
+    Tail {
+        /// How many
+        #[arg(long, default_value_t = 20)]
+        count: usize,
+    },
+}

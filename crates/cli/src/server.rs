@@ -1,0 +1,141 @@
+//! Which server to talk to, and as whom.
+
+use std::fs;
+use std::path::Path;
+
+use drawbridge_device::{ApiAnswer, ApiClient};
+use serde::{Deserialize, Serialize};
+
+use crate::Failure;
+use crate::args::Common;
+
+/// `DIR/endpoints.json`: the addresses in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// MQTT over TLS, `127.0.0.1:8883`.
+    pub mqtts: String,
+    /// HTTPS.
+    pub https: String,
+    /// MQTT without TLS, when there is such a listener.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mqtt: Option<String>,
+}
+
+/// A server and the admin credential for it.
+pub struct Server {
+    client: ApiClient,
+    token: String,
+    ca_pem: String,
+    endpoints: Option<Endpoints>,
+    registry: String,
+    https: String,
+}
+
+impl Server {
+    /// The server of `--data`, or the one of `--server`.
+    ///
+    /// # Errors
+    /// [`Failure::Unavailable`] when the folder shows no running server, [`Failure::Usage`] when a file
+    /// cannot be read.
+    pub fn find(common: &Common) -> Result<Self, Failure> {
+        let read = |path: &Path| {
+            fs::read_to_string(path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))
+        };
+        if let (Some(url), Some(token_file), Some(ca)) = (&common.server, &common.token_file, &common.ca) {
+            let https = url.trim_start_matches("https://").trim_end_matches('/').to_owned();
+            return Self::new(common, https, &read(token_file)?, read(ca)?, None);
+        }
+        let path = common.data.join("endpoints.json");
+        let text = fs::read_to_string(&path).map_err(|e| {
+            Failure::Unavailable(format!(
+                "{}: {e}; start the server with `drawbridge serve --data {}`, or name another folder with --data",
+                path.display(),
+                common.data.display()
+            ))
+        })?;
+        let endpoints: Endpoints = serde_json::from_str(&text).map_err(|e| {
+            Failure::Usage(format!("{}: {e}; restart the server to write it anew", path.display()))
+        })?;
+        let token = read(&common.data.join("admin-token"))?;
+        let ca = read(&common.data.join("ca.pem"))?;
+        Self::new(common, endpoints.https.clone(), &token, ca, Some(endpoints))
+    }
+
+    fn new(
+        common: &Common,
+        https: String,
+        token: &str,
+        ca_pem: String,
+        endpoints: Option<Endpoints>,
+    ) -> Result<Self, Failure> {
+        let base = match common.registry.as_str() {
+            "default" => format!("https://{https}"),
+            other => format!("https://{https}/r/{other}"),
+        };
+        let client = ApiClient::new(&base, &ca_pem)?;
+        let token = token.trim().to_owned();
+        Ok(Self { client, token, ca_pem, endpoints, registry: common.registry.clone(), https })
+    }
+
+    /// The root certificate of the server, PEM.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// `host:port` of HTTPS.
+    #[must_use]
+    pub fn https(&self) -> &str {
+        &self.https
+    }
+
+    /// `host:port` of MQTT over TLS; of a remote server the standard port is assumed.
+    #[must_use]
+    pub fn mqtts(&self) -> String {
+        match &self.endpoints {
+            Some(endpoints) => endpoints.mqtts.clone(),
+            None => {
+                format!("{}:8883", self.https.rsplit_once(':').map_or(self.https.as_str(), |(host, _)| host))
+            }
+        }
+    }
+
+    /// The registry that commands work in.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The HTTPS client, without the admin credential.
+    #[must_use]
+    pub fn client(&self) -> &ApiClient {
+        &self.client
+    }
+
+    /// Asks the API as admin; an answer of refusal is a failure.
+    ///
+    /// # Errors
+    /// [`Failure`] by the status of the answer.
+    pub fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<ApiAnswer, Failure> {
+        let text = body.map(ToString::to_string);
+        let body = text.as_ref().map(|text| ("application/json", text.as_bytes()));
+        let answer = self.client.send(method, path, Some(&self.token), body)?;
+        if (200..300).contains(&answer.status) { Ok(answer) } else { Err(Failure::of_answer(&answer)) }
+    }
+
+    /// Creates a resource that must not exist yet: POST on its collection.
+    ///
+    /// # Errors
+    /// [`Failure::Conflict`] when it exists.
+    pub(crate) fn create(&self, path: &str, body: &serde_json::Value) -> Result<ApiAnswer, Failure> {
+        let (collection, name) = path.rsplit_once('/').expect("a resource path has a collection");
+        let mut body = body.clone();
+        body["name"] = name.into();
+        self.call("POST", collection, Some(&body))
+    }
+}

@@ -1,0 +1,60 @@
+//! What can go wrong for a device.
+
+use std::path::PathBuf;
+
+/// Why a device could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// A file of the identity folder cannot be used.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what was wanted.
+        why: String,
+    },
+    /// The key cannot be used or a JWT could not be signed.
+    #[error("the key cannot be used: {0}")]
+    Key(String),
+    /// No connection, or it broke.
+    #[error("the connection to {server} failed: {why}; check the address and that the server runs")]
+    Connection {
+        /// Where to.
+        server: String,
+        /// What the system said.
+        why: String,
+    },
+    /// The server does not have a certificate of the root we were given.
+    #[error("TLS with {server} failed: {why}; the root certificate must be the server's `ca.pem`")]
+    Tls {
+        /// Where to.
+        server: String,
+        /// What TLS said.
+        why: String,
+    },
+    /// The server refused us.
+    #[error("refused: {why} (reason code 0x{code:02x})")]
+    Refused {
+        /// MQTT reason code of CONNACK, SUBACK, PUBACK or DISCONNECT.
+        code: u8,
+        /// Its name, and the reason string if the server gave one.
+        why: String,
+    },
+    /// The HTTP API refused us.
+    #[error("refused: {0}")]
+    Denied(String),
+    /// The server closed the connection.
+    #[error("the server closed the connection{0}")]
+    Closed(String),
+    /// The server sent something that is not MQTT, or answers were mixed up.
+    #[error("the server does not speak MQTT as expected: {0}")]
+    Protocol(String),
+    /// No answer in time.
+    #[error("no answer within {seconds} s to {what}")]
+    TimedOut {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        seconds: u64,
+    },
+}

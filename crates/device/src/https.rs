@@ -1,0 +1,193 @@
+//! HTTPS to the server: one small client that trusts one root. The CLI stands on it too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+use crate::{ClientAssertion, DeviceError, DeviceIdentity, KeyUpdate, now_s, random_id};
+use drawbridge_jose::SigningKey;
+
+/// Speaks to one server over HTTPS, with verification that cannot be turned off.
+#[derive(Debug, Clone)]
+pub struct ApiClient {
+    agent: ureq::Agent,
+    base: String,
+}
+
+/// An answer of the server, whatever its status.
+#[derive(Debug, Clone)]
+pub struct ApiAnswer {
+    /// HTTP status.
+    pub status: u16,
+    /// The `ETag`, if it has one.
+    pub etag: Option<String>,
+    /// The body, as text.
+    pub text: String,
+}
+
+impl ApiAnswer {
+    /// The body as JSON; `Null` when it is not JSON.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or(Value::Null)
+    }
+}
+
+/// An access token as the token endpoint gave it.
+#[derive(Clone)]
+pub struct TokenAnswer {
+    /// The token.
+    pub access_token: String,
+    /// Seconds it lives.
+    pub expires_in_s: u64,
+}
+
+impl std::fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenAnswer").field("expires_in_s", &self.expires_in_s).finish_non_exhaustive()
+    }
+}
+
+impl ApiClient {
+    /// A client for `base` (`https://host:port`, with `/r/NAME` for another registry) that trusts the
+    /// roots in `ca_pem` and no other.
+    ///
+    /// # Errors
+    /// [`DeviceError::Tls`] when `ca_pem` holds no certificate.
+    pub fn new(base: &str, ca_pem: &str) -> Result<Self, DeviceError> {
+        let tls = |why: String| DeviceError::Tls { server: base.to_owned(), why };
+        let certificate = Certificate::from_pem(ca_pem.as_bytes())
+            .map_err(|e| tls(format!("the CA file is no certificate: {e}")))?;
+        let config = ureq::Agent::config_builder()
+            .https_only(true)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .no_delay(true)
+            .timeout_connect(Some(Duration::from_secs(5)))
+            .timeout_global(Some(Duration::from_secs(120)))
+            .tls_config(
+                TlsConfig::builder()
+                    .root_certs(RootCerts::new_with_certs(&[certificate]))
+                    .unversioned_rustls_crypto_provider(Arc::new(
+                        rustls::crypto::aws_lc_rs::default_provider(),
+                    ))
+                    .build(),
+            )
+            .build();
+        Ok(Self { agent: config.new_agent(), base: base.trim_end_matches('/').to_owned() })
+    }
+
+    /// Sends a request. `bearer` goes into `Authorization`; `body` is its type and bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError::Connection`] or [`DeviceError::Tls`]; a status of refusal is an answer.
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        bearer: Option<&str>,
+        body: Option<(&str, &[u8])>,
+    ) -> Result<ApiAnswer, DeviceError> {
+        let url = format!("{}{path}", self.base);
+        let mut request = ureq::http::Request::builder().method(method).uri(&url);
+        if let Some(token) = bearer {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some((content_type, _)) = body {
+            request = request.header("content-type", content_type);
+        }
+        let fault = |why: String| DeviceError::Connection { server: self.base.clone(), why };
+        let outcome = match body {
+            Some((_, bytes)) => request.body(bytes).map(|r| self.agent.run(r)),
+            None => request.body(()).map(|r| self.agent.run(r)),
+        };
+        let mut response = match outcome.map_err(|e| fault(e.to_string()))? {
+            Ok(response) => response,
+            Err(ureq::Error::Tls(why)) => {
+                return Err(DeviceError::Tls { server: self.base.clone(), why: why.to_owned() });
+            }
+            Err(ureq::Error::Rustls(why)) => {
+                return Err(DeviceError::Tls { server: self.base.clone(), why: why.to_string() });
+            }
+            Err(e) => return Err(fault(e.to_string())),
+        };
+        let etag = response.headers().get("etag").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let status = response.status().as_u16();
+        let text = response.body_mut().read_to_string().map_err(|e| fault(e.to_string()))?;
+        Ok(ApiAnswer { status, etag, text })
+    }
+
+    /// Logs in with a client assertion and gets an access token.
+    ///
+    /// # Errors
+    /// [`DeviceError::Refused`] with the server's error text, or what [`Self::send`] answers.
+    pub fn token(
+        &self,
+        device: &str,
+        issuer: &str,
+        resource: Option<&str>,
+        key: &SigningKey,
+    ) -> Result<TokenAnswer, DeviceError> {
+        let jti = random_id();
+        let assertion = ClientAssertion { device, issuer, now_s: now_s(), jti: &jti }.sign(key)?;
+        let mut form = format!(
+            "grant_type=client_credentials&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion={assertion}"
+        );
+        if let Some(resource) = resource {
+            form.push_str("&resource=");
+            form.extend(resource.bytes().map(form_byte));
+        }
+        let answer = self.send(
+            "POST",
+            "/oauth/token",
+            None,
+            Some(("application/x-www-form-urlencoded", form.as_bytes())),
+        )?;
+        let json = answer.json();
+        match (answer.status, json["access_token"].as_str()) {
+            (200, Some(token)) => Ok(TokenAnswer {
+                access_token: token.to_owned(),
+                expires_in_s: json["expires_in"].as_u64().unwrap_or(0),
+            }),
+            _ => Err(refused(&answer)),
+        }
+    }
+
+    /// Replaces the device's key by `new`. Store `new` before this is called: if the answer is lost,
+    /// the new key may be the one that counts.
+    ///
+    /// # Errors
+    /// [`DeviceError::Refused`] with the server's error text, or what [`Self::send`] answers.
+    pub fn replace_key(&self, identity: &DeviceIdentity, new: &SigningKey) -> Result<ApiAnswer, DeviceError> {
+        let (update_jti, pop_jti) = (random_id(), random_id());
+        let (update, pop) = KeyUpdate {
+            device: &identity.device,
+            issuer: &identity.issuer,
+            now_s: now_s(),
+            update_jti: &update_jti,
+            pop_jti: &pop_jti,
+        }
+        .sign(&identity.key, new, new.public_key())?;
+        let body = serde_json::json!({ "update": update, "pop": pop, "retire": "old" }).to_string();
+        let answer = self.send("POST", "/v1/self/keys", None, Some(("application/json", body.as_bytes())))?;
+        if matches!(answer.status, 200 | 201) { Ok(answer) } else { Err(refused(&answer)) }
+    }
+}
+
+fn form_byte(byte: u8) -> String {
+    if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        char::from(byte).to_string()
+    } else {
+        format!("%{byte:02X}")
+    }
+}
+
+fn refused(answer: &ApiAnswer) -> DeviceError {
+    let json = answer.json();
+    let word = json["error"].as_str().or(json["title"].as_str()).unwrap_or("no reason given");
+    let detail = json["error_description"].as_str().or(json["detail"].as_str()).unwrap_or("");
+    DeviceError::Denied(format!("HTTP {} {word} {detail}", answer.status).trim_end().to_owned())
+}

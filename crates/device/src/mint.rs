@@ -1,0 +1,117 @@
+//! JWTs that a device signs: for CONNECT, for the token endpoint, for replacing its key.
+
+use drawbridge_jose::{Header, PublicKey, Sign, base64url_encode, sha256, sign_compact};
+use serde_json::json;
+
+use crate::DeviceError;
+
+fn sign(
+    typ: &str,
+    kid: Option<&str>,
+    claims: &serde_json::Value,
+    key: &dyn Sign,
+) -> Result<String, DeviceError> {
+    let header = Header { typ: Some(typ), kid, jwk: None };
+    sign_compact(&header, claims.to_string().as_bytes(), key).map_err(|e| DeviceError::Key(e.to_string()))
+}
+
+/// The JWT for the password of CONNECT: it opens a session at the bridge, and the session ends when
+/// it does. Claims `sub`, `aud`, `iat`, `exp`.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectJwt<'a> {
+    /// The device.
+    pub device: &'a str,
+    /// The bridge's audience, from `device.json`.
+    pub bridge_audience: &'a str,
+    /// Seconds since 1970-01-01 UTC.
+    pub now_s: u64,
+    /// Life in seconds, at most 86,400.
+    pub life_s: u64,
+}
+
+impl ConnectJwt<'_> {
+    /// Signs it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Key`] when the key cannot sign.
+    pub fn sign(&self, key: &dyn Sign) -> Result<String, DeviceError> {
+        let claims = json!({
+            "sub": self.device, "aud": self.bridge_audience, "iat": self.now_s, "exp": self.now_s + self.life_s,
+        });
+        sign("JWT", None, &claims, key)
+    }
+}
+
+/// A client assertion: proves to the token endpoint who the device is. It lives 60 seconds.
+///
+/// Source: RFC 7523 section 3, RFC 10070 (`aud` is the issuer and nothing else).
+#[derive(Debug, Clone, Copy)]
+pub struct ClientAssertion<'a> {
+    /// The device.
+    pub device: &'a str,
+    /// The issuer, from `device.json`.
+    pub issuer: &'a str,
+    /// Seconds since 1970-01-01 UTC.
+    pub now_s: u64,
+    /// Never used before; see [`crate::random_id`].
+    pub jti: &'a str,
+}
+
+impl ClientAssertion<'_> {
+    /// Signs it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Key`] when the key cannot sign.
+    pub fn sign(&self, key: &dyn Sign) -> Result<String, DeviceError> {
+        let claims = json!({
+            "iss": self.device, "sub": self.device, "aud": self.issuer,
+            "iat": self.now_s, "exp": self.now_s + 60, "jti": self.jti,
+        });
+        sign("client-authentication+jwt", None, &claims, key)
+    }
+}
+
+/// The two JWTs that replace a device's key: one by the old key that names the new one, and a proof
+/// by the new key that it was really made by this device.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyUpdate<'a> {
+    /// The device.
+    pub device: &'a str,
+    /// The issuer, from `device.json`.
+    pub issuer: &'a str,
+    /// Seconds since 1970-01-01 UTC.
+    pub now_s: u64,
+    /// Never used before; see [`crate::random_id`].
+    pub update_jti: &'a str,
+    /// Never used before; see [`crate::random_id`].
+    pub pop_jti: &'a str,
+}
+
+impl KeyUpdate<'_> {
+    /// Signs both: `(update, pop)`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Key`] when a key cannot sign.
+    pub fn sign(
+        &self,
+        old: &dyn Sign,
+        new: &dyn Sign,
+        new_public: &PublicKey,
+    ) -> Result<(String, String), DeviceError> {
+        let jwk: serde_json::Value = serde_json::from_str(&new_public.to_jwk_json())
+            .map_err(|e| DeviceError::Key(format!("the new key has no JWK form: {e}")))?;
+        let claims = json!({
+            "iss": self.device, "sub": self.device, "aud": self.issuer,
+            "iat": self.now_s, "exp": self.now_s + 60, "jti": self.update_jti, "cnf": { "jwk": jwk },
+        });
+        let update = sign("key-update+jwt", None, &claims, old)?;
+        let proof = json!({
+            "aud": self.issuer, "jti": self.pop_jti, "iat": self.now_s, "exp": self.now_s + 60,
+            "upd": base64url_encode(&sha256(update.as_bytes())),
+        });
+        let header = Header { typ: Some("key-pop+jwt"), kid: None, jwk: Some(new_public) };
+        let pop = sign_compact(&header, proof.to_string().as_bytes(), new)
+            .map_err(|e| DeviceError::Key(e.to_string()))?;
+        Ok((update, pop))
+    }
+}
