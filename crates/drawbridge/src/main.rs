@@ -1,2 +1,23 @@
 //! Drawbridge, the self-hosted IoT core: read the settings, wire the crates, serve.
-fn main() {}
+
+mod data;
+mod demo;
+mod edge;
+mod journal;
+mod pki;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use drawbridge_cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match &cli.command {
+        Command::Serve(args) => serve::main(&cli.common, args),
+        Command::CheckConfig { file } => settings::check(file),
+        _ => drawbridge_cli::run(&cli),
+    }
+}
