@@ -1,0 +1,139 @@
+//! One list of promises, checked on every store.
+//!
+//! A store's test opens an empty store for each promise and lets [`run`] check it:
+//!
+//! ```
+//! # async fn test() {
+//! use drawbridge_registry::{conformance, memory::MemoryStore};
+//!
+//! let kept = conformance::run(async |_| MemoryStore::new(), |promise| println!("{}", promise.name)).await;
+//! assert_eq!(kept, conformance::promises().len());
+//! # }
+//! ```
+//!
+//! A broken promise panics, as a test does. The races here are run by one task; a store whose
+//! answers come from other threads is raced in earnest by its own tests as well.
+
+mod audit;
+mod control;
+mod fixtures;
+mod jti;
+mod keys;
+mod policies;
+mod principals;
+mod races;
+mod registries;
+mod rotation;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::Store;
+
+type Check = for<'a> fn(&'a dyn Store) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// What a store must keep to.
+#[derive(Clone, Copy)]
+pub struct Promise {
+    /// The promise, as the name of a test.
+    pub name: &'static str,
+    check: Check,
+}
+
+impl std::fmt::Debug for Promise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Promise {
+    /// Checks the promise on an empty store.
+    ///
+    /// # Panics
+    /// When the store breaks it.
+    pub async fn check(&self, store: &dyn Store) {
+        (self.check)(store).await;
+    }
+}
+
+/// Checks every promise, each on a store of its own from `open`, after telling which one; answers how
+/// many there were.
+///
+/// # Panics
+/// When the store breaks one.
+pub async fn run<S: Store>(open: impl AsyncFn(&Promise) -> S, mut tell: impl FnMut(&Promise)) -> usize {
+    let promises = promises();
+    for promise in &promises {
+        tell(promise);
+        let store = open(promise).await;
+        promise.check(&store).await;
+    }
+    promises.len()
+}
+
+macro_rules! list {
+    ($($module:ident: $($check:ident),+;)+) => {
+        vec![$($(Promise { name: stringify!($check), check: |store| Box::pin($module::$check(store)) }),+),+]
+    };
+}
+
+/// All promises.
+#[must_use]
+pub fn promises() -> Vec<Promise> {
+    list! {
+        registries:
+            a_registry_is_made_once_and_a_second_attempt_changes_nothing,
+            registries_are_listed_in_byte_order_and_read_back_as_given,
+            a_registry_that_does_not_exist_takes_and_gives_nothing,
+            two_registries_share_neither_devices_nor_keys_jti_policies_secrets_configs_or_audit;
+        principals:
+            a_principal_is_read_back_as_given_by_name_by_number_and_by_key,
+            a_name_is_taken_whatever_the_kind_and_names_are_bytes,
+            a_refused_principal_leaves_nothing_behind,
+            a_number_is_never_given_twice_also_after_deletion,
+            principals_are_paged_in_byte_order_without_gap_or_repetition,
+            each_change_does_what_it_says_and_counts_the_revision,
+            a_change_against_a_stale_revision_changes_nothing,
+            a_revocation_never_moves_not_before_back,
+            deletion_takes_all_that_was_the_principals_own_and_frees_its_name_and_keys;
+        keys:
+            a_key_is_added_up_to_the_limit_and_counts_the_revision,
+            a_key_belongs_to_one_principal_also_when_retired,
+            a_removed_key_is_retired_and_the_last_active_one_is_kept;
+        jti:
+            a_jti_is_fresh_once_and_then_seen_with_its_first_token,
+            jti_are_one_namespace_per_principal_whatever_their_sort,
+            a_jti_is_forgotten_from_its_end_on_and_not_a_second_earlier,
+            a_principal_full_of_live_jti_takes_no_more_until_one_ends,
+            a_key_full_of_lasting_jti_takes_no_more_and_others_are_not_counted,
+            lasting_jti_go_when_their_key_is_retired_and_not_before,
+            a_jti_of_a_key_that_cannot_log_in_is_not_remembered;
+        rotation:
+            a_rotation_is_one_step_key_jti_revision_and_audit,
+            a_rotation_without_grace_keeps_the_old_key_active,
+            a_grace_never_lengthens_the_life_of_a_key,
+            a_lost_answer_can_be_asked_for_again_and_a_key_in_grace_starts_nothing_new,
+            a_rotation_to_a_key_that_is_known_or_in_use_changes_nothing,
+            a_rotation_beyond_the_limits_changes_nothing,
+            a_rotation_by_a_key_that_is_not_active_changes_nothing;
+        control:
+            config_versions_count_up_and_expect_the_one_before,
+            the_last_ten_configs_are_kept_and_only_those_can_be_acknowledged,
+            configs_are_paged_by_name_newest_only_and_without_devices_that_have_none,
+            states_are_newest_first_and_the_last_ten_are_kept;
+        policies:
+            a_policy_is_kept_byte_for_byte_and_counts_its_revisions,
+            the_first_secret_stays_until_it_is_replaced;
+        audit:
+            each_change_writes_one_audit_row_and_each_refusal_none,
+            the_audit_is_one_chain_per_registry_that_verifies,
+            the_audit_is_read_newest_first_in_pages;
+        races:
+            of_eight_racing_for_one_jti_exactly_one_is_fresh,
+            of_eight_rotations_of_one_key_exactly_one_is_done,
+            of_eight_copies_of_one_update_exactly_one_is_done,
+            of_eight_principals_of_one_name_exactly_one_is_added,
+            of_eight_owners_of_one_key_exactly_one_is_registered,
+            of_eight_changes_against_one_revision_exactly_one_is_done;
+    }
+}

@@ -1,0 +1,142 @@
+//! Registries, and that none of them sees another.
+
+use drawbridge_names::Uid;
+
+use super::fixtures::*;
+use crate::*;
+
+pub(super) async fn a_registry_is_made_once_and_a_second_attempt_changes_nothing(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    let before = picture(store).await;
+    let other = RegistryRecord { issuer: "https://other.example".into(), ..registry_record("default") };
+    let again = store.add_registry(other, entry("registry.add")).await.expect("add_registry");
+    assert_eq!(again, AddRegistry::Exists(registry_record("default")));
+    assert_eq!(picture(store).await, before);
+    let there = store.registry(&registry).await.expect("registry");
+    assert_eq!(there, Some(registry_record("default")));
+}
+
+pub(super) async fn registries_are_listed_in_byte_order_and_read_back_as_given(store: &dyn Store) {
+    assert_eq!(store.registries().await.expect("registries"), []);
+    let google = RegistryRecord {
+        google: Some(GoogleNames { project: "p-1".into(), location: "europe-west1".into() }),
+        clock_skew_s: u32::MAX,
+        token_life_s: 0,
+        created_s: u64::MAX,
+        ..registry_record("b")
+    };
+    store.add_registry(google.clone(), entry("registry.add")).await.expect("add_registry");
+    for text in ["a-b", "0", "a", "a0"] {
+        make_registry(store, text).await;
+    }
+    let listed = store.registries().await.expect("registries");
+    let names: Vec<&str> = listed.iter().map(|record| record.name.as_str()).collect();
+    assert_eq!(names, ["0", "a", "a-b", "a0", "b"]);
+    assert_eq!(listed[4], google);
+    assert_eq!(store.registry(&google.name).await.expect("registry"), Some(google));
+    assert_eq!(store.registry(&registry_name("c")).await.expect("registry"), None);
+}
+
+pub(super) async fn a_registry_that_does_not_exist_takes_and_gives_nothing(store: &dyn Store) {
+    make_lamp(store).await;
+    let before = picture(store).await;
+    let (gone, lamp) = (registry_name("gone"), Uid(1));
+    fn unknown<T: std::fmt::Debug>(answer: Result<T, StoreError>) {
+        let error = answer.expect_err("there is no such registry");
+        assert!(matches!(&error, StoreError::UnknownRegistry(name) if name.as_str() == "gone"), "{error:?}");
+    }
+    unknown(store.add_principal(principal(&gone, "x", 9), vec![], entry("e")).await);
+    unknown(store.set_policy(&gone, &policy_name("p"), "", NOW_S, entry("e")).await);
+    unknown(store.secret_or_insert(&gone, "s", vec![1]).await);
+    unknown(store.replace_secret(&gone, "s", vec![1], entry("e")).await);
+    unknown(store.record(&gone, entry("e")).await);
+    let change = store.change_principal(&gone, lamp, PrincipalChange::Block, None, entry("e")).await;
+    assert_eq!(change.expect("change_principal"), Changed::NotFound);
+    assert!(!store.delete_principal(&gone, lamp, entry("e")).await.expect("delete_principal"));
+    let added = store.add_key(&gone, lamp, key(2), 5, entry("e")).await;
+    assert_eq!(added.expect("add_key"), AddKey::NotFound);
+    let removed = store.remove_key(&gone, lamp, &kid(1), true, entry("e")).await;
+    assert_eq!(removed.expect("remove_key"), RemoveKey::NotFound);
+    let rotated = store.rotate_key(&gone, lamp, rotation(1, 2, 1), NOW_S, entry("e")).await;
+    assert_eq!(rotated.expect("rotate_key"), RotateKey::OldNotActive);
+    let jti = store.remember_jti(&gone, lamp, timed(1, 1, NOW_S + 9), NOW_S).await;
+    assert_eq!(jti.expect("remember_jti"), JtiOutcome::KeyGone);
+    let config = store.set_config(&gone, lamp, vec![1], None, 1, entry("e")).await;
+    assert_eq!(config.expect("set_config"), SetConfig::NotFound);
+    assert!(!store.ack_config(&gone, lamp, 1, 1).await.expect("ack_config"));
+    let state = StateReport { payload: vec![1], received_ms: 1 };
+    store.add_state(&gone, lamp, state).await.expect("the state of nobody is dropped");
+
+    assert_eq!(store.known(&gone, &name("lamp")).await.expect("known"), None);
+    assert_eq!(store.known_by_uid(&gone, lamp).await.expect("known_by_uid"), None);
+    assert_eq!(store.owner_of_key(&gone, &kid(1)).await.expect("owner_of_key"), None);
+    assert_eq!(store.principals(&gone, None, None, 9).await.expect("principals"), []);
+    assert_eq!(store.policy(&gone, &policy_name("p")).await.expect("policy"), None);
+    assert_eq!(store.policies(&gone).await.expect("policies"), []);
+    assert_eq!(store.secret(&gone, "s").await.expect("secret"), None);
+    assert_eq!(store.config(&gone, lamp).await.expect("config"), None);
+    assert_eq!(store.configs(&gone, None, 9).await.expect("configs"), []);
+    assert_eq!(store.states(&gone, lamp).await.expect("states"), []);
+    assert_eq!(store.audit_tail(&gone, None, 9).await.expect("audit_tail"), []);
+    assert_eq!(picture(store).await, before);
+}
+
+pub(super) async fn two_registries_share_neither_devices_nor_keys_jti_policies_secrets_configs_or_audit(
+    store: &dyn Store,
+) {
+    let both = [make_registry(store, "a").await, make_registry(store, "b").await];
+    let lamp = Uid(1);
+    // The same device id, number, key, jti, policy name, secret name and config topic in both.
+    for (at, registry) in both.iter().enumerate() {
+        let payload = vec![u8::try_from(at).expect("two registries")];
+        make_device(store, registry, "lamp", 1, &[1]).await;
+        let jti = store.remember_jti(registry, lamp, timed(7, 1, NOW_S + 9), NOW_S).await;
+        assert_eq!(jti.expect("remember_jti"), JtiOutcome::Fresh, "{registry}");
+        let lasts = store.remember_jti(registry, lamp, lasting(8, 1), NOW_S).await;
+        assert_eq!(lasts.expect("remember_jti"), JtiOutcome::Fresh, "{registry}");
+        let source = format!("# {registry}");
+        let revision =
+            store.set_policy(registry, &policy_name("p"), &source, NOW_S, entry("policy.set")).await;
+        assert_eq!(revision.expect("set_policy"), 1, "{registry}");
+        let secret = store.secret_or_insert(registry, "issuer", payload.clone()).await;
+        assert_eq!(secret.expect("secret_or_insert"), payload, "{registry}");
+        let config = store.set_config(registry, lamp, payload.clone(), Some(0), 1, entry("config.set")).await;
+        assert_eq!(config.expect("set_config"), SetConfig::Set { version: 1 }, "{registry}");
+        let state = StateReport { payload, received_ms: 1 };
+        store.add_state(registry, lamp, state).await.expect("add_state");
+    }
+    let [a, b] = &both;
+    for (at, registry) in both.iter().enumerate() {
+        let payload = vec![u8::try_from(at).expect("two registries")];
+        let config = store.config(registry, lamp).await.expect("config").expect("was set");
+        assert_eq!(config.payload, payload, "{registry}");
+        assert_eq!(store.secret(registry, "issuer").await.expect("secret"), Some(payload), "{registry}");
+        let policy = store.policy(registry, &policy_name("p")).await.expect("policy").expect("was set");
+        assert_eq!(policy.source, format!("# {registry}"));
+        assert_eq!(known(store, registry, lamp).await.principal.registry, *registry);
+        assert_eq!(audit(store, registry).await.len(), 4, "{registry}");
+    }
+
+    // Blocking, retiring and deleting in one leaves the other as it was.
+    let b_before = known(store, b, lamp).await;
+    store
+        .change_principal(a, lamp, PrincipalChange::Block, None, entry("e"))
+        .await
+        .expect("change_principal");
+    store.remove_key(a, lamp, &kid(1), true, entry("e")).await.expect("remove_key");
+    assert!(store.delete_principal(a, lamp, entry("e")).await.expect("delete_principal"));
+    assert_eq!(known(store, b, lamp).await, b_before);
+    assert_eq!(store.known(a, &name("lamp")).await.expect("known"), None);
+    assert_eq!(
+        store.owner_of_key(b, &kid(1)).await.expect("owner_of_key"),
+        Some((lamp, name("lamp"))),
+        "the key of the other registry"
+    );
+    let seen = store.remember_jti(b, lamp, timed(7, 1, NOW_S + 9), NOW_S).await.expect("remember_jti");
+    assert!(matches!(seen, JtiOutcome::Seen { .. }), "{seen:?}");
+    let seen = store.remember_jti(b, lamp, lasting(8, 1), NOW_S).await.expect("remember_jti");
+    assert!(matches!(seen, JtiOutcome::Seen { .. }), "{seen:?}");
+    assert_eq!(store.states(b, lamp).await.expect("states").len(), 1);
+    assert!(store.config(b, lamp).await.expect("config").is_some());
+    assert_eq!((audit(store, a).await.len(), audit(store, b).await.len()), (7, 4));
+}
