@@ -1,1 +1,29 @@
 //! Sockets and TLS: drives the MQTT cores, one poll loop a shard.
+//!
+//! ```text
+//! listener --accept--> socket --TLS--> broker::Shard --effects--> sockets, other shards, admission
+//! ```
+//!
+//! Each shard has one thread, and in it one poll for all its sockets: each turn reads all that is
+//! ready, lets the broker work on the bytes where they lie, then flushes each changed connection and
+//! hands each other shard its batch, once. Slow questions (who is this? record this command) go to a
+//! tokio runtime and come back through the shard's inbox. Why so: `docs/decisions/0005`.
+
+mod bridge;
+mod channel;
+mod config;
+mod driver;
+mod error;
+mod gate;
+mod handle;
+mod inbox;
+mod journal;
+mod open_files;
+mod tls;
+
+pub use bridge::Bridge;
+pub use config::{BridgeConfig, Listener, ListenerKind};
+pub use error::BridgeError;
+pub use handle::{BridgeHandle, BridgeStats};
+pub use open_files::{OpenFiles, raise_open_files};
+pub use tls::server_tls;

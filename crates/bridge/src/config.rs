@@ -1,0 +1,112 @@
+//! Settings of the bridge.
+
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use drawbridge_names::{PrincipalName, RegistryName};
+
+use crate::BridgeError;
+
+/// What the bridge listens on, and how much it takes from strangers.
+#[derive(Debug)]
+pub struct BridgeConfig {
+    /// Broker shards, one thread each. Default: one per core, at least 1.
+    pub shards: usize,
+    /// Where clients come in. At least one.
+    pub listeners: Vec<Listener>,
+    /// Unauthenticated connections of one listener; the excess waits unaccepted. Default 4,096.
+    pub unauthenticated_max: usize,
+    /// Unauthenticated connections of one address on one listener; the excess is closed. An IPv6
+    /// address counts by its /64. Default 1,024: fleets sit behind one NAT.
+    pub unauthenticated_per_address_max: usize,
+    /// From accept to an admitted CONNECT, TLS included. Default 10 s.
+    pub connect_timeout: Duration,
+    /// TLS bytes a client may send until its handshake is done. Default 64 KiB.
+    pub handshake_bytes_max: usize,
+    /// Connections in all. Default: the soft limit of open files at start, less a reserve.
+    pub connections_max: Option<usize>,
+    /// Settings of each shard. Its number, the number of shards, the connect timeout and the wall clock
+    /// are filled in by [`crate::Bridge::start`].
+    pub shard: drawbridge_broker::ShardConfig,
+}
+
+impl Default for BridgeConfig {
+    fn default() -> Self {
+        Self {
+            shards: std::thread::available_parallelism().map_or(1, NonZero::get),
+            listeners: Vec::new(),
+            unauthenticated_max: 4096,
+            unauthenticated_per_address_max: 1024,
+            connect_timeout: Duration::from_secs(10),
+            handshake_bytes_max: 64 * 1024,
+            connections_max: None,
+            shard: drawbridge_broker::ShardConfig::default(),
+        }
+    }
+}
+
+/// One address on which clients come in.
+#[derive(Debug)]
+pub struct Listener {
+    /// Bound by the caller; port 0 is fine.
+    pub socket: TcpListener,
+    /// With TLS or without.
+    pub kind: ListenerKind,
+    /// The registry of connections that name none themselves; `None` for the default one.
+    pub registry: Option<RegistryName>,
+}
+
+/// How a listener protects what crosses it.
+#[derive(Debug, Clone)]
+pub enum ListenerKind {
+    /// TLS; see [`crate::server_tls`].
+    Tls(Arc<rustls::ServerConfig>),
+    /// No TLS: for development, on a loopback address only.
+    Plain {
+        /// Clients without any credential get the rights of this application.
+        anonymous_as: Option<PrincipalName>,
+    },
+}
+
+impl BridgeConfig {
+    /// Refuses what cannot work or must not be.
+    pub(crate) fn check(&self) -> Result<(), BridgeError> {
+        if self.listeners.is_empty() {
+            return Err(BridgeError::NoListener);
+        }
+        let counts = [
+            ("shards", self.shards as u128, 1),
+            ("unauthenticated_max", self.unauthenticated_max as u128, 1),
+            ("unauthenticated_per_address_max", self.unauthenticated_per_address_max as u128, 1),
+            ("connect_timeout", self.connect_timeout.as_millis(), 1),
+            // A ClientHello with X25519MLKEM768 alone has 1.5 kB.
+            ("handshake_bytes_max", self.handshake_bytes_max as u128, 4096),
+            ("connections_max", self.connections_max.unwrap_or(1) as u128, 1),
+        ];
+        for (setting, found, wanted_min) in counts {
+            if found < wanted_min {
+                return Err(BridgeError::Setting { setting, found, wanted_min });
+            }
+        }
+        self.listeners.iter().try_for_each(Listener::check)
+    }
+}
+
+impl Listener {
+    pub(crate) fn address(&self) -> Result<SocketAddr, BridgeError> {
+        let what = "the address of a listener";
+        self.socket.local_addr().map_err(|source| BridgeError::System { what, source })
+    }
+
+    fn check(&self) -> Result<(), BridgeError> {
+        let address = self.address()?;
+        match self.kind {
+            ListenerKind::Plain { .. } if !address.ip().to_canonical().is_loopback() => {
+                Err(BridgeError::PlainBeyondLoopback { address })
+            }
+            _ => Ok(()),
+        }
+    }
+}

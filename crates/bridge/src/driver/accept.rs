@@ -1,0 +1,200 @@
+//! Letting sockets in, as long as there is room (invariant I1).
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Poll, Token};
+
+use super::{Driver, Socket};
+use crate::bridge::system;
+use crate::channel::Channel;
+use crate::error::Turned;
+use crate::tls::Tls;
+use crate::{BridgeError, Listener, ListenerKind};
+
+/// Sockets accepted in one turn, so that those who are in are served between.
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long accepting rests after the system refused (no file descriptor, no memory).
+const REST: Duration = Duration::from_millis(250);
+
+/// This shard's own descriptor of a listener. The queue behind it is shared with the other shards.
+pub(super) struct Doorway {
+    socket: TcpListener,
+    /// Connections may be waiting.
+    pub(super) ready: bool,
+    pub(super) resting_until: Option<Instant>,
+}
+
+impl Doorway {
+    pub(super) fn open(poll: &Poll, token: Token, listener: &Listener) -> Result<Self, BridgeError> {
+        let socket = listener.socket.try_clone().map_err(system("a shard's own descriptor of a listener"))?;
+        socket.set_nonblocking(true).map_err(system("a non-blocking listener"))?;
+        let mut socket = TcpListener::from_std(socket);
+        let registered = poll.registry().register(&mut socket, token, Interest::READABLE);
+        registered.map_err(system("polling a listener"))?;
+        // Connections may have come before the registration, which reports edges only.
+        Ok(Self { socket, ready: true, resting_until: None })
+    }
+
+    pub(super) fn close(&mut self, poll: &Poll) {
+        // The descriptor is dropped right after; a poll that does not know it is no loss.
+        let _ = poll.registry().deregister(&mut self.socket);
+    }
+}
+
+impl Driver {
+    pub(super) fn accept_all(&mut self, now: Instant) {
+        for door in 0..self.doorways.len() {
+            if let Some(doorway) = self.doorways.get_mut(door) {
+                if doorway.resting_until.is_some_and(|until| until <= now) {
+                    doorway.resting_until = None;
+                }
+                if doorway.ready && doorway.resting_until.is_none() {
+                    self.accept(now, door);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Instant, door: usize) {
+        let shared = Arc::clone(&self.shared);
+        let Some(gate) = shared.doors.get(door).map(|door| &door.gate) else { return };
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(doorway) = self.doorways.get_mut(door) else { return };
+            if !gate.reserve() {
+                // Who gives a place back goes on for us.
+                doorway.ready = false;
+                let turned = Turned::ListenerFull { max: gate.max() };
+                self.journal.condition(now, turned.code(), turned.word(), &turned);
+                return;
+            }
+            match doorway.socket.accept() {
+                Ok((socket, peer)) => {
+                    shared.accepted.fetch_add(1, Relaxed);
+                    self.enter(now, door, socket, peer);
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => doorway.ready = false,
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(source) => {
+                    doorway.resting_until = Some(now + REST);
+                    let turned = Turned::OutOfFiles { source };
+                    self.journal.condition(now, turned.code(), turned.word(), &turned);
+                }
+            }
+            let others_stopped = gate.give_back();
+            let Some(doorway) = self.doorways.get_mut(door) else { return };
+            doorway.ready |= others_stopped;
+            if !doorway.ready || doorway.resting_until.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Takes a new socket in, or closes it at once. It holds a place at the gate already.
+    fn enter(&mut self, now: Instant, door: usize, mut socket: TcpStream, peer: SocketAddr) {
+        let shared = Arc::clone(&self.shared);
+        let Some(gate) = shared.doors.get(door).map(|door| &door.gate) else { return };
+        if !shared.connections.take() {
+            let turned = Turned::ConnectionsFull { max: shared.connections.max() };
+            self.journal.condition(now, turned.code(), turned.word(), &turned);
+            self.gate_freed(door, gate.give_back());
+            return;
+        }
+        if !gate.enter(peer.ip()) {
+            let turned = Turned::AddressFull { max: gate.per_address_max() };
+            self.journal.refused(now, turned.code(), turned.word(), peer, &turned);
+            shared.connections.give_back();
+            self.gate_freed(door, gate.give_back());
+            return;
+        }
+        let conn = self.shard.open(now, now + shared.connect_timeout);
+        let slot = conn.slot() as usize;
+        let set_up = prepare(&shared.doors, door, shared.handshake_bytes_max, &mut socket).and_then(|tls| {
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(&mut socket, Token(slot), interest)?;
+            Ok(tls)
+        });
+        let tls = match set_up {
+            Ok(tls) => tls,
+            Err(source) => {
+                let turned = Turned::Accept { source };
+                self.journal.refused(now, turned.code(), turned.word(), peer, &turned);
+                self.shard.hung_up(now, conn, &mut self.effects);
+                gate.leave(peer.ip());
+                shared.connections.give_back();
+                self.gate_freed(door, gate.give_back());
+                return;
+            }
+        };
+        let channel = match tls {
+            Some(tls) => Channel::Tls(socket, Box::new(tls)),
+            None => Channel::Plain(socket),
+        };
+        if self.sockets.len() <= slot {
+            self.sockets.resize_with(slot + 1, || None);
+        }
+        if let Some(place) = self.sockets.get_mut(slot) {
+            *place = Some(Socket::new(conn, channel, peer, door));
+            self.open += 1;
+        }
+    }
+
+    /// A connection is admitted or gone: it is no longer counted as unauthenticated.
+    pub(super) fn leave_gate(&mut self, door: usize, peer: SocketAddr) {
+        let shared = Arc::clone(&self.shared);
+        let Some(gate) = shared.doors.get(door).map(|door| &door.gate) else { return };
+        gate.leave(peer.ip());
+        self.gate_freed(door, gate.give_back());
+    }
+
+    /// Goes on accepting where some shard had stopped: any can, the queue is one.
+    fn gate_freed(&mut self, door: usize, somebody_stopped: bool) {
+        if let Some(doorway) = self.doorways.get_mut(door) {
+            doorway.ready |= somebody_stopped;
+        }
+    }
+}
+
+impl Socket {
+    fn new(conn: drawbridge_broker::ConnId, channel: Channel, peer: SocketAddr, door: usize) -> Self {
+        Self {
+            conn,
+            channel,
+            peer,
+            door,
+            at_gate: true,
+            in_session: false,
+            policy: None,
+            uid: None,
+            kind: None,
+            closing: None,
+            dirty: false,
+            unread: false,
+            leaving: false,
+            blocked: false,
+            writing: false,
+            held_back: false,
+        }
+    }
+}
+
+fn prepare(
+    doors: &[crate::bridge::Door],
+    door: usize,
+    handshake_bytes_max: usize,
+    socket: &mut TcpStream,
+) -> std::io::Result<Option<Tls>> {
+    // Without it CONNACK waits for the client's delayed ACK: 40 ms at each connect.
+    socket.set_nodelay(true)?;
+    match doors.get(door).map(|door| &door.kind) {
+        Some(ListenerKind::Tls(config)) => {
+            Tls::new(config, handshake_bytes_max).map(Some).map_err(std::io::Error::other)
+        }
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,246 @@
+//! What the broker asks for, done.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use drawbridge_admission::{ConnectRequest, Refusal};
+use drawbridge_broker::{
+    self as broker, ConnId, ControlAck, ControlKind, ControlPublish, Effect, Refused, RefusedReason, Report,
+    What,
+};
+use drawbridge_control::{ClientControlPublish, ControlError};
+use drawbridge_mqtt::codec::ReasonCode;
+use drawbridge_names::PrincipalKind;
+
+use super::Driver;
+use crate::ListenerKind;
+use crate::error::Turned;
+use crate::inbox::{ToShard, TurnedAway, admitted};
+
+impl Driver {
+    /// Carries out all effects, and buries who leaves, until nothing is left of either.
+    pub(super) fn carry_out_all(&mut self, now: Instant) {
+        loop {
+            while !self.effects.is_empty() {
+                let mut batch = std::mem::take(&mut self.effects);
+                for effect in batch.drain(..) {
+                    self.carry_out(now, effect);
+                }
+                if self.effects.is_empty() {
+                    // Keep the capacity.
+                    self.effects = batch;
+                }
+            }
+            let Some(conn) = self.leaving.pop() else { return };
+            self.bury(now, conn);
+        }
+    }
+
+    fn carry_out(&mut self, now: Instant, effect: Effect) {
+        match effect {
+            Effect::Authenticate { conn, request } => self.authenticate(conn, *request),
+            Effect::Write { conn } => {
+                if let Some(socket) = self.socket(conn) {
+                    socket.writing = true;
+                    if !socket.blocked {
+                        self.mark_dirty(conn);
+                    }
+                }
+            }
+            Effect::Admitted { conn } => self.pass_gate(conn),
+            Effect::Close { conn, how } => self.close(now, conn, how),
+            Effect::Cross { shard, crossing } => {
+                if let Some(batch) = self.outbox.get_mut(shard) {
+                    batch.push(crossing);
+                }
+            }
+            Effect::Control { conn, ack, publish } => self.control(conn, ack, publish),
+            Effect::OrderDone { order, outcome } => {
+                if let Some(reply) = self.orders.remove(&order) {
+                    // Who asked may have gone.
+                    let _ = reply.send(outcome);
+                }
+            }
+            Effect::Report(report) => self.report(now, &report),
+        }
+    }
+
+    /// Closes the socket and frees everything that belongs to it. The broker's last words about the
+    /// connection are carried out while its address is still known.
+    fn bury(&mut self, now: Instant, conn: ConnId) {
+        self.shard.hung_up(now, conn, &mut self.effects);
+        for effect in std::mem::take(&mut self.effects) {
+            self.carry_out(now, effect);
+        }
+        let Some(mut socket) = self.sockets.get_mut(conn.slot() as usize).and_then(Option::take) else { return };
+        // Dropping it closes it; a poll that does not know it is no loss.
+        let _ = self.poll.registry().deregister(socket.channel.socket_mut());
+        self.open -= 1;
+        self.shared.connections.give_back();
+        if socket.in_session {
+            self.shared.sessions.fetch_sub(1, Relaxed);
+        }
+        if socket.at_gate {
+            self.leave_gate(socket.door, socket.peer);
+        }
+    }
+
+    fn pass_gate(&mut self, conn: ConnId) {
+        if let Some(socket) = self.socket(conn)
+            && std::mem::take(&mut socket.at_gate)
+        {
+            socket.in_session = true;
+            let (door, peer) = (socket.door, socket.peer);
+            self.shared.sessions.fetch_add(1, Relaxed);
+            self.leave_gate(door, peer);
+        }
+    }
+
+    /// Asks who this is. The answer comes through the inbox; by then the connection may be another.
+    fn authenticate(&mut self, conn: ConnId, request: broker::ConnectRequest) {
+        let shared = Arc::clone(&self.shared);
+        let Some(socket) = self.socket(conn) else { return };
+        let Some(door) = shared.doors.get(socket.door) else { return };
+        let (confidential, anonymous_as) = match &door.kind {
+            ListenerKind::Tls(_) => (true, None),
+            ListenerKind::Plain { anonymous_as } => (false, anonymous_as.clone()),
+        };
+        let request = ConnectRequest {
+            listener_registry: door.registry.clone(),
+            client_id: request.client_id,
+            username: request.username,
+            password: request.password,
+            confidential,
+            anonymous_as,
+            peer: socket.peer.ip(),
+        };
+        let (index, asked) = (self.index, Arc::clone(&shared));
+        shared.runtime.spawn(async move {
+            let answer = asked.admission.connect(request).await.map(Box::new).map_err(|r| turned_away(&r));
+            if let Some(inbox) = asked.inboxes.get(index) {
+                inbox.push(ToShard::Answer { conn, answer });
+            }
+        });
+    }
+
+    /// Installs what admission said. Between its answer and now the principal may have been blocked.
+    pub(super) fn install(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        answer: Result<Box<drawbridge_admission::Connected>, TurnedAway>,
+    ) {
+        let shared = Arc::clone(&self.shared);
+        let Some(socket) = self.socket(conn) else { return };
+        let peer = socket.peer;
+        let answer = match answer {
+            Ok(connected) if shared.admission.still_good(&connected) => {
+                let registry = connected.registry.clone();
+                socket.policy = connected.policy.clone().map(|policy| (registry, policy));
+                socket.uid = Some(connected.uid);
+                socket.kind = Some(connected.kind);
+                Ok(admitted(*connected))
+            }
+            Ok(_) => Err(TurnedAway {
+                told: Refused { reason: RefusedReason::NotAuthorized, for_owner: None },
+                code: Turned::AdmissionOutdated.code(),
+                word: Turned::AdmissionOutdated.word(),
+                detail: Turned::AdmissionOutdated.to_string(),
+            }),
+            Err(turned) => Err(turned),
+        };
+        let answer = answer.map_err(|turned| {
+            self.journal.refused(now, turned.code, turned.word, peer, &turned.detail);
+            turned.told
+        });
+        self.shard.answer(now, conn, answer, &mut self.effects);
+    }
+
+    /// Hands a client's command, config or state to control.
+    fn control(&mut self, conn: ConnId, ack: Option<ControlAck>, publish: ControlPublish) {
+        let socket = self.sockets.get(conn.slot() as usize).and_then(Option::as_ref);
+        let kind = socket.filter(|socket| socket.conn == conn).and_then(|socket| socket.kind);
+        let publish = client_publish(publish, kind.unwrap_or(PrincipalKind::Device));
+        let (index, shared) = (self.index, Arc::clone(&self.shared));
+        let control = shared.control.get().cloned();
+        shared.clone().runtime.spawn(async move {
+            let result = match control {
+                Some(control) => control.client_publish(publish).await,
+                None => Err(ControlError::BridgeUnavailable),
+            };
+            if let Err(error) = &result {
+                tracing::info!(code = error.code(), word = error.word(), "a control publish failed: {error}");
+            }
+            if let (Some(ack), Some(inbox)) = (ack, shared.inboxes.get(index)) {
+                let result = result.map_err(|error| control_reason(&error));
+                inbox.push(ToShard::ControlDone { conn, ack, result });
+            }
+        });
+    }
+
+    fn report(&mut self, now: Instant, report: &Report) {
+        let peer = self.sockets.get(report.conn.slot() as usize).and_then(Option::as_ref).map(|s| s.peer);
+        let name = report.who.as_ref().map(|who| format!("{}/{}", who.registry, who.name)).unwrap_or_default();
+        match (&report.what, report.what.code(), report.what.word(), peer) {
+            // Admission's own words have been logged, with the true reason.
+            (What::Refused { .. }, ..) => {}
+            (what, Some(code), Some(word), Some(peer)) => {
+                self.journal.refused(now, code, word, peer, &format_args!("{name} {what}"));
+            }
+            (what, code, word, _) => tracing::debug!(code, word, name, peer = ?peer, "{what}"),
+        }
+    }
+}
+
+fn client_publish(publish: ControlPublish, publisher_kind: PrincipalKind) -> ClientControlPublish {
+    let device = &publish.device;
+    let topic = match &publish.kind {
+        ControlKind::Command { subfolder: None } => format!("devices/{device}/commands"),
+        ControlKind::Command { subfolder: Some(below) } => format!("devices/{device}/commands/{below}"),
+        ControlKind::Config => format!("devices/{device}/config"),
+        ControlKind::State => format!("devices/{device}/state"),
+    };
+    ClientControlPublish {
+        registry: publish.registry,
+        topic,
+        payload: publish.payload.into(),
+        qos: publish.qos as u8,
+        retain: false,
+        publisher: publish.publisher.0,
+        publisher_name: publish.publisher.1,
+        publisher_kind,
+    }
+}
+
+/// What a client is told when admission refuses it: the one place where refusals become words of MQTT.
+///
+/// Without a good signature there is one answer for all (I11), and no reason string.
+fn turned_away(refusal: &Refusal) -> TurnedAway {
+    let reason = match refusal {
+        Refusal::MqttClientId(_) => RefusedReason::ClientIdRefused,
+        Refusal::JtiFull { .. } => RefusedReason::QuotaExceeded,
+        Refusal::Unavailable(_) => RefusedReason::Unavailable,
+        _ => RefusedReason::NotAuthorized,
+    };
+    TurnedAway {
+        told: Refused { reason, for_owner: refusal.for_owner() },
+        code: refusal.code(),
+        word: refusal.word(),
+        detail: refusal.to_string(),
+    }
+}
+
+/// What a client of MQTT 5 is told in PUBACK when control refuses its publish.
+fn control_reason(error: &ControlError) -> ReasonCode {
+    match error {
+        ControlError::Denied { .. } => ReasonCode::NotAuthorized,
+        ControlError::PayloadTooLong { .. } => ReasonCode::QuotaExceeded,
+        ControlError::NoSuchDevice { .. } | ControlError::BadSubfolder { .. } | ControlError::NoControlTopic { .. } => {
+            ReasonCode::TopicNameInvalid
+        }
+        ControlError::StaleVersion { .. } | ControlError::BridgeUnavailable | ControlError::Store(_) => {
+            ReasonCode::ImplementationSpecificError
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! One shard at work: its poll, its sockets, its broker.
+//!
+//! A turn: read what is ready ([`serve`]), take the inbox, let time pass, accept ([`accept`]); then
+//! carry out the broker's effects ([`carry_out`]), flush every changed socket once, and hand each
+//! other shard its batch.
+
+mod accept;
+mod carry_out;
+mod serve;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use drawbridge_broker::{ConnId, Crossing, Effect, Ended, OrderOutcome, Shard};
+use drawbridge_names::{PolicyName, PrincipalKind, RegistryName, Uid};
+use mio::{Events, Poll, Token};
+use tokio::sync::oneshot;
+
+use crate::bridge::Shared;
+use crate::channel::{Channel, ReadBuffers};
+use crate::driver::accept::Doorway;
+use crate::driver::serve::Closing;
+use crate::inbox::ToShard;
+use crate::journal::Journal;
+use crate::{BridgeError, Listener};
+
+/// Tokens of sockets are the slots of their connections: small numbers. These are the others.
+pub(crate) const WAKER: Token = Token(usize::MAX);
+const FIRST_DOOR: usize = 1 << 40;
+
+const EVENTS_PER_TURN: usize = 1024;
+/// Rounds of effects and flushes in one turn: what is left waits until others had their turn.
+const ROUNDS_PER_TURN: usize = 16;
+/// How old the numbers of a busy shard may be.
+/// They cost a walk over all connections.
+const METER_SPAN: Duration = Duration::from_secs(1);
+
+/// One shard and everything it owns.
+pub(crate) struct Driver {
+    index: usize,
+    shared: Arc<Shared>,
+    poll: Poll,
+    doorways: Vec<Doorway>,
+    shard: Shard,
+    /// By [`ConnId::slot`].
+    sockets: Vec<Option<Socket>>,
+    open: usize,
+    buffers: ReadBuffers,
+    effects: Vec<Effect>,
+    /// Connections with something to write; each once.
+    dirty: Vec<ConnId>,
+    /// Connections with more to read than one turn allows; each once.
+    unread: Vec<ConnId>,
+    /// Connections to be closed at the end of the turn; each once.
+    leaving: Vec<ConnId>,
+    /// When closing connections have had time enough.
+    closings: BinaryHeap<Reverse<(Instant, ConnId)>>,
+    /// For each other shard, what it gets at the end of the turn.
+    outbox: Vec<Vec<Crossing>>,
+    incoming: Vec<ToShard>,
+    orders: HashMap<u64, oneshot::Sender<OrderOutcome>>,
+    journal: Journal,
+    meter_due: Option<Instant>,
+    stop: Option<Instant>,
+}
+
+/// One connection's socket and how it stands.
+struct Socket {
+    conn: ConnId,
+    channel: Channel,
+    peer: SocketAddr,
+    door: usize,
+    /// Counted as unauthenticated.
+    at_gate: bool,
+    /// Counted as a session.
+    in_session: bool,
+    /// Where its rights come from.
+    policy: Option<(RegistryName, PolicyName)>,
+    uid: Option<Uid>,
+    kind: Option<PrincipalKind>,
+    closing: Option<Closing>,
+    /// Listed in [`Driver::dirty`], [`Driver::unread`], [`Driver::leaving`].
+    dirty: bool,
+    unread: bool,
+    leaving: bool,
+    /// The kernel took no more; an edge will tell when it does.
+    blocked: bool,
+    /// The broker said that there is output and has not heard yet that it is gone.
+    writing: bool,
+    /// Not read on, because its answers do not leave.
+    held_back: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        poll: Poll,
+        shard: Shard,
+        listeners: &[Listener],
+    ) -> Result<Self, BridgeError> {
+        let doorways = listeners
+            .iter()
+            .enumerate()
+            .map(|(door, listener)| Doorway::open(&poll, Token(FIRST_DOOR + door), listener))
+            .collect::<Result<_, _>>()?;
+        let refused = shared.meters.get(index).map(|meter| Arc::clone(&meter.refused)).unwrap_or_default();
+        let outbox = shared.inboxes.iter().map(|_| Vec::new()).collect();
+        Ok(Self {
+            index,
+            shared,
+            poll,
+            doorways,
+            shard,
+            sockets: Vec::new(),
+            open: 0,
+            buffers: ReadBuffers::new(),
+            effects: Vec::new(),
+            dirty: Vec::new(),
+            unread: Vec::new(),
+            leaving: Vec::new(),
+            closings: BinaryHeap::new(),
+            outbox,
+            incoming: Vec::new(),
+            orders: HashMap::new(),
+            journal: Journal::new(refused),
+            meter_due: None,
+            stop: None,
+        })
+    }
+
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        let clock = Arc::clone(&self.shared.clock);
+        loop {
+            self.wait(clock.instant(), &mut events);
+            let now = clock.instant();
+            self.turn(now, &events);
+            if self.stop.is_some_and(|by| self.open == 0 || by <= now) {
+                break;
+            }
+        }
+        self.end(clock.instant());
+    }
+
+    /// Sleeps until something happens, a timer is due, or not at all when work is left.
+    fn wait(&mut self, now: Instant, events: &mut Events) {
+        let shared = Arc::clone(&self.shared);
+        let Some(inbox) = shared.inboxes.get(self.index) else { return };
+        let timeout = if self.work_is_left() || !inbox.fall_asleep() {
+            Some(Duration::ZERO)
+        } else {
+            self.next_timeout().map(|due| due.saturating_duration_since(now))
+        };
+        let polled = self.poll.poll(events, timeout);
+        inbox.wake_up();
+        if let Err(error) = polled
+            && error.kind() != ErrorKind::Interrupted
+        {
+            tracing::error!(%error, "a shard could not wait for its sockets");
+            // Never spin on it: the timers and the inbox are still served.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn work_is_left(&self) -> bool {
+        !self.dirty.is_empty()
+            || !self.unread.is_empty()
+            || self.doorways.iter().any(|doorway| doorway.ready && doorway.resting_until.is_none())
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let timers = [
+            self.shard.next_timeout(),
+            self.closings.peek().map(|Reverse((due, _))| *due),
+            self.journal.next_timeout(),
+            self.meter_due,
+            self.stop,
+        ];
+        let resting = self.doorways.iter().filter_map(|doorway| doorway.resting_until);
+        timers.into_iter().flatten().chain(resting).min()
+    }
+
+    fn turn(&mut self, now: Instant, events: &Events) {
+        // First what was left over, so that nobody is starved by who keeps sending.
+        for conn in std::mem::take(&mut self.unread) {
+            if let Some(socket) = self.socket(conn) {
+                socket.unread = false;
+                self.read(now, conn, false);
+            }
+        }
+        for event in events {
+            match event.token() {
+                WAKER => {}
+                Token(door) if door >= FIRST_DOOR => {
+                    if let Some(doorway) = self.doorways.get_mut(door - FIRST_DOOR) {
+                        doorway.ready = true;
+                    }
+                }
+                Token(slot) => self.socket_event(now, slot, event),
+            }
+        }
+        self.take_inbox(now);
+        if self.shard.next_timeout().is_some_and(|due| due <= now) {
+            self.shard.tick(now, &mut self.effects);
+        }
+        self.close_overdue(now);
+        self.accept_all(now);
+        self.settle(now);
+        self.journal.tick(now);
+        self.leave_numbers(now);
+    }
+
+    fn socket_event(&mut self, now: Instant, slot: usize, event: &mio::event::Event) {
+        let Some(socket) = self.sockets.get_mut(slot).and_then(Option::as_mut) else { return };
+        let conn = socket.conn;
+        let (blocked, held_back) = (socket.blocked, socket.held_back);
+        if event.is_writable() && blocked {
+            socket.blocked = false;
+            self.mark_dirty(conn);
+        }
+        if event.is_error() && held_back {
+            // It is not read, so the reset must be taken from the event.
+            self.leave(conn);
+        } else if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.read(now, conn, event.is_read_closed() || event.is_error());
+        }
+    }
+
+    /// Effects and flushes, until there are none or the turn has been long enough; then the batches
+    /// for the other shards.
+    fn settle(&mut self, now: Instant) {
+        for _ in 0..ROUNDS_PER_TURN {
+            self.carry_out_all(now);
+            if self.dirty.is_empty() {
+                break;
+            }
+            for conn in std::mem::take(&mut self.dirty) {
+                self.flush(now, conn);
+            }
+        }
+        self.carry_out_all(now);
+        let shared = Arc::clone(&self.shared);
+        for (batch, inbox) in self.outbox.iter_mut().zip(&shared.inboxes) {
+            if !batch.is_empty() {
+                inbox.push(ToShard::Crossings(std::mem::take(batch)));
+            }
+        }
+    }
+
+    fn take_inbox(&mut self, now: Instant) {
+        let mut incoming = std::mem::take(&mut self.incoming);
+        if let Some(inbox) = self.shared.inboxes.get(self.index) {
+            inbox.take(&mut incoming);
+        }
+        for item in incoming.drain(..) {
+            match item {
+                ToShard::Answer { conn, answer } => self.install(now, conn, answer),
+                ToShard::ControlDone { conn, ack, result } => {
+                    self.shard.control_done(now, conn, ack, result, &mut self.effects);
+                }
+                ToShard::Order { order, reply } => {
+                    self.orders.insert(order.id, reply);
+                    self.shard.publish(now, order, &mut self.effects);
+                }
+                ToShard::Ended(ended) => self.shard.end_sessions(now, &ended, &mut self.effects),
+                ToShard::PolicyChanged { registry, policy } => self.policy_changed(now, registry, policy),
+                ToShard::Crossings(batch) => self.shard.crossings(now, batch, &mut self.effects),
+                ToShard::Stop { by } => self.begin_stop(now, by),
+            }
+        }
+        self.incoming = incoming;
+    }
+
+    /// The sessions that have their rights from a policy end: they may come back at once.
+    fn policy_changed(&mut self, now: Instant, registry: RegistryName, policy: PolicyName) {
+        let source = Some((registry.clone(), policy));
+        let living_by_it = self.sockets.iter().flatten().filter(|socket| socket.policy == source);
+        let uids: HashSet<Uid> = living_by_it.filter_map(|socket| socket.uid).collect();
+        for uid in uids {
+            let ended = Ended::Policy { registry: registry.clone(), uid, rights: None };
+            self.shard.end_sessions(now, &ended, &mut self.effects);
+        }
+    }
+
+    /// Accepts no more and says goodbye. Who is not a session yet just goes.
+    fn begin_stop(&mut self, now: Instant, by: Instant) {
+        self.stop = Some(by);
+        for mut doorway in self.doorways.drain(..) {
+            doorway.close(&self.poll);
+        }
+        self.shard.end_sessions(now, &Ended::All, &mut self.effects);
+        self.carry_out_all(now);
+        let silent: Vec<ConnId> =
+            self.sockets.iter().flatten().filter(|socket| socket.closing.is_none()).map(|s| s.conn).collect();
+        silent.into_iter().for_each(|conn| self.leave(conn));
+    }
+
+    fn end(&mut self, now: Instant) {
+        let rest: Vec<ConnId> = self.sockets.iter().flatten().map(|socket| socket.conn).collect();
+        rest.into_iter().for_each(|conn| self.leave(conn));
+        self.carry_out_all(now);
+        if let Some(meter) = self.shared.meters.get(self.index) {
+            meter.leave(self.shard.stats());
+        }
+        if let Some(inbox) = self.shared.inboxes.get(self.index) {
+            inbox.close();
+        }
+    }
+
+    /// Leaves the shard's numbers where handles find them: now and then, and once more before a
+    /// long sleep.
+    fn leave_numbers(&mut self, now: Instant) {
+        match self.meter_due {
+            Some(due) if due <= now => {
+                self.meter_due = None;
+                if let Some(meter) = self.shared.meters.get(self.index) {
+                    meter.leave(self.shard.stats());
+                }
+            }
+            Some(_) => {}
+            None => self.meter_due = Some(now + METER_SPAN),
+        }
+    }
+
+    /// The socket of a connection, unless it is gone.
+    fn socket(&mut self, conn: ConnId) -> Option<&mut Socket> {
+        let socket = self.sockets.get_mut(conn.slot() as usize)?.as_mut()?;
+        (socket.conn == conn && !socket.leaving).then_some(socket)
+    }
+
+    fn mark_dirty(&mut self, conn: ConnId) {
+        if let Some(socket) = self.socket(conn)
+            && !socket.dirty
+        {
+            socket.dirty = true;
+            self.dirty.push(conn);
+        }
+    }
+
+    fn mark_unread(&mut self, conn: ConnId) {
+        if let Some(socket) = self.socket(conn)
+            && !socket.unread
+        {
+            socket.unread = true;
+            self.unread.push(conn);
+        }
+    }
+
+    /// The connection goes at the end of the turn, when its last effects have been carried out.
+    fn leave(&mut self, conn: ConnId) {
+        if let Some(socket) = self.socket(conn) {
+            socket.leaving = true;
+            self.leaving.push(conn);
+        }
+    }
+}

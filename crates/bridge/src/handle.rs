@@ -1,0 +1,170 @@
+//! What the rest of the house holds of a bridge: sending to devices, ending sessions, the numbers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use drawbridge_admission::{EndReason, SessionsEnd, Watcher};
+use drawbridge_broker::{Ended, EndedWhy, Order, OrderOutcome, Publisher, Stats};
+use drawbridge_control::{self as control, DeliveryOutcome, DeviceOrder, Dispatch};
+use drawbridge_mqtt::codec::Qos;
+use drawbridge_names::Uid;
+use tokio::sync::oneshot;
+
+use crate::bridge::Shared;
+use crate::inbox::ToShard;
+use crate::journal::Counts;
+
+/// A cheap handle of a running bridge. It outlives the bridge: then nothing can be sent any more.
+#[derive(Debug, Clone)]
+pub struct BridgeHandle {
+    shared: Arc<Shared>,
+}
+
+/// The numbers of a bridge.
+#[derive(Debug, Clone, Default)]
+pub struct BridgeStats {
+    /// Sockets open.
+    pub connections: usize,
+    /// The most that may be.
+    pub connections_max: usize,
+    /// Those not yet admitted, over all listeners.
+    pub unauthenticated: usize,
+    /// Live MQTT sessions.
+    pub sessions: usize,
+    /// Sockets accepted since the start.
+    pub accepted: u64,
+    /// Refusals and ends since the start, by the word of `docs/errors.md`.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Each shard's own numbers, at most about a second old.
+    pub shards: Vec<Stats>,
+}
+
+/// Where a shard leaves its numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    pub(crate) refused: Arc<Counts>,
+    latest: Mutex<Stats>,
+}
+
+impl Meter {
+    pub(crate) fn leave(&self, stats: Stats) {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+    }
+}
+
+impl BridgeHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The numbers now.
+    #[must_use]
+    pub fn stats(&self) -> BridgeStats {
+        let mut refused = BTreeMap::new();
+        let mut shards = Vec::with_capacity(self.shared.meters.len());
+        for meter in &self.shared.meters {
+            meter.refused.add_to(&mut refused);
+            shards.push(*meter.latest.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        BridgeStats {
+            connections: self.shared.connections.taken(),
+            connections_max: self.shared.connections.max(),
+            unauthenticated: self.shared.doors.iter().map(|door| door.gate.unauthenticated()).sum(),
+            sessions: self.shared.sessions.load(Relaxed),
+            accepted: self.shared.accepted.load(Relaxed),
+            refused,
+            shards,
+        }
+    }
+
+    /// Ends sessions on every shard, wherever they are.
+    pub fn end_sessions(&self, ended: &Ended) {
+        for inbox in &self.shared.inboxes {
+            inbox.push(ToShard::Ended(ended.clone()));
+        }
+    }
+
+    fn order(&self, order: DeviceOrder) -> Order {
+        Order {
+            id: self.shared.orders.fetch_add(1, Relaxed),
+            registry: order.registry,
+            topic: order.topic,
+            payload: order.payload,
+            qos: if order.qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce },
+            retain: order.retain,
+            to: order.to_device.then_some(order.device),
+            deadline: self.shared.clock.instant() + order.wait,
+            publisher: Publisher {
+                uid: match order.publisher {
+                    control::Publisher::Server => SERVER,
+                    control::Publisher::Principal(uid) => uid,
+                },
+                policy_epoch: 0,
+            },
+            // Control has asked already.
+            rights: None,
+        }
+    }
+}
+
+/// Stands for the server as the publisher of a message; principals have random numbers.
+const SERVER: Uid = Uid(0);
+
+impl Watcher for BridgeHandle {
+    fn ended(&self, event: &SessionsEnd) {
+        let ended = match event {
+            SessionsEnd::Principal { registry, uid, why } => {
+                let (registry, uid) = (registry.clone(), *uid);
+                match why {
+                    EndReason::Blocked => Ended::Principal { registry, uid, why: EndedWhy::Blocked },
+                    EndReason::Revoked => Ended::Principal { registry, uid, why: EndedWhy::Revoked },
+                    EndReason::Deleted => Ended::Principal { registry, uid, why: EndedWhy::Deleted },
+                    EndReason::PolicyChanged => Ended::Policy { registry, uid, rights: None },
+                }
+            }
+            SessionsEnd::Key { registry, uid, kid } => {
+                Ended::Key { registry: registry.clone(), uid: *uid, kid: kid.clone() }
+            }
+            SessionsEnd::Policy { registry, policy } => {
+                for inbox in &self.shared.inboxes {
+                    inbox.push(ToShard::PolicyChanged { registry: registry.clone(), policy: policy.clone() });
+                }
+                return;
+            }
+        };
+        self.end_sessions(&ended);
+    }
+}
+
+#[async_trait]
+impl Dispatch for BridgeHandle {
+    async fn send(&self, order: DeviceOrder) -> DeliveryOutcome {
+        let shards = self.shared.inboxes.len();
+        let live = self.shared.directory.find(&order.registry, order.device);
+        // Without a session any shard will do; one device's messages keep their order.
+        let shard = live.map_or_else(|| (order.device.0 % shards as u64) as usize, |(shard, _)| shard);
+        let Some(inbox) = self.shared.inboxes.get(shard) else {
+            return DeliveryOutcome::Unavailable;
+        };
+        let (reply, answer) = oneshot::channel();
+        let to_device = order.to_device;
+        inbox.push(ToShard::Order { order: self.order(order), reply });
+        answer.await.map_or(DeliveryOutcome::Unavailable, |outcome| delivery(outcome, to_device))
+    }
+}
+
+/// What control is told of an order.
+fn delivery(outcome: OrderOutcome, to_device: bool) -> DeliveryOutcome {
+    match outcome {
+        // At QoS 0 there is nothing better to know than that the socket took it.
+        OrderOutcome::Acknowledged | OrderOutcome::SentQos0 => DeliveryOutcome::Acknowledged,
+        OrderOutcome::NotConnected if to_device => DeliveryOutcome::NotConnected,
+        OrderOutcome::NotSubscribed | OrderOutcome::Denied if to_device => DeliveryOutcome::NotSubscribed,
+        // It was not acknowledged as done; control has no finer word.
+        OrderOutcome::TimedOut | OrderOutcome::Rejected(_) => DeliveryOutcome::TimedOut,
+        OrderOutcome::Denied => DeliveryOutcome::Unavailable,
+        OrderOutcome::Stored | OrderOutcome::NotConnected | OrderOutcome::NotSubscribed => DeliveryOutcome::Stored,
+    }
+}

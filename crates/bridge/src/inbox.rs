@@ -1,0 +1,130 @@
+//! What other threads hand to a shard: answers, orders, ends of sessions, and other shards' batches.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use drawbridge_broker::{Admitted, ConnId, ControlAck, Crossing, Ended, Order, OrderOutcome, Refused};
+use drawbridge_admission::Connected;
+use drawbridge_mqtt::codec::ReasonCode;
+use drawbridge_names::{PolicyName, RegistryName};
+use tokio::sync::oneshot;
+
+/// One thing for a shard to do.
+#[derive(Debug)]
+pub(crate) enum ToShard {
+    /// What admission said of a CONNECT. Stale when the connection is gone.
+    Answer { conn: ConnId, answer: Result<Box<Connected>, TurnedAway> },
+    /// What control said of a client's publish.
+    ControlDone { conn: ConnId, ack: ControlAck, result: Result<(), ReasonCode> },
+    /// A message from the server; `reply` hears what became of it.
+    Order { order: Order, reply: oneshot::Sender<OrderOutcome> },
+    /// Sessions that end now.
+    Ended(Ended),
+    /// A policy changed: the sessions that have their rights from it end.
+    PolicyChanged { registry: RegistryName, policy: PolicyName },
+    /// What another shard collected in one turn.
+    Crossings(Vec<Crossing>),
+    /// Say goodbye to everybody, and be gone at `by`.
+    Stop { by: Instant },
+}
+
+/// A refusal by admission: what the peer is told, and what the log is told.
+#[derive(Debug)]
+pub(crate) struct TurnedAway {
+    pub(crate) told: Refused,
+    pub(crate) code: &'static str,
+    pub(crate) word: &'static str,
+    pub(crate) detail: String,
+}
+
+/// The queue of one shard. Its lock is taken once for a batch, never for a message.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    queue: Mutex<Queue>,
+    /// The shard sleeps, or is about to after a last look at the queue.
+    asleep: AtomicBool,
+    waker: mio::Waker,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    items: Vec<ToShard>,
+    closed: bool,
+}
+
+impl Inbox {
+    pub(crate) fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
+        let waker = mio::Waker::new(registry, token)?;
+        Ok(Self { queue: Mutex::default(), asleep: AtomicBool::new(false), waker })
+    }
+
+    /// Hands something over, and wakes the shard if it sleeps: a wake that is not needed costs a
+    /// system call on both sides. A shard that is gone drops it, so that who waits for a reply hears.
+    pub(crate) fn push(&self, item: ToShard) {
+        let mut queue = self.lock();
+        if queue.closed {
+            return;
+        }
+        queue.items.push(item);
+        drop(queue);
+        if self.asleep.swap(false, SeqCst)
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::error!(%error, "a shard could not be woken; it will look at its queue late");
+        }
+    }
+
+    /// Moves everything into `into`, which must be empty; its capacity goes to the queue.
+    pub(crate) fn take(&self, into: &mut Vec<ToShard>) {
+        debug_assert!(into.is_empty(), "the batch before was worked off");
+        std::mem::swap(&mut self.lock().items, into);
+    }
+
+    /// Announces sleep. `false`: something came in meanwhile, do not sleep.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, SeqCst);
+        // Whoever pushes after this look finds the flag up and wakes.
+        let empty = self.lock().items.is_empty();
+        if !empty {
+            self.asleep.store(false, SeqCst);
+        }
+        empty
+    }
+
+    pub(crate) fn wake_up(&self) {
+        self.asleep.store(false, SeqCst);
+    }
+
+    /// The shard ends: what waits is dropped, and what comes from now on.
+    pub(crate) fn close(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.items.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // A push or a swap is complete before anything could panic.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the shard tells the client of an admission, in its own words.
+pub(crate) fn admitted(connected: Connected) -> Admitted {
+    Admitted {
+        registry: connected.registry,
+        uid: connected.uid,
+        name: connected.name,
+        kind: connected.kind,
+        client_id: connected.client_id,
+        assigned_client_id: connected.assigned_client_id,
+        rights: connected.rights,
+        ends: connected.ends,
+        kid: connected.kid,
+        epoch: connected.epoch,
+        policy_epoch: connected.policy_epoch,
+        sessions_max: connected.sessions_max,
+        leading_slash: connected.leading_slash,
+    }
+}

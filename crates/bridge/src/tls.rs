@@ -1,0 +1,139 @@
+//! TLS of one connection, and the settings of a TLS server. The only file that knows rustls' calls:
+//! a change of its interface (buffered to unbuffered, 0.23 to 0.24) stays in here.
+
+use std::io::{self, BufRead, Write};
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, ServerConnection};
+use rustls::{ServerConfig, crypto::aws_lc_rs};
+
+use crate::BridgeError;
+use crate::error::Turned;
+
+/// Settings of a TLS server for MQTT: TLS 1.3 and 1.2; X25519MLKEM768, X25519, P-256 in that order;
+/// ALPN `mqtt`, or none at all. Nothing is resumed: no tickets, no session storage, no 0-RTT,
+/// because nothing re-checks a resumed session yet.
+///
+/// `chain`: the leaf first. `key`: its private key.
+///
+/// # Errors
+/// [`BridgeError::Certificate`] when the key does not belong to the leaf or is of a kind unknown.
+pub fn server_tls(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, BridgeError> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups =
+        vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|source| BridgeError::Certificate { source })?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    config.alpn_protocols = vec![b"mqtt".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// The server's end of one TLS connection: ciphertext in, plaintext out, and back.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    session: ServerConnection,
+    handshake_bytes_left: usize,
+    handshake_bytes_max: usize,
+}
+
+/// How a connection stands after ciphertext was taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fed {
+    Open,
+    /// The peer sent close_notify: nothing more will come.
+    PeerClosed,
+}
+
+impl Tls {
+    /// `handshake_bytes_max`: ciphertext accepted until the handshake is done.
+    pub(crate) fn new(config: &Arc<ServerConfig>, handshake_bytes_max: usize) -> Result<Self, rustls::Error> {
+        let session = ServerConnection::new(Arc::clone(config))?;
+        Ok(Self { session, handshake_bytes_left: handshake_bytes_max, handshake_bytes_max })
+    }
+
+    /// Takes in all of `ciphertext` and appends what it decrypts to `plaintext`: at most as many
+    /// bytes as came in, plus one record that was begun before.
+    ///
+    /// # Errors
+    /// [`Turned`] when the handshake is too large or the peer breaks the protocol. An alert may be
+    /// waiting to be [`flushed`](Self::flush).
+    pub(crate) fn feed(&mut self, mut ciphertext: &[u8], plaintext: &mut Vec<u8>) -> Result<Fed, Turned> {
+        while !ciphertext.is_empty() {
+            let handshaking = self.session.is_handshaking();
+            if handshaking && self.handshake_bytes_left == 0 {
+                return Err(Turned::HandshakeTooLarge { bytes_max: self.handshake_bytes_max });
+            }
+            let allowed = if handshaking { self.handshake_bytes_left } else { ciphertext.len() };
+            let mut piece = ciphertext.get(..allowed).unwrap_or(ciphertext);
+            let before = piece.len();
+            // `read_tls` copies at most 4 KiB a time; it fails only when plaintext was left in it.
+            if self.session.read_tls(&mut piece).is_err() {
+                let source = rustls::Error::General("received plaintext was not taken out".into());
+                return Err(Turned::Tls { handshaking, source });
+            }
+            let taken = before - piece.len();
+            if taken == 0 {
+                return Ok(Fed::PeerClosed);
+            }
+            ciphertext = ciphertext.get(taken..).unwrap_or_default();
+            if handshaking {
+                self.handshake_bytes_left -= taken;
+            }
+            let state = self
+                .session
+                .process_new_packets()
+                .map_err(|source| Turned::Tls { handshaking, source })?;
+            self.take_plaintext(plaintext);
+            if state.peer_has_closed() {
+                return Ok(Fed::PeerClosed);
+            }
+        }
+        Ok(Fed::Open)
+    }
+
+    fn take_plaintext(&mut self, plaintext: &mut Vec<u8>) {
+        let mut reader = self.session.reader();
+        // `WouldBlock` and the end of the stream both mean: no more for now.
+        while let Ok(chunk) = reader.fill_buf() {
+            if chunk.is_empty() {
+                break;
+            }
+            plaintext.extend_from_slice(chunk);
+            let taken = chunk.len();
+            reader.consume(taken);
+        }
+    }
+
+    /// Takes plaintext to send; returns how many bytes were accepted. Zero means that what was
+    /// accepted before must leave first: rustls keeps at most 64 KiB.
+    pub(crate) fn push(&mut self, plaintext: &[u8]) -> usize {
+        self.session.writer().write(plaintext).unwrap_or(0)
+    }
+
+    /// Whether ciphertext waits to be sent.
+    pub(crate) fn wants_write(&self) -> bool {
+        self.session.wants_write()
+    }
+
+    /// Writes waiting ciphertext to `socket`, once.
+    ///
+    /// # Errors
+    /// What the socket says, `WouldBlock` included.
+    pub(crate) fn flush(&mut self, socket: &mut dyn Write) -> io::Result<usize> {
+        self.session.write_tls(socket)
+    }
+
+    /// Queues close_notify behind everything pushed so far. Safe to call twice.
+    pub(crate) fn send_close_notify(&mut self) {
+        self.session.send_close_notify();
+    }
+}
