@@ -1,0 +1,123 @@
+//! MQTT clients that no one here wrote.
+
+use std::process::Command;
+use std::time::Duration;
+
+use drawbridge_device::DeviceIdentity;
+
+use crate::harness::{Background, Core, connect, connect_jwt, now_s, run_python, version_of};
+
+fn mosquitto(program: &str, core: &Core, identity: &DeviceIdentity, version: &str, password: &str) -> Command {
+    let (host, port) = core.endpoints.mqtts.rsplit_once(':').expect("host:port");
+    let mut command = Command::new(program);
+    command
+        .args(["-h", host, "-p", port, "-V", version, "-i", &identity.device, "-u", "unused", "-P", password])
+        .arg("--cafile")
+        .arg(core.data().join("ca.pem"));
+    command
+}
+
+#[test]
+fn mosquitto_clients_publish_and_receive_over_both_versions_of_both_protocols() {
+    version_of("mosquitto_pub", "--version");
+    version_of("mosquitto_sub", "--version");
+    let core = Core::start();
+    let sensor = core.device("sensor");
+    let viewer = core.application("viewer", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
+    let mut rounds = 0;
+    for version in ["mqttv311", "mqttv5"] {
+        for tls in ["tlsv1.2", "tlsv1.3"] {
+            for qos in ["0", "1"] {
+                let (password, text) = (connect_jwt(&viewer, now_s(), 600), format!("{version} {tls} {qos}"));
+                let mut sub = mosquitto("mosquitto_sub", &core, &viewer, version, &password);
+                sub.args(["-t", "devices/+/events/#", "-q", qos, "-C", "1", "-v", "-W", "20", "-d"]);
+                let sub = Background::start(sub.args(["--tls-version", tls]));
+                std::thread::sleep(Duration::from_millis(400));
+                let password = connect_jwt(&sensor, now_s(), 600);
+                let mut publish = mosquitto("mosquitto_pub", &core, &sensor, version, &password);
+                publish.args(["-t", "devices/sensor/events/x", "-m", &text, "-q", qos, "--tls-version", tls]);
+                let published = publish.output().expect("mosquitto_pub");
+                assert!(published.status.success(), "{text}: {published:?}");
+                let (ok, out, err) = sub.finish(Duration::from_secs(25));
+                assert!(ok && out.contains(&format!("devices/sensor/events/x {text}")), "{text}: {out} {err}");
+                rounds += 1;
+            }
+        }
+    }
+    assert_eq!(rounds, 8);
+}
+
+#[test]
+fn a_mosquitto_client_with_a_forged_jwt_is_told_it_is_not_authorised() {
+    let core = Core::start();
+    let sensor = core.device("sensor");
+    let other = core.device("other");
+    // Right name, wrong key.
+    let forged = DeviceIdentity { key: other.key, ..sensor };
+    let password = connect_jwt(&forged, now_s(), 600);
+    for (version, wanted) in [("mqttv311", "not authorised"), ("mqttv5", "Not authorized")] {
+        let mut publish = mosquitto("mosquitto_pub", &core, &forged, version, &password);
+        let output = publish.args(["-t", "devices/sensor/events/x", "-m", "x"]).output().expect("mosquitto_pub");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains(wanted), "{version}: {output:?}");
+    }
+    core.wait_for_log(&["sig"]);
+}
+
+#[test]
+fn mosquitto_pub_is_refused_a_topic_of_another_device() {
+    let core = Core::start();
+    let sensor = core.device("sensor");
+    let password = connect_jwt(&sensor, now_s(), 600);
+    let mut publish = mosquitto("mosquitto_pub", &core, &sensor, "mqttv5", &password);
+    let output =
+        publish.args(["-t", "devices/other/events/x", "-m", "x", "-q", "1"]).output().expect("mosquitto_pub");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(text.to_lowercase().contains("not authorized"), "{output:?}");
+}
+
+#[test]
+fn paho_sessions_of_both_versions_work_and_are_refused_as_they_should() {
+    let core = Core::start();
+    let sensor = core.device("sensor");
+    let viewer = core.application(
+        "viewer",
+        "[[allow]]\nsubscribe = [\"devices/#\"]\npublish = [\"devices/+/commands/#\"]\n",
+    );
+    let (host, port) = core.endpoints.mqtts.rsplit_once(':').expect("host:port");
+    let ca = core.data().join("ca.pem");
+    for version in ["3.1.1", "5"] {
+        let text = run_python(
+            "paho_session.py",
+            &[
+                host,
+                port,
+                &ca.to_string_lossy(),
+                version,
+                &sensor.device,
+                &connect_jwt(&sensor, now_s(), 600),
+                &viewer.device,
+                &connect_jwt(&viewer, now_s(), 600),
+            ],
+        );
+        assert!(text.contains("9 checks passed"), "{version}: {text}");
+    }
+}
+
+#[test]
+fn packets_sent_before_connack_are_held_and_then_served() {
+    let core = Core::start();
+    let sensor = core.device("sensor");
+    let viewer = core.application("viewer", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
+    let mut watcher = connect(&viewer);
+    watcher.subscribe("devices/#").expect("granted");
+    let (host, port) = core.endpoints.mqtts.rsplit_once(':').expect("host:port");
+    let ca = core.data().join("ca.pem");
+    let jwt = connect_jwt(&sensor, now_s(), 600);
+    let text = run_python("eager_client.py", &[host, port, &ca.to_string_lossy(), &sensor.device, &jwt]);
+    assert!(text.contains("connack 0, suback 1, pubacks 3"), "{text}");
+    for expected in ["0", "1", "2"] {
+        let message = watcher.receive(Duration::from_secs(5)).expect("connected").expect("a message");
+        assert_eq!(message.payload, expected.as_bytes());
+    }
+}
