@@ -1,1 +1,351 @@
-//! Login, key update, revoke, block: load, ask identity and policy, save.
+//! Login, key update, revoke, block: load, ask `identity` and `policy`, save.
+//!
+//! The sequences live once, here, and are used by `bridge` and `http` alike. A login costs one
+//! signature check, one read (cached) and one remembered `jti`, in this order: check everything, use up
+//! the `jti`, then issue.
+//!
+//! A change of rights commits in the store first, then moves the generation of what is cached, then
+//! tells the [`Watcher`]s which sessions must end. Whoever installs a session installs it where the
+//! watcher finds it and then asks [`Admission::still_good`]: so either the watcher finds the session or
+//! the question finds the change, and no blocked device stays connected.
+
+mod admin_token;
+mod bearer;
+mod cache;
+mod client_id;
+mod clock;
+mod config;
+mod connect;
+mod error;
+mod key_update;
+mod login;
+mod operate;
+mod policies;
+mod registries;
+mod scope;
+mod stats;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use drawbridge_identity::{Asserted, AssertionRules, Checker, KeyRing, RingKey};
+use drawbridge_jose::{Algorithm, PublicKey};
+use drawbridge_names::{KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
+use drawbridge_registry::{AuditEntry, JtiMark, JtiOutcome, Key, KeyState, Store, StoreError};
+
+pub use admin_token::ADMIN_TOKEN_PREFIX;
+pub use bearer::{Audience, Authorized, Caller};
+pub use clock::{Clock, Random};
+pub use config::AdmissionConfig;
+pub use connect::{Connected, ConnectRequest};
+pub use drawbridge_identity::{NotProven, Refusal};
+pub use error::AdmissionError;
+pub use key_update::KeyUpdated;
+pub use login::{LoginRequest, TokenGrant};
+pub use operate::{NewApplication, NewDevice};
+pub use policies::CanAnswer;
+pub use registries::NewRegistry;
+pub use scope::{ApiWord, ApiWords};
+pub use stats::AdmissionStats;
+pub use watch::{EndReason, SessionsEnd, Watcher};
+
+use cache::{Cache, Loaded};
+use registries::Realm;
+use stats::Counters;
+
+/// Where a request comes from; what rate limits are charged to before a signature is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Peer {
+    /// The address, where there is one.
+    pub address: Option<IpAddr>,
+}
+
+impl From<IpAddr> for Peer {
+    fn from(address: IpAddr) -> Self {
+        Self { address: Some(address) }
+    }
+}
+
+/// Who makes a change, for the audit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actor {
+    /// The holder of the admin credential.
+    Admin,
+    /// A device, about itself.
+    Device(PrincipalName),
+    /// An application.
+    Application(PrincipalName),
+    /// The server itself.
+    Server,
+}
+
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Admin => f.write_str("admin"),
+            Self::Device(name) => write!(f, "device:{name}"),
+            Self::Application(name) => write!(f, "app:{name}"),
+            Self::Server => f.write_str("server"),
+        }
+    }
+}
+
+impl Actor {
+    /// A principal, about itself.
+    #[must_use]
+    pub fn of(kind: PrincipalKind, name: &PrincipalName) -> Self {
+        match kind {
+            PrincipalKind::Device => Self::Device(name.clone()),
+            PrincipalKind::Application => Self::Application(name.clone()),
+        }
+    }
+}
+
+/// Admission to all registries of a server. Cheap to clone: all clones are one.
+#[derive(Clone)]
+pub struct Admission {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    config: AdmissionConfig,
+    checker: Checker,
+    realms: RwLock<Arc<BTreeMap<RegistryName, Arc<Realm>>>>,
+    cache: Cache,
+    watchers: RwLock<Vec<Arc<dyn Watcher>>>,
+    counters: Counters,
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admission").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+impl Admission {
+    /// Loads all registries of a store. There may be none yet: see [`Self::create_registry`].
+    ///
+    /// # Errors
+    /// [`AdmissionError`] when the store does not answer or an issuer key cannot be used.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        settings: AdmissionConfig,
+    ) -> Result<Self, AdmissionError> {
+        let inner = Inner {
+            cache: Cache::new(settings.principals_cached_max),
+            store,
+            clock,
+            random,
+            config: settings,
+            checker: Checker::new(),
+            realms: RwLock::default(),
+            watchers: RwLock::default(),
+            counters: Counters::default(),
+        };
+        let admission = Self { inner: Arc::new(inner) };
+        for record in admission.inner.store.registries().await? {
+            admission.furnish(record).await?;
+        }
+        Ok(admission)
+    }
+
+    /// Asks for every end of sessions from now on.
+    pub fn watch(&self, watcher: Arc<dyn Watcher>) {
+        self.inner.watchers.write().unwrap_or_else(PoisonError::into_inner).push(watcher);
+    }
+
+    /// What was decided so far.
+    #[must_use]
+    pub fn stats(&self) -> AdmissionStats {
+        self.inner.counters.read(self.inner.checker.checks())
+    }
+
+    /// The clock that all decisions are made by.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// The store behind, for reading; changes go through the methods here, or caches would be stale.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.inner.store
+    }
+
+    fn now_s(&self) -> u64 {
+        self.inner.clock.now_ms() / 1000
+    }
+
+    fn realms(&self) -> Arc<BTreeMap<RegistryName, Arc<Realm>>> {
+        Arc::clone(&self.inner.realms.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn tell(&self, event: &SessionsEnd) {
+        for watcher in self.inner.watchers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            watcher.ended(event);
+        }
+    }
+
+    fn audit(&self, actor: &Actor, action: &str, subject: &str, detail: &serde_json::Value) -> AuditEntry {
+        AuditEntry {
+            at_ms: self.inner.clock.now_ms(),
+            actor: actor.to_string(),
+            action: action.to_owned(),
+            subject: subject.to_owned(),
+            detail: detail.to_string(),
+        }
+    }
+
+    /// Counts and logs a decision. The log gets the full reason, the peer does not.
+    fn note<T>(
+        &self,
+        what: &'static str,
+        registry: Option<&RegistryName>,
+        peer: Peer,
+        decision: Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        match &decision {
+            Ok(_) => self.inner.counters.admitted(),
+            Err(refusal) => {
+                self.inner.counters.refused(refusal);
+                tracing::info!(
+                    what,
+                    registry = registry.map(tracing::field::display),
+                    address = peer.address.map(tracing::field::display),
+                    code = refusal.code(),
+                    word = refusal.word(),
+                    reason = refusal.reason(),
+                    "refused: {refusal}"
+                );
+            }
+        }
+        decision
+    }
+
+    /// A principal ready to log in, from memory or from the store.
+    async fn loaded(
+        &self,
+        registry: &RegistryName,
+        name: &PrincipalName,
+    ) -> Result<Option<Arc<Loaded>>, StoreError> {
+        let cache = &self.inner.cache;
+        if let Some(found) = cache.find(registry, name) {
+            return Ok(Some(found));
+        }
+        let stamp = cache.stamp_principal(registry, name);
+        let Some(known) = self.inner.store.known(registry, name).await? else { return Ok(None) };
+        let (rights, policy_stamp) = self.compiled(&known.principal).await?;
+        let loaded = Arc::new(Loaded {
+            ring: ring_of(&known.keys),
+            keys: known.keys,
+            rights: Arc::new(rights),
+            generation: Cache::generation(stamp, policy_stamp),
+            principal: known.principal,
+        });
+        cache.keep(Arc::clone(&loaded));
+        Ok(Some(loaded))
+    }
+
+    /// As [`Self::loaded`], for somebody who is being judged: fails closed.
+    async fn candidate(
+        &self,
+        registry: &RegistryName,
+        name: Option<&PrincipalName>,
+    ) -> Result<Option<Arc<Loaded>>, Refusal> {
+        match name {
+            Some(name) => self.loaded(registry, name).await.map_err(|error| unavailable(&error)),
+            None => Ok(None),
+        }
+    }
+
+    /// Uses up a `jti`: everything else must have been checked before.
+    async fn use_up(&self, registry: &RegistryName, uid: Uid, asserted: &Asserted) -> Result<(), Refusal> {
+        let mark = self.mark_of(asserted);
+        let for_life = mark.until_s.is_none();
+        let outcome = self.inner.store.remember_jti(registry, uid, mark, self.now_s()).await;
+        match outcome.map_err(|error| unavailable(&error))? {
+            JtiOutcome::Fresh => Ok(()),
+            JtiOutcome::Seen { .. } => Err(Refusal::Replay),
+            JtiOutcome::Full => Err(Refusal::JtiFull { for_life }),
+            JtiOutcome::KeyGone => Err(Refusal::KeyGone),
+        }
+    }
+
+    fn mark_of(&self, asserted: &Asserted) -> JtiMark {
+        let config = &self.inner.config;
+        JtiMark {
+            jti_digest: asserted.jti.0,
+            token_digest: asserted.token.0,
+            kid: asserted.kid.clone(),
+            until_s: asserted.until_s,
+            live_max: if asserted.until_s.is_some() { config.jti_live_max } else { config.legacy_jti_max },
+        }
+    }
+
+    fn assertion_rules<'a>(&self, realm: &'a Realm) -> AssertionRules<'a> {
+        AssertionRules {
+            issuer: &realm.record.issuer,
+            skew_s: realm.record.clock_skew_s.into(),
+            life_s_max: self.inner.config.assertion_life_s_max.into(),
+        }
+    }
+
+    /// The first login with a new key ends the grace of the key it has replaced. Answers whether it did.
+    async fn end_grace(&self, loaded: &Loaded, kid: &KeyId) -> bool {
+        let Some(used) = loaded.keys.iter().find(|key| key.kid == *kid && key.state == KeyState::Active) else {
+            return false;
+        };
+        let grace_s = u64::from(self.inner.config.key_grace_s);
+        let replaced = |key: &&Key| {
+            key.state == KeyState::Grace && key.expires_s.is_some_and(|end_s| used.added_s + grace_s >= end_s)
+        };
+        let principal = &loaded.principal;
+        let mut ended = false;
+        for key in loaded.keys.iter().filter(replaced) {
+            let actor = Actor::of(principal.kind, &principal.name);
+            match self.retire(principal, &key.kid, false, &actor, "key.grace-end").await {
+                Ok(()) => ended = true,
+                // The login itself is good; the grace then ends by its time.
+                Err(error) => tracing::warn!(kid = %key.kid, "the grace of a replaced key was not ended: {error}"),
+            }
+        }
+        ended
+    }
+}
+
+/// The keys that may be used now or later, parsed once.
+fn ring_of(keys: &[Key]) -> KeyRing {
+    let usable = keys.iter().filter(|key| key.state != KeyState::Retired);
+    KeyRing::new(usable.filter_map(parse_key).collect())
+}
+
+fn parse_key(key: &Key) -> Option<RingKey> {
+    let algorithm = Algorithm::from_header(&key.algorithm);
+    let public = algorithm.and_then(|algorithm| PublicKey::from_spki_der_with(&key.spki_der, algorithm).ok());
+    if public.is_none() {
+        tracing::warn!(kid = %key.kid, "a stored key cannot be used: register it anew");
+    }
+    Some(RingKey {
+        kid: key.kid.clone(),
+        public: public?,
+        label: key.label.clone(),
+        in_grace: key.state == KeyState::Grace,
+        not_before_s: key.not_before_s,
+        expires_s: key.expires_s,
+    })
+}
+
+fn kid_of(key: &PublicKey) -> KeyId {
+    KeyId::parse(key.thumbprint()).expect("a thumbprint is 43 characters of base64url")
+}
+
+fn unavailable(error: &StoreError) -> Refusal {
+    Refusal::Unavailable(error.to_string())
+}

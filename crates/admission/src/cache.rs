@@ -1,0 +1,159 @@
+//! Principals ready to log in: the record, the keys parsed, the rights compiled. Bounded, and never
+//! stale: what was loaded carries the generations under which it was loaded, and a change moves them on.
+//!
+//! A generation is one of 65,536 counters, chosen by hash. A change commits in the store first and then
+//! counts; a load reads the counters first and then the store. So whoever loaded before a commit holds
+//! an old generation, and one counter shared by two names costs a reload and nothing else.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use drawbridge_identity::{Candidate, KeyRing};
+use drawbridge_names::{PolicyName, PrincipalName, RegistryName};
+use drawbridge_policy::Rights;
+use drawbridge_registry::{Key, Principal};
+
+const COUNTERS: usize = 1 << 16;
+const PARTS: usize = 16;
+
+/// A principal ready to log in.
+pub(crate) struct Loaded {
+    pub(crate) principal: Principal,
+    pub(crate) keys: Vec<Key>,
+    pub(crate) ring: KeyRing,
+    pub(crate) rights: Arc<Rights>,
+    pub(crate) generation: Generation,
+}
+
+impl Loaded {
+    pub(crate) fn candidate(&self) -> Candidate<'_> {
+        Candidate {
+            name: &self.principal.name,
+            ring: &self.ring,
+            not_before_s: self.principal.not_before_s,
+            legacy_assertions: self.principal.legacy_assertions,
+        }
+    }
+}
+
+/// When something was loaded, in the count of changes of its principal and of its policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Generation {
+    principal: Stamp,
+    policy: Option<Stamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    counter: usize,
+    count: u64,
+}
+
+type Part = Mutex<Halves>;
+type CacheKey = (RegistryName, PrincipalName);
+
+/// When the young half is full it becomes the old one: what was not asked for meanwhile is forgotten.
+#[derive(Default)]
+struct Halves {
+    young: HashMap<CacheKey, Arc<Loaded>>,
+    old: HashMap<CacheKey, Arc<Loaded>>,
+}
+
+pub(crate) struct Cache {
+    counters: Box<[AtomicU64]>,
+    hasher: RandomState,
+    parts: [Part; PARTS],
+    half_max: usize,
+}
+
+impl Cache {
+    pub(crate) fn new(principals_max: usize) -> Self {
+        Self {
+            counters: (0..COUNTERS).map(|_| AtomicU64::new(0)).collect(),
+            hasher: RandomState::new(),
+            parts: std::array::from_fn(|_| Part::default()),
+            half_max: (principals_max / PARTS / 2).max(1),
+        }
+    }
+
+    /// To be taken before the principal is read from the store.
+    pub(crate) fn stamp_principal(&self, registry: &RegistryName, name: &PrincipalName) -> Stamp {
+        self.stamp(self.principal_counter(registry, name))
+    }
+
+    /// To be taken before the policy is read from the store.
+    pub(crate) fn stamp_policy(&self, registry: &RegistryName, name: &PolicyName) -> Stamp {
+        self.stamp(self.policy_counter(registry, name))
+    }
+
+    pub(crate) fn generation(principal: Stamp, policy: Option<Stamp>) -> Generation {
+        Generation { principal, policy }
+    }
+
+    /// Whether nothing has changed since.
+    pub(crate) fn is_current(&self, generation: &Generation) -> bool {
+        let stands = |stamp: &Stamp| self.counters[stamp.counter].load(Ordering::SeqCst) == stamp.count;
+        stands(&generation.principal) && generation.policy.as_ref().is_none_or(stands)
+    }
+
+    /// The principal, if it is here and nothing has changed since it was loaded.
+    pub(crate) fn find(&self, registry: &RegistryName, name: &PrincipalName) -> Option<Arc<Loaded>> {
+        let key = (registry.clone(), name.clone());
+        let mut part = self.part(&key);
+        let found = part.young.get(&key).cloned().or_else(|| {
+            let found = part.old.remove(&key)?;
+            Self::put(&mut part, self.half_max, key.clone(), Arc::clone(&found));
+            Some(found)
+        })?;
+        if self.is_current(&found.generation) {
+            return Some(found);
+        }
+        part.young.remove(&key);
+        None
+    }
+
+    pub(crate) fn keep(&self, loaded: Arc<Loaded>) {
+        let key = (loaded.principal.registry.clone(), loaded.principal.name.clone());
+        Self::put(&mut self.part(&key), self.half_max, key, loaded);
+    }
+
+    /// The principal was changed; the store has committed.
+    pub(crate) fn principal_changed(&self, registry: &RegistryName, name: &PrincipalName) {
+        self.counters[self.principal_counter(registry, name)].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The policy was changed; the store has committed.
+    pub(crate) fn policy_changed(&self, registry: &RegistryName, name: &PolicyName) {
+        self.counters[self.policy_counter(registry, name)].fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn put(part: &mut Halves, half_max: usize, key: CacheKey, loaded: Arc<Loaded>) {
+        if part.young.len() >= half_max {
+            part.old = std::mem::take(&mut part.young);
+        }
+        part.young.insert(key, loaded);
+    }
+
+    fn part(&self, key: &CacheKey) -> std::sync::MutexGuard<'_, Halves> {
+        let at = self.principal_counter(&key.0, &key.1) % PARTS;
+        self.parts[at].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stamp(&self, counter: usize) -> Stamp {
+        Stamp { counter, count: self.counters[counter].load(Ordering::SeqCst) }
+    }
+
+    fn principal_counter(&self, registry: &RegistryName, name: &PrincipalName) -> usize {
+        self.counter(&(0_u8, registry.as_str(), name.as_str()))
+    }
+
+    fn policy_counter(&self, registry: &RegistryName, name: &PolicyName) -> usize {
+        self.counter(&(1_u8, registry.as_str(), name.as_str()))
+    }
+
+    fn counter(&self, what: &(u8, &str, &str)) -> usize {
+        usize::try_from(self.hasher.hash_one(what) % COUNTERS as u64).expect("it is below 65,536")
+    }
+}

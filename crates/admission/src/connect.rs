@@ -1,0 +1,397 @@
+//! MQTT CONNECT: from a client id, user name and password to a principal and its rights.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use drawbridge_identity::{
+    AccessToken, Asserted, ConnectJwt, ConnectRules, NotProven, Refusal,
+};
+use drawbridge_jose::base64url_decode;
+use drawbridge_names::{
+    Epoch, KeyId, MqttClientId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid,
+};
+use drawbridge_policy::Rights;
+
+use crate::admin_token::{ADMIN_TOKEN_PREFIX, OPAQUE_TOKEN_PREFIX};
+use crate::bearer::narrowed;
+use crate::cache::{Generation, Loaded};
+use crate::client_id::{GooglePath, effective, named_device};
+use crate::registries::Realm;
+use crate::{Admission, Peer};
+
+/// A device has one live session unless its policy says more.
+const DEVICE_SESSIONS_MAX: u32 = 1;
+
+/// What a CONNECT brings.
+#[derive(Clone, Copy)]
+pub struct ConnectRequest<'a> {
+    /// The registry of the listener or of the SNI name, if that is set.
+    pub listener_registry: Option<&'a RegistryName>,
+    /// The client id as it stands in the packet.
+    pub client_id: &'a MqttClientId,
+    /// The user name. Beside a token it means nothing; some clients send `unused`, or nothing.
+    pub username: Option<&'a str>,
+    /// The password: a JWT, a token, or a password.
+    pub password: Option<&'a [u8]>,
+    /// Whether the channel is encrypted and the server authenticated. `false`: no credential is taken.
+    pub confidential: bool,
+    /// The application whose rights a client without any credential gets, on the one listener where
+    /// that is switched on.
+    pub anonymous_as: Option<&'a PrincipalName>,
+    /// Where the connection comes from.
+    pub peer: Peer,
+}
+
+impl std::fmt::Debug for ConnectRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectRequest")
+            .field("client_id", &self.client_id)
+            .field("has_username", &self.username.is_some())
+            .field("has_password", &self.password.is_some())
+            .field("confidential", &self.confidential)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A client that is let in.
+#[derive(Debug, Clone)]
+pub struct Connected {
+    /// Its registry.
+    pub registry: RegistryName,
+    /// The number of its principal.
+    pub uid: Uid,
+    /// The name of its principal.
+    pub name: PrincipalName,
+    /// What that is.
+    pub kind: PrincipalKind,
+    /// The client id its session is kept under.
+    pub client_id: MqttClientId,
+    /// Whether that was made here, because the client left the choice to the server.
+    pub assigned_client_id: bool,
+    /// What it may do.
+    pub rights: Arc<Rights>,
+    /// The policy attached to its principal, for [`crate::SessionsEnd::Policy`].
+    pub policy: Option<PolicyName>,
+    /// When the session must end, in ms since 1970-01-01 UTC; `None`: it has no end of its own.
+    pub ends_ms: Option<u64>,
+    /// The same on the clock that only runs forward, computed once: a jump of the wall clock ends nothing.
+    pub ends: Option<Instant>,
+    /// The key that opened it, for [`crate::SessionsEnd::Key`]; `None` for an anonymous client.
+    pub kid: Option<KeyId>,
+    /// The epoch of its principal.
+    pub epoch: Epoch,
+    /// How many live sessions the principal may have; `None`: any number.
+    pub sessions_max: Option<u32>,
+    /// The client id is a Google path: its topics have a leading slash.
+    pub leading_slash: bool,
+    generation: Generation,
+}
+
+/// What was proven, before the client id is judged.
+struct Proof {
+    loaded: Arc<Loaded>,
+    rights: Arc<Rights>,
+    kid: KeyId,
+    ends_s: u64,
+    /// To be used up once everything else is good.
+    once: Option<Asserted>,
+}
+
+impl Admission {
+    /// Judges a CONNECT.
+    ///
+    /// # Errors
+    /// [`Refusal`]; to the peer all that lies before a good signature is one answer.
+    pub async fn connect(&self, request: ConnectRequest<'_>) -> Result<Connected, Refusal> {
+        let decision = self.judge_connect(&request).await;
+        self.note("connect", request.listener_registry, request.peer, decision)
+    }
+
+    /// Whether nothing has changed since `connected` was answered: not its principal, its keys or its
+    /// policy. To be asked once, after the session was installed where the [`crate::Watcher`] finds it;
+    /// `false`: close it and let the client come again. Cheap: it reads two counters.
+    #[must_use]
+    pub fn still_good(&self, connected: &Connected) -> bool {
+        self.inner.cache.is_current(&connected.generation)
+    }
+
+    async fn judge_connect(&self, request: &ConnectRequest<'_>) -> Result<Connected, Refusal> {
+        let Some(password) = request.password else {
+            return match (request.username, request.anonymous_as) {
+                (None, Some(application)) => self.anonymous(request, application).await,
+                _ => Err(Refusal::NoCredential),
+            };
+        };
+        if !request.confidential {
+            return Err(Refusal::NotConfidential);
+        }
+        match Credential::of(password) {
+            Credential::Jwt => self.connect_by_jwt(request, password).await,
+            Credential::Unknown => Err(Refusal::NotProven(NotProven::UnknownToken)),
+            Credential::Password => {
+                // Passwords are not registered yet: nobody has one. It costs what a wrong key costs.
+                self.inner.checker.spend();
+                Err(Refusal::NotProven(NotProven::Password))
+            }
+        }
+    }
+
+    async fn connect_by_jwt(
+        &self,
+        request: &ConnectRequest<'_>,
+        jwt: &[u8],
+    ) -> Result<Connected, Refusal> {
+        let bytes_max = self.inner.config.bridge_token_bytes_max;
+        let path = GooglePath::parse(request.client_id.as_str());
+        let path_realm = path.and_then(|path| self.realm_of_path(path));
+        let (realm, proof) = match ConnectJwt::parse(jwt, bytes_max) {
+            Ok(token) => {
+                let realm = match &path_realm {
+                    Some(realm) => Arc::clone(realm),
+                    None => self.realm_of_device_jwt(&token, request.listener_registry)?,
+                };
+                let project = path_realm.as_ref().and(path).map(|path| path.project);
+                let proof = self.prove_device_jwt(&realm, &token, request.client_id, project).await?;
+                (realm, proof)
+            }
+            Err(of_another_type @ Refusal::Type { .. }) => {
+                let token = AccessToken::parse(jwt, bytes_max).map_err(|refusal| match refusal {
+                    Refusal::Type { .. } => of_another_type,
+                    other => other,
+                })?;
+                let issuer = token.issuer().and_then(|issuer| self.realm_of_issuer(issuer));
+                let realm = issuer.ok_or(Refusal::NotProven(NotProven::UnknownIssuer))?;
+                if path_realm.as_ref().is_some_and(|wanted| wanted.record.name != realm.record.name) {
+                    return Err(Refusal::NotProven(NotProven::UnknownIssuer));
+                }
+                let proof = self.prove_access_token(&realm, &token).await?;
+                (realm, proof)
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        let path = path_realm.and(path);
+        self.admit(&realm, proof, request.client_id, path).await
+    }
+
+    /// The registry that a Google path names, if it stands for that project and location.
+    fn realm_of_path(&self, path: GooglePath<'_>) -> Option<Arc<Realm>> {
+        let realm = self.realm(&RegistryName::parse(path.registry).ok()?)?;
+        let google = realm.record.google.as_ref()?;
+        (google.project == path.project && google.location == path.location).then_some(realm)
+    }
+
+    fn realm_of_device_jwt(
+        &self,
+        token: &ConnectJwt<'_>,
+        listener: Option<&RegistryName>,
+    ) -> Result<Arc<Realm>, Refusal> {
+        let by_audience = match token.audiences().as_slice() {
+            [one] => self.realm_of_bridge_audience(one),
+            _ => None,
+        };
+        match (by_audience, listener) {
+            (Some(realm), _) => Ok(realm),
+            (None, Some(listener)) => self.known_realm(listener),
+            (None, None) => self.known_realm(&RegistryName::default_registry()),
+        }
+    }
+
+    async fn prove_device_jwt(
+        &self,
+        realm: &Realm,
+        token: &ConnectJwt<'_>,
+        client_id: &MqttClientId,
+        project: Option<&str>,
+    ) -> Result<Proof, Refusal> {
+        let record = &realm.record;
+        let claimed = match token.subject() {
+            Ok(Some(name)) => Some(name),
+            // Google's JWTs have no `sub`: the client id names the device whose key must have signed.
+            Ok(None) => named_device(client_id),
+            Err(_) => None,
+        };
+        let loaded = self.candidate(&record.name, claimed.as_ref()).await?;
+        let proof = {
+            let candidate = loaded.as_ref().map(|loaded| loaded.candidate());
+            let rules = ConnectRules {
+                bridge_audience: &record.bridge_audience,
+                project,
+                skew_s: record.clock_skew_s.into(),
+                life_s_max: self.inner.config.connect_life_s_max.into(),
+            };
+            token.verify(candidate.as_ref(), &rules, self.now_s(), &self.inner.checker)?
+        };
+        let loaded = loaded.expect("a JWT is verified with the keys of a principal that was loaded");
+        let once = proof.once.map(|once| Asserted {
+            kid: proof.kid.clone(),
+            jti: once.jti,
+            token: once.token,
+            until_s: Some(once.until_s),
+        });
+        Ok(Proof { rights: Arc::clone(&loaded.rights), loaded, kid: proof.kid, ends_s: proof.ends_s, once })
+    }
+
+    async fn prove_access_token(&self, realm: &Realm, token: &AccessToken<'_>) -> Result<Proof, Refusal> {
+        let claims = self.own_token(realm, token)?;
+        if claims.audience != realm.record.bridge_audience {
+            return Err(Refusal::OtherService);
+        }
+        let loaded = self.standing(realm, &claims).await?;
+        let rights = narrowed(&loaded, claims.scope.as_deref())?;
+        Ok(Proof { loaded, rights, kid: claims.akid, ends_s: claims.expires_s, once: None })
+    }
+
+    /// State, client id, one-time `jti`; then the session's end.
+    async fn admit(
+        &self,
+        realm: &Realm,
+        proof: Proof,
+        client_id: &MqttClientId,
+        path: Option<GooglePath<'_>>,
+    ) -> Result<Connected, Refusal> {
+        let Proof { mut loaded, rights, kid, ends_s, once } = proof;
+        let registry = &realm.record.name;
+        if loaded.principal.blocked {
+            return Err(Refusal::Blocked);
+        }
+        let (kind, name) = (loaded.principal.kind, loaded.principal.name.clone());
+        let (client_id, assigned_client_id) =
+            effective(kind, &name, client_id, path, &*self.inner.random)?;
+        if let Some(once) = &once {
+            self.use_up(registry, loaded.principal.uid, once).await?;
+        }
+        let mut generation = loaded.generation;
+        if self.end_grace(&loaded, &kid).await {
+            // Ending the grace was a change of this very principal: look again, all of it.
+            let again = self.candidate(registry, Some(&name)).await?;
+            let again = again.filter(|again| {
+                let (a, b) = (&again.principal, &loaded.principal);
+                a.uid == b.uid && !a.blocked && a.epoch == b.epoch && a.policy == b.policy
+            });
+            loaded = again.ok_or(Refusal::KeyGone)?;
+            generation = loaded.generation;
+        }
+        let now_s = self.now_s();
+        // No session outlives the key that opened it.
+        let key = loaded.ring.usable(&kid, now_s).ok_or(Refusal::KeyGone)?;
+        let ends_s = ends_s.min(key.expires_s.unwrap_or(u64::MAX));
+        let (ends_ms, ends) = self.deadline(ends_s);
+        Ok(Connected {
+            registry: registry.clone(),
+            uid: loaded.principal.uid,
+            name,
+            kind,
+            client_id,
+            assigned_client_id,
+            rights,
+            policy: loaded.principal.policy.clone(),
+            ends_ms: Some(ends_ms),
+            ends: Some(ends),
+            kid: Some(kid),
+            epoch: loaded.principal.epoch,
+            sessions_max: (kind == PrincipalKind::Device).then_some(DEVICE_SESSIONS_MAX),
+            leading_slash: path.is_some(),
+            generation,
+        })
+    }
+
+    /// A client without any credential, on the listener that lets it in as an application.
+    async fn anonymous(
+        &self,
+        request: &ConnectRequest<'_>,
+        application: &PrincipalName,
+    ) -> Result<Connected, Refusal> {
+        let default = RegistryName::default_registry();
+        let realm = self.known_realm(request.listener_registry.unwrap_or(&default))?;
+        let loaded = self.candidate(&realm.record.name, Some(application)).await?;
+        // It may be registered later; until then, and while it is blocked, nobody gets in.
+        let loaded = loaded
+            .filter(|loaded| loaded.principal.kind == PrincipalKind::Application && !loaded.principal.blocked)
+            .ok_or(Refusal::NoCredential)?;
+        let principal = &loaded.principal;
+        let (client_id, assigned_client_id) =
+            effective(principal.kind, &principal.name, request.client_id, None, &*self.inner.random)?;
+        Ok(Connected {
+            registry: principal.registry.clone(),
+            uid: principal.uid,
+            name: principal.name.clone(),
+            kind: principal.kind,
+            client_id,
+            assigned_client_id,
+            rights: Arc::clone(&loaded.rights),
+            policy: principal.policy.clone(),
+            ends_ms: None,
+            ends: None,
+            kid: None,
+            epoch: principal.epoch,
+            sessions_max: None,
+            leading_slash: false,
+            generation: loaded.generation,
+        })
+    }
+
+    /// A second of the wall clock, in ms and as a deadline of the clock that only runs forward.
+    fn deadline(&self, ends_s: u64) -> (u64, Instant) {
+        let ends_ms = ends_s.saturating_mul(1000);
+        let ahead_ms = ends_ms.saturating_sub(self.inner.clock.now_ms());
+        // No token lives longer than a day and its skew; the bound keeps the addition from overflowing.
+        let ahead = Duration::from_millis(ahead_ms.min(366 * 86_400_000));
+        (ends_ms, self.inner.clock.instant() + ahead)
+    }
+}
+
+/// What a password is. It is judged as that and as nothing else: no failed form falls back to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Credential {
+    /// Two dots, and before the first a JSON object in base64url.
+    Jwt,
+    /// One of our prefixes, but nothing that opens a connection.
+    Unknown,
+    /// The rest.
+    Password,
+}
+
+impl Credential {
+    pub(crate) fn of(password: &[u8]) -> Self {
+        let Ok(text) = std::str::from_utf8(password) else { return Self::Password };
+        if text.starts_with(OPAQUE_TOKEN_PREFIX) || text.starts_with(ADMIN_TOKEN_PREFIX) {
+            return Self::Unknown;
+        }
+        let mut segments = text.split('.');
+        let header = segments.next().unwrap_or_default().trim_end_matches('=');
+        if segments.count() == 2
+            && let Ok(json) = base64url_decode(header)
+            && let Ok(serde_json::Value::Object(_)) = serde_json::from_slice(&json)
+        {
+            return Self::Jwt;
+        }
+        Self::Password
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_judged_as_one_form_and_no_other() {
+        for (password, form) in [
+            ("eyJhbGciOiJFUzI1NiJ9.e30.AAAA", Credential::Jwt),
+            ("eyJhbGciOiJFUzI1NiJ9.e30.AAAA=", Credential::Jwt),
+            ("e30.x.y", Credential::Jwt),
+            ("e30=.x.y", Credential::Jwt),
+            ("eyJhbGciOiJFUzI1NiJ9.e30", Credential::Password),
+            ("a.b.c", Credential::Password),
+            ("W10.x.y", Credential::Password),
+            ("e30.x.y.z", Credential::Password),
+            ("", Credential::Password),
+            ("hunter2", Credential::Password),
+            ("dbo_abc", Credential::Unknown),
+            ("dba_abc", Credential::Unknown),
+        ] {
+            assert_eq!(Credential::of(password.as_bytes()), form, "{password}");
+        }
+        assert_eq!(Credential::of(b"\xff.e30.x"), Credential::Password);
+    }
+}

@@ -1,0 +1,129 @@
+//! What an operator's request can be answered instead of being done.
+
+use drawbridge_names::{KeyId, PolicyName, PrincipalKind, PrincipalName, RegistryName};
+use drawbridge_policy::PolicyError;
+use drawbridge_registry::StoreError;
+
+/// A change or question of an operator that was not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AdmissionError {
+    /// There is no such registry.
+    #[error("there is no registry `{0}`; see `drawbridge registry list`")]
+    NoRegistry(RegistryName),
+    /// There is no such principal.
+    #[error("there is no device or application `{0}` in this registry")]
+    NoPrincipal(PrincipalName),
+    /// A principal of this name exists already.
+    #[error("the name `{name}` is taken by a {kind}; names are unique among all principals of a registry")]
+    NameTaken {
+        /// The name.
+        name: PrincipalName,
+        /// What has it.
+        kind: PrincipalKind,
+    },
+    /// The key is registered already.
+    #[error("the key {0} is, or was, registered in this registry; each principal has keys of its own, make a new one")]
+    KeyInUse(KeyId),
+    /// As many keys as allowed are active.
+    #[error("{active} keys are active, at most {active_max} are allowed; remove one first")]
+    TooManyKeys {
+        /// How many would be, or are.
+        active: usize,
+        /// How many may be.
+        active_max: usize,
+    },
+    /// The last key is not removed by accident.
+    #[error("this is the last active key; block the device instead, or add its successor first")]
+    LastKey,
+    /// The principal has no such key.
+    #[error("there is no key {0} that could be removed")]
+    NoKey(KeyId),
+    /// The record has changed since it was read.
+    #[error("the record has revision {revision} by now; read it again, then repeat the change")]
+    Stale {
+        /// The current revision.
+        revision: u64,
+    },
+    /// There is no such policy.
+    #[error("there is no policy `{0}` in this registry; set it first")]
+    NoPolicy(PolicyName),
+    /// The policy text is faulty.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The label of a key cannot be one.
+    #[error("the label of a key has 1 to 64 printable ASCII characters")]
+    Label,
+    /// The issuer cannot be one.
+    #[error("`{found}` cannot be an issuer: {why}; wanted an https URL without query, fragment and final slash")]
+    Issuer {
+        /// What was given.
+        found: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// An audience or project would make tokens of one registry good for another, or for the issuer.
+    #[error("`{found}` already stands for {taken_by}; tokens would be good for two things, choose another")]
+    AudienceTaken {
+        /// The value.
+        found: String,
+        /// What it stands for.
+        taken_by: String,
+    },
+    /// A topic or filter asked about is none.
+    #[error("not a topic or filter: {0}")]
+    Topic(String),
+    /// A stored secret cannot be used.
+    #[error("a stored secret cannot be used: {0}; restore it from a backup")]
+    Secret(String),
+    /// The store could not do its work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl AdmissionError {
+    /// The stable code of `docs/errors.md`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoRegistry(_) => "DB-4001",
+            Self::NoPrincipal(_) => "DB-4002",
+            Self::NameTaken { .. } => "DB-4003",
+            Self::KeyInUse(_) => "DB-4004",
+            Self::TooManyKeys { .. } => "DB-4005",
+            Self::LastKey => "DB-4006",
+            Self::NoKey(_) => "DB-4007",
+            Self::Stale { .. } => "DB-4008",
+            Self::NoPolicy(_) => "DB-4009",
+            Self::Policy(error) => error.code(),
+            Self::Label => "DB-4010",
+            Self::Issuer { .. } => "DB-4011",
+            Self::AudienceTaken { .. } => "DB-4012",
+            Self::Topic(_) => "DB-4013",
+            Self::Secret(_) => "DB-4014",
+            Self::Store(error) => error.code(),
+        }
+    }
+
+    /// The stable word of `docs/errors.md`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::NoRegistry(_) => "registry-not-found",
+            Self::NoPrincipal(_) => "principal-not-found",
+            Self::NameTaken { .. } => "name-taken",
+            Self::KeyInUse(_) => "key-registered",
+            Self::TooManyKeys { .. } => "keys-full",
+            Self::LastKey => "last-key",
+            Self::NoKey(_) => "key-not-found",
+            Self::Stale { .. } => "stale",
+            Self::NoPolicy(_) => "policy-not-found",
+            Self::Policy(error) => error.word(),
+            Self::Label => "key-label",
+            Self::Issuer { .. } => "issuer-invalid",
+            Self::AudienceTaken { .. } => "audience-taken",
+            Self::Topic(_) => "topic-invalid",
+            Self::Secret(_) => "secret-unusable",
+            Self::Store(error) => error.word(),
+        }
+    }
+}

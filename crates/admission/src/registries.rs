@@ -1,0 +1,237 @@
+//! Registries: their records, their issuer keys, and the audiences that keep them apart.
+
+use std::sync::Arc;
+
+use drawbridge_identity::{IssuerKey, Refusal};
+use drawbridge_jose::{Algorithm, SigningKey};
+use drawbridge_names::{PolicyName, RegistryName};
+use drawbridge_policy::Policy;
+use drawbridge_registry::{AddRegistry, GoogleNames, RegistryRecord};
+
+use crate::{Actor, Admission, AdmissionError};
+
+/// The name of the policy that `device add` attaches.
+pub(crate) const DEVICE_POLICY: &str = "device";
+/// The secret that holds the issuer's private key: a version byte, then PKCS#8 in DER.
+const ISSUER_KEY: &str = "issuer-es256";
+const ISSUER_KEY_VERSION: u8 = 1;
+
+/// A registry to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRegistry {
+    /// Its name.
+    pub name: RegistryName,
+    /// Its issuer; `None`: `<issuer of default>/r/NAME`.
+    pub issuer: Option<String>,
+    /// The `aud` for the bridge; `None`: `<issuer>/mqtt`.
+    pub bridge_audience: Option<String>,
+    /// How far a device's clock may be off, in seconds; `None`: 60.
+    pub clock_skew_s: Option<u32>,
+    /// Life of an access token, in seconds; `None`: 3,600.
+    pub token_life_s: Option<u32>,
+    /// The Google Cloud IoT Core project and location that it stands for.
+    pub google: Option<GoogleNames>,
+}
+
+impl NewRegistry {
+    /// One with the usual settings.
+    #[must_use]
+    pub fn named(name: RegistryName, issuer: Option<String>) -> Self {
+        Self { name, issuer, bridge_audience: None, clock_skew_s: None, token_life_s: None, google: None }
+    }
+}
+
+/// A registry with its issuer key.
+pub(crate) struct Realm {
+    pub(crate) record: Arc<RegistryRecord>,
+    pub(crate) issuer_key: IssuerKey,
+}
+
+impl Realm {
+    /// `<issuer>/v1`: the `aud` of tokens for the API.
+    pub(crate) fn api_audience(&self) -> String {
+        format!("{}/v1", self.record.issuer)
+    }
+}
+
+impl Admission {
+    /// Makes a registry with its issuer key and the policy `device`, unless it exists; answers its
+    /// record and whether it is new. An existing one keeps its issuer and settings.
+    ///
+    /// # Errors
+    /// [`AdmissionError`] when the issuer cannot be one, or an audience stands for something else.
+    pub async fn create_registry(
+        &self,
+        new: NewRegistry,
+        actor: &Actor,
+    ) -> Result<(Arc<RegistryRecord>, bool), AdmissionError> {
+        let issuer = match (&new.issuer, self.registry(&RegistryName::default_registry())) {
+            (Some(issuer), _) => issuer.clone(),
+            (None, Some(default)) => format!("{}/r/{}", default.issuer, new.name),
+            (None, None) => return Err(AdmissionError::NoRegistry(RegistryName::default_registry())),
+        };
+        let record = RegistryRecord {
+            bridge_audience: new.bridge_audience.unwrap_or_else(|| format!("{issuer}/mqtt")),
+            clock_skew_s: new.clock_skew_s.unwrap_or(60),
+            token_life_s: new.token_life_s.unwrap_or(3_600),
+            google: new.google,
+            created_s: self.now_s(),
+            name: new.name,
+            issuer,
+        };
+        if let Some(there) = self.registry(&record.name) {
+            return Ok((there, false));
+        }
+        judge_issuer(&record.issuer)?;
+        judge_audiences(&record, &self.registries())?;
+        let detail = serde_json::json!({ "issuer": record.issuer, "bridge_audience": record.bridge_audience });
+        let audit = self.audit(actor, "registry.add", record.name.as_str(), &detail);
+        let (record, new) = match self.inner.store.add_registry(record.clone(), audit).await? {
+            AddRegistry::Added => (record, true),
+            AddRegistry::Exists(there) => (there, false),
+        };
+        let realm = self.furnish(record).await?;
+        Ok((realm, new))
+    }
+
+    /// The record of a registry.
+    #[must_use]
+    pub fn registry(&self, name: &RegistryName) -> Option<Arc<RegistryRecord>> {
+        self.realm(name).map(|realm| Arc::clone(&realm.record))
+    }
+
+    /// All registries, in byte order of name.
+    #[must_use]
+    pub fn registries(&self) -> Vec<Arc<RegistryRecord>> {
+        self.realms().values().map(|realm| Arc::clone(&realm.record)).collect()
+    }
+
+    /// The public keys of a registry's issuer, as a JWK set.
+    ///
+    /// Source: RFC 7517 section 5.
+    #[must_use]
+    pub fn jwks_json(&self, registry: &RegistryName) -> Option<String> {
+        let realm = self.realm(registry)?;
+        Some(format!(r#"{{"keys":[{}]}}"#, realm.issuer_key.public_key().to_published_jwk_json()))
+    }
+
+    /// Loads what a registry needs to work, and makes it where a creation was cut short.
+    pub(crate) async fn furnish(&self, record: RegistryRecord) -> Result<Arc<RegistryRecord>, AdmissionError> {
+        let store = &self.inner.store;
+        let made = SigningKey::generate(Algorithm::Es256).map_err(|e| AdmissionError::Secret(e.to_string()))?;
+        let mut value = vec![ISSUER_KEY_VERSION];
+        value.extend_from_slice(&made.to_pkcs8_der());
+        let kept = zeroize::Zeroizing::new(store.secret_or_insert(&record.name, ISSUER_KEY, value).await?);
+        let issuer_key = match kept.split_first() {
+            Some((&ISSUER_KEY_VERSION, der)) => {
+                SigningKey::from_pkcs8_der(der).map_err(|e| AdmissionError::Secret(format!("{ISSUER_KEY}: {e}")))?
+            }
+            _ => return Err(AdmissionError::Secret(format!("{ISSUER_KEY} has an unknown version"))),
+        };
+        let template = PolicyName::parse(DEVICE_POLICY).expect("`device` is a policy name");
+        if store.policy(&record.name, &template).await?.is_none() {
+            let detail = serde_json::json!({ "template": true });
+            let audit = self.audit(&Actor::Server, "policy.set", DEVICE_POLICY, &detail);
+            let policy = Policy::device_template();
+            store.set_policy(&record.name, &template, policy.source(), self.now_s(), audit).await?;
+            self.inner.cache.policy_changed(&record.name, &template);
+        }
+        let record = Arc::new(record);
+        let realm = Realm { record: Arc::clone(&record), issuer_key: IssuerKey::new(issuer_key) };
+        let mut realms = self.inner.realms.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut changed = (**realms).clone();
+        changed.insert(record.name.clone(), Arc::new(realm));
+        *realms = Arc::new(changed);
+        Ok(record)
+    }
+
+    pub(crate) fn realm(&self, name: &RegistryName) -> Option<Arc<Realm>> {
+        self.realms().get(name).cloned()
+    }
+
+    pub(crate) fn known_realm(&self, name: &RegistryName) -> Result<Arc<Realm>, Refusal> {
+        self.realm(name).ok_or(Refusal::NoRegistry)
+    }
+
+    pub(crate) fn realm_of_issuer(&self, issuer: &str) -> Option<Arc<Realm>> {
+        self.realms().values().find(|realm| realm.record.issuer == issuer).cloned()
+    }
+
+    pub(crate) fn realm_of_bridge_audience(&self, audience: &str) -> Option<Arc<Realm>> {
+        self.realms().values().find(|realm| realm.record.bridge_audience == audience).cloned()
+    }
+}
+
+/// Source: RFC 8414 section 2 (`issuer`).
+fn judge_issuer(issuer: &str) -> Result<(), AdmissionError> {
+    let refuse = |why| Err(AdmissionError::Issuer { found: issuer.chars().take(128).collect(), why });
+    let Some(rest) = issuer.strip_prefix("https://") else { return refuse("it does not begin with https://") };
+    if rest.is_empty() || rest.starts_with('/') {
+        return refuse("it has no host");
+    }
+    if issuer.ends_with('/') {
+        return refuse("it ends in `/`");
+    }
+    if rest.contains(['?', '#', '@']) {
+        return refuse("it has a query, a fragment or user information");
+    }
+    if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return refuse("it has a character outside ASCII, or white space");
+    }
+    Ok(())
+}
+
+/// No audience of a registry may stand for an issuer or for another registry: a token would be good
+/// for two things.
+fn judge_audiences(new: &RegistryRecord, others: &[Arc<RegistryRecord>]) -> Result<(), AdmissionError> {
+    let refuse = |found: &str, taken_by: String| {
+        Err(AdmissionError::AudienceTaken { found: found.to_owned(), taken_by })
+    };
+    let api = |record: &RegistryRecord| format!("{}/v1", record.issuer);
+    let own = [Some(new.bridge_audience.as_str()), new.google.as_ref().map(|google| google.project.as_str())];
+    for value in own.into_iter().flatten() {
+        if value.is_empty() || value == new.issuer || value == api(new) {
+            return refuse(value, format!("the issuer of `{}`, or nothing", new.name));
+        }
+        for other in others {
+            if value == other.issuer || value == api(other) {
+                return refuse(value, format!("the issuer of `{}`", other.name));
+            }
+            if value == other.bridge_audience {
+                return refuse(value, format!("the bridge of `{}`", other.name));
+            }
+        }
+    }
+    if new.google.as_ref().is_some_and(|google| google.project == new.bridge_audience) {
+        return refuse(&new.bridge_audience, "both project and bridge of this registry".into());
+    }
+    for other in others {
+        if new.issuer == other.issuer {
+            return refuse(&new.issuer, format!("the issuer of `{}`", other.name));
+        }
+        let theirs = [Some(&other.bridge_audience), other.google.as_ref().map(|google| &google.project)];
+        if theirs.into_iter().flatten().any(|value| *value == new.issuer || *value == api(new)) {
+            return refuse(&new.issuer, format!("an audience of `{}`", other.name));
+        }
+        if other.google.as_ref().is_some_and(|google| google.project == new.bridge_audience) {
+            return refuse(&new.bridge_audience, format!("the project of `{}`", other.name));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_is_an_https_url_without_query_fragment_and_final_slash() {
+        for good in ["https://localhost:8443", "https://id.example", "https://id.example/r/plant"] {
+            assert!(judge_issuer(good).is_ok(), "{good}");
+        }
+        for bad in ["", "http://id.example", "https://", "https:///x", "https://id.example/", "https://a?b",
+            "https://a#b", "https://u@a", "https://a b", "https://ä"] {
+            assert!(judge_issuer(bad).is_err(), "{bad}");
+        }
+    }
+}

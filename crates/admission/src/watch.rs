@@ -1,0 +1,53 @@
+//! Who is told that sessions must end.
+
+use drawbridge_names::{KeyId, PolicyName, RegistryName, Uid};
+
+/// Is told, after the store has committed, that sessions must end. Called on whatever thread made the
+/// change: hand the event on and return.
+pub trait Watcher: Send + Sync {
+    /// Close the sessions that the event names, at once.
+    fn ended(&self, event: &SessionsEnd);
+}
+
+/// Which sessions must end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionsEnd {
+    /// All of a principal.
+    Principal {
+        /// Its registry.
+        registry: RegistryName,
+        /// Its number.
+        uid: Uid,
+        /// Why.
+        why: EndReason,
+    },
+    /// Those of a principal that one key has opened.
+    Key {
+        /// The registry of the principal.
+        registry: RegistryName,
+        /// Its number.
+        uid: Uid,
+        /// The key, which is retired now.
+        kid: KeyId,
+    },
+    /// Those of all principals that a policy gives their rights (`Connected::policy`).
+    Policy {
+        /// The registry of the policy.
+        registry: RegistryName,
+        /// The policy, which has changed.
+        policy: PolicyName,
+    },
+}
+
+/// Why all sessions of a principal end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndReason {
+    /// It was blocked.
+    Blocked,
+    /// Its tokens were revoked.
+    Revoked,
+    /// It was deleted.
+    Deleted,
+    /// Another policy, or other attributes, give it other rights; it may connect again at once.
+    PolicyChanged,
+}
