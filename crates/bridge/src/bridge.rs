@@ -49,7 +49,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) kind: ListenerKind,
-    pub(crate) registry: RegistryName,
+    pub(crate) registry: Option<RegistryName>,
     pub(crate) gate: Gate,
 }
 
@@ -84,7 +84,7 @@ impl Bridge {
         }
         let door = |listener: &crate::Listener| Door {
             kind: listener.kind.clone(),
-            registry: listener.registry.clone().unwrap_or_else(RegistryName::default_registry),
+            registry: listener.registry.clone(),
             gate: Gate::new(config.unauthenticated_max, config.unauthenticated_per_address_max),
         };
         let directory = Arc::new(Directory::new());

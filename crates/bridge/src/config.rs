@@ -54,7 +54,7 @@ pub struct Listener {
     pub socket: TcpListener,
     /// With TLS or without.
     pub kind: ListenerKind,
-    /// The registry of connections that name none themselves; `None` for the default one.
+    /// The registry of clients that name none by client id or token; `None` for the default one.
     pub registry: Option<RegistryName>,
 }
 

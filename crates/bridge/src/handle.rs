@@ -9,7 +9,7 @@ use drawbridge_admission::{EndReason, SessionsEnd, Watcher};
 use drawbridge_broker::{Ended, EndedWhy, Order, OrderOutcome, Publisher, Stats};
 use drawbridge_control::{self as control, DeliveryOutcome, DeviceOrder, Dispatch};
 use drawbridge_mqtt::codec::Qos;
-use drawbridge_names::Uid;
+use drawbridge_names::{PrincipalName, RegistryName, Uid};
 use tokio::sync::oneshot;
 
 use crate::bridge::Shared;
@@ -86,6 +86,21 @@ impl BridgeHandle {
         }
     }
 
+    /// Ends the sessions of a principal whose rights have changed; what it left behind (retained
+    /// messages, its will) is judged by the new ones, or by none when they cannot be had.
+    pub(crate) async fn policy_changed_for(&self, registry: &RegistryName, uid: Uid, name: Option<PrincipalName>) {
+        let admission = &self.shared.admission;
+        let name = match name {
+            Some(name) => Some(name),
+            None => admission.store().known_by_uid(registry, uid).await.ok().flatten().map(|k| k.principal.name),
+        };
+        let rights = match name {
+            Some(name) => admission.rights_of(registry, &name).await.ok(),
+            None => None,
+        };
+        self.end_sessions(&Ended::Policy { registry: registry.clone(), uid, rights });
+    }
+
     fn order(&self, order: DeviceOrder) -> Order {
         Order {
             id: self.shared.orders.fetch_add(1, Relaxed),
@@ -121,7 +136,13 @@ impl Watcher for BridgeHandle {
                     EndReason::Blocked => Ended::Principal { registry, uid, why: EndedWhy::Blocked },
                     EndReason::Revoked => Ended::Principal { registry, uid, why: EndedWhy::Revoked },
                     EndReason::Deleted => Ended::Principal { registry, uid, why: EndedWhy::Deleted },
-                    EndReason::PolicyChanged => Ended::Policy { registry, uid, rights: None },
+                    EndReason::PolicyChanged => {
+                        let handle = self.clone();
+                        self.shared.runtime.spawn(async move {
+                            handle.policy_changed_for(&registry, uid, None).await;
+                        });
+                        return;
+                    }
                 }
             }
             SessionsEnd::Key { registry, uid, kid } => {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use drawbridge_broker::{Admitted, ConnId, ControlAck, Crossing, Ended, Order, OrderOutcome, Refused};
 use drawbridge_admission::Connected;
+use drawbridge_broker::{Admitted, ConnId, ControlAck, Crossing, Ended, Order, OrderOutcome, Refused};
 use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_names::{PolicyName, RegistryName};
 use tokio::sync::oneshot;
@@ -30,13 +30,12 @@ pub(crate) enum ToShard {
     Stop { by: Instant },
 }
 
-/// A refusal by admission: what the peer is told, and what the log is told.
+/// A refusal by admission: what the peer is told, and what is counted.
 #[derive(Debug)]
 pub(crate) struct TurnedAway {
     pub(crate) told: Refused,
     pub(crate) code: &'static str,
     pub(crate) word: &'static str,
-    pub(crate) detail: String,
 }
 
 /// The queue of one shard. Its lock is taken once for a batch, never for a message.
@@ -110,7 +109,7 @@ impl Inbox {
     }
 }
 
-/// What the shard tells the client of an admission, in its own words.
+/// An admission in the words of the broker.
 pub(crate) fn admitted(connected: Connected) -> Admitted {
     Admitted {
         registry: connected.registry,
@@ -123,8 +122,9 @@ pub(crate) fn admitted(connected: Connected) -> Admitted {
         ends: connected.ends,
         kid: connected.kid,
         epoch: connected.epoch,
-        policy_epoch: connected.policy_epoch,
-        sessions_max: connected.sessions_max,
+        // Admission does not count the changes of a policy: they end the sessions.
+        policy_epoch: 0,
+        sessions_max: connected.sessions_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
         leading_slash: connected.leading_slash,
     }
 }

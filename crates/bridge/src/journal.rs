@@ -63,6 +63,11 @@ impl Journal {
         tracing::info!(code, word, %peer, "refused: {detail}");
     }
 
+    /// Something was refused that others have logged.
+    pub(crate) fn counted(&self, word: &'static str) {
+        self.counts.add(word);
+    }
+
     /// A condition of the server that refuses many: logged once in each span.
     pub(crate) fn condition(
         &mut self,

@@ -1,10 +1,11 @@
 //! What the broker asks for, done.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use drawbridge_admission::{ConnectRequest, Refusal};
+use drawbridge_admission::{ConnectRequest, Peer, Refusal};
 use drawbridge_broker::{
     self as broker, ConnId, ControlAck, ControlKind, ControlPublish, Effect, Refused, RefusedReason, Report,
     What,
@@ -39,7 +40,7 @@ impl Driver {
 
     fn carry_out(&mut self, now: Instant, effect: Effect) {
         match effect {
-            Effect::Authenticate { conn, request } => self.authenticate(conn, *request),
+            Effect::Authenticate { conn, request } => self.authenticate(conn, request),
             Effect::Write { conn } => {
                 if let Some(socket) = self.socket(conn) {
                     socket.writing = true;
@@ -98,29 +99,31 @@ impl Driver {
     }
 
     /// Asks who this is. The answer comes through the inbox; by then the connection may be another.
-    fn authenticate(&mut self, conn: ConnId, request: broker::ConnectRequest) {
+    fn authenticate(&mut self, conn: ConnId, request: Box<broker::ConnectRequest>) {
         let shared = Arc::clone(&self.shared);
+        let index = self.index;
         let Some(socket) = self.socket(conn) else { return };
-        let Some(door) = shared.doors.get(socket.door) else { return };
-        let (confidential, anonymous_as) = match &door.kind {
-            ListenerKind::Tls(_) => (true, None),
-            ListenerKind::Plain { anonymous_as } => (false, anonymous_as.clone()),
-        };
-        let request = ConnectRequest {
-            listener_registry: door.registry.clone(),
-            client_id: request.client_id,
-            username: request.username,
-            password: request.password,
-            confidential,
-            anonymous_as,
-            peer: socket.peer.ip(),
-        };
-        let (index, asked) = (self.index, Arc::clone(&shared));
-        shared.runtime.spawn(async move {
-            let answer = asked.admission.connect(request).await.map(Box::new).map_err(|r| turned_away(&r));
-            if let Some(inbox) = asked.inboxes.get(index) {
-                inbox.push(ToShard::Answer { conn, answer });
-            }
+        let (door, peer) = (socket.door, Peer::from(socket.peer.ip()));
+        shared.clone().runtime.spawn(async move {
+            let (Some(door), Some(inbox)) = (shared.doors.get(door), shared.inboxes.get(index)) else { return };
+            let (confidential, anonymous_as) = match &door.kind {
+                ListenerKind::Tls(_) => (true, None),
+                ListenerKind::Plain { anonymous_as } => (false, anonymous_as.as_ref()),
+            };
+            let asked = ConnectRequest {
+                listener_registry: door.registry.as_ref(),
+                client_id: &request.client_id,
+                username: request.username.as_deref(),
+                password: request.password.as_ref().map(|password| password.as_slice()),
+                confidential,
+                anonymous_as,
+                peer,
+            };
+            let answer = shared.admission.connect(asked).await;
+            // The password is overwritten here, whatever the answer is.
+            drop(request);
+            let answer = answer.map(Box::new).map_err(|refusal| turned_away(&refusal));
+            inbox.push(ToShard::Answer { conn, answer });
         });
     }
 
@@ -138,20 +141,21 @@ impl Driver {
             Ok(connected) if shared.admission.still_good(&connected) => {
                 let registry = connected.registry.clone();
                 socket.policy = connected.policy.clone().map(|policy| (registry, policy));
-                socket.uid = Some(connected.uid);
-                socket.kind = Some(connected.kind);
+                socket.who = Some((connected.uid, connected.name.clone(), connected.kind));
                 Ok(admitted(*connected))
             }
-            Ok(_) => Err(TurnedAway {
-                told: Refused { reason: RefusedReason::NotAuthorized, for_owner: None },
-                code: Turned::AdmissionOutdated.code(),
-                word: Turned::AdmissionOutdated.word(),
-                detail: Turned::AdmissionOutdated.to_string(),
-            }),
+            Ok(_) => {
+                let turned = Turned::AdmissionOutdated;
+                tracing::info!(code = turned.code(), word = turned.word(), %peer, "refused: {turned}");
+                let told = Refused { reason: RefusedReason::NotAuthorized, for_owner: None };
+                Err(TurnedAway { told, code: turned.code(), word: turned.word() })
+            }
             Err(turned) => Err(turned),
         };
         let answer = answer.map_err(|turned| {
-            self.journal.refused(now, turned.code, turned.word, peer, &turned.detail);
+            // Admission has logged it, with the whole reason.
+            self.journal.counted(turned.word);
+            tracing::debug!(code = turned.code, word = turned.word, %peer, "not admitted");
             turned.told
         });
         self.shard.answer(now, conn, answer, &mut self.effects);
@@ -160,8 +164,9 @@ impl Driver {
     /// Hands a client's command, config or state to control.
     fn control(&mut self, conn: ConnId, ack: Option<ControlAck>, publish: ControlPublish) {
         let socket = self.sockets.get(conn.slot() as usize).and_then(Option::as_ref);
-        let kind = socket.filter(|socket| socket.conn == conn).and_then(|socket| socket.kind);
-        let publish = client_publish(publish, kind.unwrap_or(PrincipalKind::Device));
+        let who = socket.filter(|socket| socket.conn == conn).and_then(|socket| socket.who.as_ref());
+        let kind = who.map_or(PrincipalKind::Device, |(_, _, kind)| *kind);
+        let publish = client_publish(publish, kind);
         let (index, shared) = (self.index, Arc::clone(&self.shared));
         let control = shared.control.get().cloned();
         shared.clone().runtime.spawn(async move {
@@ -181,15 +186,28 @@ impl Driver {
 
     fn report(&mut self, now: Instant, report: &Report) {
         let peer = self.sockets.get(report.conn.slot() as usize).and_then(Option::as_ref).map(|s| s.peer);
-        let name = report.who.as_ref().map(|who| format!("{}/{}", who.registry, who.name)).unwrap_or_default();
+        let line = Line(report);
         match (&report.what, report.what.code(), report.what.word(), peer) {
-            // Admission's own words have been logged, with the true reason.
+            // Admission has logged it, with the whole reason.
             (What::Refused { .. }, ..) => {}
-            (what, Some(code), Some(word), Some(peer)) => {
-                self.journal.refused(now, code, word, peer, &format_args!("{name} {what}"));
+            (What::TakeoverStorm { .. }, Some(code), Some(word), _) => {
+                self.journal.condition(now, code, word, &line);
             }
-            (what, code, word, _) => tracing::debug!(code, word, name, peer = ?peer, "{what}"),
+            (_, Some(code), Some(word), Some(peer)) => self.journal.refused(now, code, word, peer, &line),
+            (_, code, word, _) => tracing::debug!(code, word, peer = peer.map(tracing::field::display), "{line}"),
         }
+    }
+}
+
+/// A report as it stands in the log.
+struct Line<'a>(&'a Report);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(who) = &self.0.who {
+            write!(f, "{}/{}: ", who.registry, who.name)?;
+        }
+        self.0.what.fmt(f)
     }
 }
 
@@ -227,7 +245,6 @@ fn turned_away(refusal: &Refusal) -> TurnedAway {
         told: Refused { reason, for_owner: refusal.for_owner() },
         code: refusal.code(),
         word: refusal.word(),
-        detail: refusal.to_string(),
     }
 }
 

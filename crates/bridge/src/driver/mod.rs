@@ -9,14 +9,14 @@ mod carry_out;
 mod serve;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drawbridge_broker::{ConnId, Crossing, Effect, Ended, OrderOutcome, Shard};
-use drawbridge_names::{PolicyName, PrincipalKind, RegistryName, Uid};
+use drawbridge_names::{PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
 use mio::{Events, Poll, Token};
 use tokio::sync::oneshot;
 
@@ -26,7 +26,7 @@ use crate::driver::accept::Doorway;
 use crate::driver::serve::Closing;
 use crate::inbox::ToShard;
 use crate::journal::Journal;
-use crate::{BridgeError, Listener};
+use crate::{BridgeError, BridgeHandle, Listener};
 
 /// Tokens of sockets are the slots of their connections: small numbers. These are the others.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -80,8 +80,7 @@ struct Socket {
     in_session: bool,
     /// Where its rights come from.
     policy: Option<(RegistryName, PolicyName)>,
-    uid: Option<Uid>,
-    kind: Option<PrincipalKind>,
+    who: Option<(Uid, PrincipalName, PrincipalKind)>,
     closing: Option<Closing>,
     /// Listed in [`Driver::dirty`], [`Driver::unread`], [`Driver::leaving`].
     dirty: bool,
@@ -268,7 +267,7 @@ impl Driver {
                     self.shard.publish(now, order, &mut self.effects);
                 }
                 ToShard::Ended(ended) => self.shard.end_sessions(now, &ended, &mut self.effects),
-                ToShard::PolicyChanged { registry, policy } => self.policy_changed(now, registry, policy),
+                ToShard::PolicyChanged { registry, policy } => self.policy_changed(registry, policy),
                 ToShard::Crossings(batch) => self.shard.crossings(now, batch, &mut self.effects),
                 ToShard::Stop { by } => self.begin_stop(now, by),
             }
@@ -277,14 +276,19 @@ impl Driver {
     }
 
     /// The sessions that have their rights from a policy end: they may come back at once.
-    fn policy_changed(&mut self, now: Instant, registry: RegistryName, policy: PolicyName) {
+    fn policy_changed(&self, registry: RegistryName, policy: PolicyName) {
         let source = Some((registry.clone(), policy));
         let living_by_it = self.sockets.iter().flatten().filter(|socket| socket.policy == source);
-        let uids: HashSet<Uid> = living_by_it.filter_map(|socket| socket.uid).collect();
-        for uid in uids {
-            let ended = Ended::Policy { registry: registry.clone(), uid, rights: None };
-            self.shard.end_sessions(now, &ended, &mut self.effects);
-        }
+        let names: HashMap<Uid, PrincipalName> = living_by_it
+            .filter_map(|socket| socket.who.as_ref())
+            .map(|(uid, name, _)| (*uid, name.clone()))
+            .collect();
+        let handle = BridgeHandle::new(Arc::clone(&self.shared));
+        self.shared.runtime.spawn(async move {
+            for (uid, name) in names {
+                handle.policy_changed_for(&registry, uid, Some(name)).await;
+            }
+        });
     }
 
     /// Accepts no more and says goodbye. Who is not a session yet just goes.
@@ -306,9 +310,6 @@ impl Driver {
         self.carry_out_all(now);
         if let Some(meter) = self.shared.meters.get(self.index) {
             meter.leave(self.shard.stats());
-        }
-        if let Some(inbox) = self.shared.inboxes.get(self.index) {
-            inbox.close();
         }
     }
 
@@ -356,6 +357,15 @@ impl Driver {
         if let Some(socket) = self.socket(conn) {
             socket.leaving = true;
             self.leaving.push(conn);
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Also when this thread panics: nobody must wait for a shard that is gone.
+        if let Some(inbox) = self.shared.inboxes.get(self.index) {
+            inbox.close();
         }
     }
 }
