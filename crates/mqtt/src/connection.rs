@@ -1,1 +1,687 @@
-//! What one client may say when: bytes in, effects out.
+//! What one client may say when: the server's side of one connection, without I/O.
+//!
+//! Pull style: the driver offers bytes and takes one [`Step`] at a time. An event borrows from the
+//! bytes it came in, not from the connection, so that whoever acts on it may let the same connection
+//! speak. (Pushing borrowed events into a list would hold all of them, and with them the connection,
+//! until the list is worked off.)
+//!
+//! Here is what concerns one client alone: the order of packets, keep-alive, packet identifiers and
+//! the window, topic aliases, limits agreed on in CONNECT, and how a refusal is said in each version.
+//! Who the client is, what it may and where messages go is asked and answered outside.
+//!
+//! For now: no QoS 2 (a client of MQTT 5 is told; [MQTT-3.2.2-11]), no AUTH, every session is clean.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use drawbridge_names::TopicName;
+
+use crate::codec::{
+    Ack, ConnAck, ConnAckProperties, Connect, DecodeError, Disconnect, Frame, Packet, PacketId,
+    ProtocolVersion, Publish, PublishProperties, Qos, ReasonCode, Side, SubAck, Subscribe, UnsubAck,
+    Unsubscribe, UserProperties, decode,
+};
+
+/// What the server sets for its connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A CONNECT, in bytes.
+    pub packet_bytes_before_auth_max: usize,
+    /// Any later packet, in bytes.
+    pub packet_bytes_max: usize,
+    /// QoS 1 messages of a client of MQTT 5 that wait for their PUBACK at once; 0 counts as 1.
+    pub receive_maximum: u16,
+    /// Topic aliases that a client of MQTT 5 may define.
+    pub topic_alias_maximum: u16,
+    /// Longest keep-alive given, in seconds. A client of MQTT 5 that asks for more, or for none, is
+    /// given this one; 65,535 leaves each its own.
+    pub keep_alive_s_max: u16,
+    /// QoS 1 messages to the client that wait for their PUBACK at once; 0 counts as 1.
+    pub inflight_max: u16,
+}
+
+/// What the start of the input is.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// A packet has begun and is not complete. Keep the bytes, and offer them with those that follow.
+    NeedMore,
+    /// CONNECT is being judged. Keep the bytes, and offer them after [`Connection::admit`].
+    Hold,
+    /// A packet.
+    Took {
+        /// Its length: where the next one begins.
+        bytes: usize,
+        /// What it says.
+        event: Event<'a>,
+    },
+    /// The connection must end: see [`Connection::fail`].
+    Failed(Fault),
+}
+
+/// What a client says.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// It wants in. Answer by [`Connection::admit`] or [`Connection::refuse`].
+    Connect(Box<Connect<'a>>),
+    /// It publishes. At QoS 1 answer by [`Connection::publish_answer`].
+    Publish(Inbound<'a>),
+    /// It has taken a message that was sent at QoS 1: the window has room.
+    Acknowledged {
+        /// Which message.
+        packet_id: PacketId,
+        /// What it says of it; always success in 3.1.1.
+        reason: ReasonCode,
+    },
+    /// It subscribes. Answer by [`Connection::subscribe_answer`].
+    Subscribe(Subscribe<'a>),
+    /// It unsubscribes. Answer by [`Connection::unsubscribe_answer`].
+    Unsubscribe(Unsubscribe<'a>),
+    /// It is alive. Answer by [`Connection::ping_answer`].
+    Ping,
+    /// It goes, in an orderly way.
+    Disconnect {
+        /// Whether it wants its will published all the same (MQTT 5.0, reason 0x04 or an error).
+        with_will: bool,
+    },
+    /// It acknowledges what was never sent, or twice; harmless.
+    Nothing,
+}
+
+/// A publish of the client, its topic alias resolved.
+#[derive(Debug)]
+pub struct Inbound<'a> {
+    /// Where it goes.
+    pub topic: InboundTopic<'a>,
+    /// What it says.
+    pub payload: &'a [u8],
+    /// 0 or 1.
+    pub qos: Qos,
+    /// Whether it is to be kept.
+    pub retain: bool,
+    /// Present exactly at QoS 1.
+    pub packet_id: Option<PacketId>,
+    /// The life of the message, in seconds.
+    pub message_expiry_s: Option<u32>,
+    /// The properties that are forwarded: without alias and expiry.
+    pub properties: PublishProperties<'a>,
+}
+
+/// A topic name from the packet itself, or from the alias that stands for it.
+#[derive(Debug, Clone)]
+pub enum InboundTopic<'a> {
+    /// From the packet.
+    Said(TopicName<'a>),
+    /// By alias.
+    Alias(Arc<str>),
+}
+
+impl InboundTopic<'_> {
+    /// The topic name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Said(topic) => topic.as_str(),
+            Self::Alias(topic) => topic,
+        }
+    }
+}
+
+/// Why a connection cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Not MQTT.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// [MQTT-3.2.2-11] (5.0); a limit of this server in 3.1.1.
+    #[error("PUBLISH came at QoS 2, which is not served yet; publish at QoS 0 or 1")]
+    QosNotSupported,
+    /// [MQTT-3.3.4-7] (5.0).
+    #[error("more than {receive_maximum} messages at QoS 1 came before their PUBACK; wait for it")]
+    ReceiveMaximumExceeded {
+        /// The limit said in CONNACK.
+        receive_maximum: u16,
+    },
+    /// [MQTT-3.3.2-9] (5.0).
+    #[error("topic alias {found} is above the maximum of {max}; use 1 to {max}, or none")]
+    TopicAliasTooLarge {
+        /// The alias.
+        found: u16,
+        /// The limit said in CONNACK.
+        max: u16,
+    },
+    /// MQTT 5.0 3.3.2.3.4: it stands for nothing yet.
+    #[error("topic alias {found} was never defined; send it once together with its topic")]
+    TopicAliasUnknown {
+        /// The alias.
+        found: u16,
+    },
+    /// MQTT 5.0 4.12: AUTH without an authentication method in CONNECT is a protocol error.
+    #[error("AUTH came, but CONNECT named no authentication method; connect with one or leave AUTH out")]
+    AuthUnexpected,
+    /// MQTT 5.0 4.12: no method is served yet.
+    #[error("CONNECT names an authentication method, and none is served yet; send the token as password")]
+    BadAuthenticationMethod,
+    /// A part of the QoS 2 exchange, which never began.
+    #[error("{packet} came, which belongs to QoS 2; it is not served yet")]
+    QosTwoPacket {
+        /// Its name.
+        packet: &'static str,
+    },
+}
+
+impl Fault {
+    /// What CONNACK or DISCONNECT of MQTT 5 says of it.
+    #[must_use]
+    pub fn reason_code(&self) -> ReasonCode {
+        match self {
+            Self::Decode(error) => error.reason_code(),
+            Self::QosNotSupported => ReasonCode::QosNotSupported,
+            Self::ReceiveMaximumExceeded { .. } => ReasonCode::ReceiveMaximumExceeded,
+            Self::TopicAliasTooLarge { .. } | Self::TopicAliasUnknown { .. } => ReasonCode::TopicAliasInvalid,
+            Self::AuthUnexpected | Self::QosTwoPacket { .. } => ReasonCode::ProtocolError,
+            Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
+        }
+    }
+
+    /// Stable code; the table is `docs/errors.md`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.row().0
+    }
+
+    /// Stable word; the table is `docs/errors.md`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        self.row().1
+    }
+
+    fn row(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Decode(error) => (error.code(), error.word()),
+            Self::QosNotSupported | Self::QosTwoPacket { .. } => ("DB-2020", "mqtt-qos-not-supported"),
+            Self::ReceiveMaximumExceeded { .. } => ("DB-2021", "mqtt-receive-maximum-exceeded"),
+            Self::TopicAliasTooLarge { .. } | Self::TopicAliasUnknown { .. } => {
+                ("DB-2022", "mqtt-topic-alias-invalid")
+            }
+            Self::AuthUnexpected => ("DB-2023", "mqtt-auth-unexpected"),
+            Self::BadAuthenticationMethod => ("DB-2024", "mqtt-bad-authentication-method"),
+        }
+    }
+}
+
+/// One client, from its first byte to its last.
+pub struct Connection {
+    limits: Limits,
+    state: State,
+}
+
+enum State {
+    AwaitConnect,
+    Authenticating(Agreed),
+    Open(Open),
+    Closed { version: ProtocolVersion },
+}
+
+/// What CONNECT said that holds for the whole connection.
+#[derive(Debug, Clone, Copy)]
+struct Agreed {
+    version: ProtocolVersion,
+    keep_alive_s_asked: u16,
+    session_expiry_s_asked: u32,
+    window: u16,
+    packet_bytes_max: usize,
+    problem_information: bool,
+}
+
+struct Open {
+    version: ProtocolVersion,
+    problem_information: bool,
+    /// The client's Maximum Packet Size.
+    packet_bytes_max: usize,
+    keep_alive_s: u16,
+    heard: Instant,
+    /// Publishes of the client that wait for PUBACK.
+    unanswered: u16,
+    /// By alias number less one.
+    aliases: Vec<Option<Arc<str>>>,
+    window: u16,
+    /// Counts the messages sent at QoS 1; the packet identifier follows from it.
+    sent: u64,
+    /// Sent, not acknowledged, oldest first. Clients acknowledge in order, so the search ends at the
+    /// front.
+    inflight: VecDeque<u64>,
+}
+
+impl Connection {
+    /// A connection that waits for CONNECT.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, state: State::AwaitConnect }
+    }
+
+    /// Takes the packet at the start of `input`. `now` is when its last byte arrived.
+    pub fn next<'a>(&mut self, now: Instant, input: &'a [u8]) -> Step<'a> {
+        match &mut self.state {
+            State::AwaitConnect => self.next_connect(input),
+            State::Authenticating(_) => Step::Hold,
+            State::Open(open) => {
+                match decode(input, Some(open.version), self.limits.packet_bytes_max, Side::FromClient) {
+                    Ok(Frame::Incomplete { .. }) => Step::NeedMore,
+                    Ok(Frame::Complete { packet, bytes }) => {
+                        open.heard = now;
+                        match open.take(packet, &self.limits) {
+                            Ok(event) => Step::Took { bytes, event },
+                            Err(fault) => Step::Failed(fault),
+                        }
+                    }
+                    Err(error) => Step::Failed(error.into()),
+                }
+            }
+            State::Closed { .. } => Step::NeedMore,
+        }
+    }
+
+    fn next_connect<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
+        let frame = decode(input, None, self.limits.packet_bytes_before_auth_max, Side::FromClient);
+        let (connect, bytes) = match frame {
+            Ok(Frame::Complete { packet: Packet::Connect(connect), bytes }) => (connect, bytes),
+            Ok(_) => return Step::NeedMore, // the codec gives nothing but a CONNECT before a version
+            Err(error) => return Step::Failed(error.into()),
+        };
+        let properties = &connect.properties;
+        if properties.authentication_method.is_some() {
+            self.state = State::Closed { version: connect.version };
+            return Step::Failed(Fault::BadAuthenticationMethod);
+        }
+        let window = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
+        self.state = State::Authenticating(Agreed {
+            version: connect.version,
+            keep_alive_s_asked: connect.keep_alive_s,
+            session_expiry_s_asked: properties.session_expiry_s.unwrap_or(0),
+            window: window.min(self.limits.inflight_max).max(1),
+            packet_bytes_max: properties
+                .maximum_packet_size
+                .map_or(usize::MAX, |bytes| usize::try_from(bytes.get()).unwrap_or(usize::MAX)),
+            problem_information: properties.request_problem_information,
+        });
+        Step::Took { bytes, event: Event::Connect(connect) }
+    }
+
+    /// Lets the client in: CONNACK, session present 0.
+    ///
+    /// `assigned_client_id` is the client id that the server chose, if it did (only 5.0 is told).
+    pub fn admit(&mut self, now: Instant, assigned_client_id: Option<&str>, out: &mut Vec<u8>) {
+        let State::Authenticating(agreed) = self.state else { return };
+        let limits = &self.limits;
+        let asked = agreed.keep_alive_s_asked;
+        let shorter = agreed.version == ProtocolVersion::V5
+            && (asked > limits.keep_alive_s_max || (asked == 0 && limits.keep_alive_s_max < u16::MAX));
+        let keep_alive_s = if shorter { limits.keep_alive_s_max } else { asked };
+        let connack = ConnAck {
+            session_present: false,
+            reason: ReasonCode::Success,
+            properties: ConnAckProperties {
+                // Every session is clean for now; one that asked for more must hear it.
+                session_expiry_s: (agreed.session_expiry_s_asked > 0).then_some(0),
+                receive_maximum: NonZeroU16::new(limits.receive_maximum.max(1)),
+                maximum_qos: Some(Qos::AtLeastOnce),
+                maximum_packet_size: NonZeroU32::new(
+                    u32::try_from(limits.packet_bytes_max).unwrap_or(u32::MAX),
+                ),
+                assigned_client_id,
+                topic_alias_maximum: (limits.topic_alias_maximum > 0).then_some(limits.topic_alias_maximum),
+                shared_subscription_available: Some(false),
+                server_keep_alive_s: shorter.then_some(keep_alive_s),
+                ..ConnAckProperties::default()
+            },
+        };
+        put(Packet::ConnAck(connack), agreed.version, out);
+        self.state = State::Open(Open {
+            version: agreed.version,
+            problem_information: agreed.problem_information,
+            packet_bytes_max: agreed.packet_bytes_max,
+            keep_alive_s,
+            heard: now,
+            unanswered: 0,
+            aliases: Vec::new(),
+            window: agreed.window,
+            sent: 0,
+            inflight: VecDeque::new(),
+        });
+    }
+
+    /// Does not let the client in: CONNACK with the reason, in 3.1.1 the nearest return code. The
+    /// reason string goes out only if the client did not forbid it. The connection must end.
+    pub fn refuse(&mut self, reason: ReasonCode, for_owner: Option<&str>, out: &mut Vec<u8>) {
+        let State::Authenticating(agreed) = self.state else { return };
+        self.state = State::Closed { version: agreed.version };
+        let connack = |reason_string| {
+            Packet::ConnAck(ConnAck {
+                session_present: false,
+                reason,
+                properties: ConnAckProperties { reason_string, ..ConnAckProperties::default() },
+            })
+        };
+        if agreed.version == ProtocolVersion::V311 && reason.connack_return_code_v311().is_none() {
+            return; // 3.1.1 has no word for it and closes
+        }
+        let text = for_owner.map(plain).filter(|_| agreed.problem_information);
+        put_short(connack, text.as_deref(), agreed.version, agreed.packet_bytes_max, out);
+    }
+
+    /// Says what the standard wants said before the connection ends for a fault; `false` when that is
+    /// nothing, and the socket is to be closed without an answer.
+    ///
+    /// Before CONNECT is understood only a wrong version and a wrong authentication method are
+    /// answered; everything else is silence (a packet other than CONNECT: invariant I2).
+    pub fn fail(&mut self, fault: &Fault, out: &mut Vec<u8>) -> bool {
+        match self.state {
+            State::AwaitConnect => {
+                self.state = State::Closed { version: ProtocolVersion::V311 };
+                let Fault::Decode(DecodeError::UnsupportedVersion { found }) = fault else { return false };
+                // [MQTT-3.1.2-2]: a later version is answered in the form of 5.0, an earlier in that
+                // of 3.1.1.
+                let version = if *found >= 5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
+                put_connack_refusal(ReasonCode::UnsupportedProtocolVersion, version, out);
+                true
+            }
+            State::Closed { version } if *fault == Fault::BadAuthenticationMethod => {
+                put_connack_refusal(ReasonCode::BadAuthenticationMethod, version, out);
+                true
+            }
+            State::Open(_) => {
+                let text = fault.to_string();
+                self.disconnect(fault.reason_code(), Some(&text), out)
+            }
+            State::Authenticating(_) | State::Closed { .. } => false,
+        }
+    }
+
+    /// Ends an open connection: DISCONNECT in 5.0, nothing in 3.1.1. `true` when it said something.
+    pub fn disconnect(&mut self, reason: ReasonCode, text: Option<&str>, out: &mut Vec<u8>) -> bool {
+        let State::Open(open) = &self.state else { return false };
+        let (version, problem_information, bytes_max) =
+            (open.version, open.problem_information, open.packet_bytes_max);
+        self.state = State::Closed { version };
+        if version == ProtocolVersion::V311 {
+            return false;
+        }
+        let disconnect =
+            |reason_string| Packet::Disconnect(Disconnect { reason_string, ..Disconnect::of(reason) });
+        let text = text.map(plain).filter(|_| problem_information);
+        put_short(disconnect, text.as_deref(), version, bytes_max, out);
+        true
+    }
+
+    /// Forgets everything: the client has said DISCONNECT, or its socket is gone.
+    pub fn close(&mut self) {
+        self.state = State::Closed { version: self.version() };
+    }
+
+    /// PUBACK for a publish of the client. A refusal is said in 5.0 only.
+    pub fn publish_answer(
+        &mut self,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        text: Option<&str>,
+        out: &mut Vec<u8>,
+    ) {
+        let State::Open(open) = &mut self.state else { return };
+        open.unanswered = open.unanswered.saturating_sub(1);
+        if reason == ReasonCode::Success {
+            // The packet of every QoS 1 publish: four bytes in both versions.
+            let [high, low] = packet_id.get().to_be_bytes();
+            out.extend_from_slice(&[0x40, 2, high, low]);
+            return;
+        }
+        let ack = |reason_string| Packet::PubAck(Ack { reason_string, ..Ack::of(packet_id, reason) });
+        let text = text.map(plain).filter(|_| open.problem_information);
+        put_short(ack, text.as_deref(), open.version, open.packet_bytes_max, out);
+    }
+
+    /// SUBACK, one code per entry of the SUBSCRIBE.
+    pub fn subscribe_answer(&mut self, packet_id: PacketId, codes: Vec<ReasonCode>, out: &mut Vec<u8>) {
+        let State::Open(open) = &self.state else { return };
+        let suback =
+            SubAck { packet_id, codes, reason_string: None, user_properties: UserProperties::default() };
+        put(Packet::SubAck(suback), open.version, out);
+    }
+
+    /// UNSUBACK, one code per filter of the UNSUBSCRIBE (not sent in 3.1.1).
+    pub fn unsubscribe_answer(&mut self, packet_id: PacketId, codes: Vec<ReasonCode>, out: &mut Vec<u8>) {
+        let State::Open(open) = &self.state else { return };
+        let unsuback =
+            UnsubAck { packet_id, codes, reason_string: None, user_properties: UserProperties::default() };
+        put(Packet::UnsubAck(unsuback), open.version, out);
+    }
+
+    /// PINGRESP.
+    pub fn ping_answer(&mut self, out: &mut Vec<u8>) {
+        if self.is_open() {
+            out.extend_from_slice(&[0xd0, 0]);
+        }
+    }
+
+    /// A packet identifier for a QoS 1 message to the client; `None` while its window is full.
+    ///
+    /// Source: [MQTT-3.3.4-9] (5.0), [MQTT-2.2.1-3].
+    pub fn reserve(&mut self) -> Option<PacketId> {
+        let State::Open(open) = &mut self.state else { return None };
+        if open.inflight.len() >= usize::from(open.window) {
+            return None;
+        }
+        // Numbers less than one round apart have different identifiers. Only when the oldest message
+        // is a whole round behind can an identifier be taken; the window leaves others free.
+        while open.inflight.front().is_some_and(|&oldest| open.sent - oldest >= PACKET_IDS)
+            && open.inflight.iter().any(|&sent| packet_id_of(sent) == packet_id_of(open.sent))
+        {
+            open.sent += 1;
+        }
+        open.inflight.push_back(open.sent);
+        open.sent += 1;
+        Some(packet_id_of(open.sent - 1))
+    }
+
+    /// Gives back the identifier that [`Self::reserve`] gave last: the message did not go out.
+    pub fn give_back(&mut self, packet_id: PacketId) {
+        if let State::Open(open) = &mut self.state
+            && open.inflight.back().is_some_and(|&sent| packet_id_of(sent) == packet_id)
+        {
+            open.inflight.pop_back();
+        }
+    }
+
+    /// Whether [`Self::reserve`] would give an identifier.
+    #[must_use]
+    pub fn has_window(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.inflight.len() < usize::from(open.window))
+    }
+
+    /// Whether the client is let in and not yet gone.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// The version that the client speaks; 3.1.1 before that is known.
+    #[must_use]
+    pub fn version(&self) -> ProtocolVersion {
+        match &self.state {
+            State::AwaitConnect => ProtocolVersion::V311,
+            State::Authenticating(agreed) => agreed.version,
+            State::Open(open) => open.version,
+            State::Closed { version } => *version,
+        }
+    }
+
+    /// The largest packet that the client takes, in bytes.
+    #[must_use]
+    pub fn client_packet_bytes_max(&self) -> usize {
+        match &self.state {
+            State::Open(open) => open.packet_bytes_max,
+            _ => usize::MAX,
+        }
+    }
+
+    /// The keep-alive in force, in seconds; 0 for none.
+    #[must_use]
+    pub fn keep_alive_s(&self) -> u16 {
+        match &self.state {
+            State::Open(open) => open.keep_alive_s,
+            _ => 0,
+        }
+    }
+
+    /// When one and a half keep-alives will have passed without a packet.
+    ///
+    /// Source: [MQTT-3.1.2-22] (5.0), [MQTT-3.1.2-24] (3.1.1).
+    #[must_use]
+    pub fn timeout(&self) -> Option<Instant> {
+        let State::Open(open) = &self.state else { return None };
+        let half_ms = u64::from(open.keep_alive_s) * 1_500;
+        (half_ms > 0).then(|| open.heard + Duration::from_millis(half_ms))
+    }
+}
+
+impl Open {
+    fn take<'a>(&mut self, packet: Packet<'a>, limits: &Limits) -> Result<Event<'a>, Fault> {
+        Ok(match packet {
+            Packet::Publish(publish) => Event::Publish(self.take_publish(publish, limits)?),
+            Packet::PubAck(ack) => self.take_ack(&ack),
+            Packet::Subscribe(subscribe) => Event::Subscribe(subscribe),
+            Packet::Unsubscribe(unsubscribe) => Event::Unsubscribe(unsubscribe),
+            Packet::PingReq => Event::Ping,
+            Packet::Disconnect(disconnect) => {
+                Event::Disconnect { with_will: disconnect.reason != ReasonCode::NORMAL_DISCONNECTION }
+            }
+            Packet::Auth(_) => return Err(Fault::AuthUnexpected),
+            Packet::PubRec(_) => return Err(Fault::QosTwoPacket { packet: "PUBREC" }),
+            Packet::PubRel(_) => return Err(Fault::QosTwoPacket { packet: "PUBREL" }),
+            Packet::PubComp(_) => return Err(Fault::QosTwoPacket { packet: "PUBCOMP" }),
+            Packet::Connect(_) => return Err(DecodeError::ConnectRepeated.into()),
+            other @ (Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp) => {
+                let packet = other.packet_type();
+                return Err(DecodeError::WrongDirection { packet, side: Side::FromClient }.into());
+            }
+        })
+    }
+
+    fn take_publish<'a>(&mut self, publish: Publish<'a>, limits: &Limits) -> Result<Inbound<'a>, Fault> {
+        let alias = publish.properties.topic_alias.map(NonZeroU16::get);
+        if let Some(found) = alias.filter(|&found| found > limits.topic_alias_maximum) {
+            return Err(Fault::TopicAliasTooLarge { found, max: limits.topic_alias_maximum });
+        }
+        if publish.qos == Qos::ExactlyOnce {
+            return Err(Fault::QosNotSupported);
+        }
+        if publish.qos == Qos::AtLeastOnce && self.version == ProtocolVersion::V5 {
+            let receive_maximum = limits.receive_maximum.max(1);
+            if self.unanswered >= receive_maximum {
+                return Err(Fault::ReceiveMaximumExceeded { receive_maximum });
+            }
+            self.unanswered += 1;
+        }
+        let topic = match (publish.topic, alias) {
+            (Some(topic), None) => InboundTopic::Said(topic),
+            (Some(topic), Some(alias)) => {
+                let at = usize::from(alias) - 1;
+                if self.aliases.len() <= at {
+                    self.aliases.resize(at + 1, None);
+                }
+                self.aliases[at] = Some(topic.as_str().into());
+                InboundTopic::Said(topic)
+            }
+            (None, alias) => {
+                let found = alias.unwrap_or(0);
+                let known = self.aliases.get(usize::from(found).wrapping_sub(1)).cloned().flatten();
+                InboundTopic::Alias(known.ok_or(Fault::TopicAliasUnknown { found })?)
+            }
+        };
+        let mut properties = publish.properties;
+        properties.topic_alias = None;
+        let message_expiry_s = properties.message_expiry_s.take();
+        Ok(Inbound {
+            topic,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            packet_id: publish.packet_id,
+            message_expiry_s,
+            properties,
+        })
+    }
+
+    fn take_ack<'a>(&mut self, ack: &Ack<'_>) -> Event<'a> {
+        match self.inflight.iter().position(|&sent| packet_id_of(sent) == ack.packet_id) {
+            Some(at) => {
+                self.inflight.remove(at);
+                if self.inflight.is_empty() && self.inflight.capacity() > 64 {
+                    self.inflight = VecDeque::new();
+                }
+                Event::Acknowledged { packet_id: ack.packet_id, reason: ack.reason }
+            }
+            None => Event::Nothing,
+        }
+    }
+}
+
+/// How many packet identifiers there are.
+const PACKET_IDS: u64 = 65_535;
+
+fn packet_id_of(sent: u64) -> PacketId {
+    u16::try_from(sent % PACKET_IDS + 1).ok().and_then(PacketId::new).expect("1 to 65,535")
+}
+
+fn put_connack_refusal(reason: ReasonCode, version: ProtocolVersion, out: &mut Vec<u8>) {
+    let connack = ConnAck { session_present: false, reason, properties: ConnAckProperties::default() };
+    put(Packet::ConnAck(connack), version, out);
+}
+
+/// With its reason string if that fits into what the client takes, else without.
+///
+/// Source: [MQTT-3.2.2-19], [MQTT-3.4.2-2], [MQTT-3.14.2-3] (5.0).
+fn put_short<'t>(
+    packet: impl Fn(Option<&'t str>) -> Packet<'t>,
+    text: Option<&'t str>,
+    version: ProtocolVersion,
+    bytes_max: usize,
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
+    if text.is_some() {
+        put(packet(text), version, out);
+        if out.len() > start && out.len() - start <= bytes_max {
+            return;
+        }
+        out.truncate(start);
+    }
+    put(packet(None), version, out);
+}
+
+/// Encodes a packet that was built here. One that cannot be encoded is left out: the connection is
+/// about to end, or the peer will miss an answer; neither is worth the life of the server.
+fn put(packet: Packet<'_>, version: ProtocolVersion, out: &mut Vec<u8>) {
+    let written = packet.encode(version, out);
+    debug_assert!(written.is_ok(), "{written:?}");
+}
+
+/// A reason string without control characters, at most 1 KiB.
+fn plain(text: &str) -> String {
+    let end = text.floor_char_boundary(1_024);
+    text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::AwaitConnect => "AwaitConnect",
+            State::Authenticating(_) => "Authenticating",
+            State::Open(_) => "Open",
+            State::Closed { .. } => "Closed",
+        };
+        f.debug_struct("Connection").field("state", &state).field("version", &self.version()).finish()
+    }
+}

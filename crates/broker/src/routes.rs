@@ -1,0 +1,404 @@
+//! Who has subscribed to what, per registry: an exact map, and a trie for filters with wildcards.
+//!
+//! The trie is an arena: nodes are numbers, level texts are interned once, and an edge is a pair of
+//! numbers. So a message looks each of its levels up once, no depth of topic can exhaust the stack,
+//! and a filter costs a node and an edge, not a map of its own.
+
+use std::collections::HashMap;
+
+use drawbridge_mqtt::codec::Qos;
+use drawbridge_names::{TopicFilter, TopicName};
+
+/// A filter may have this many levels. The standard sets no bound; without one, a single
+/// SUBSCRIBE of 64 KiB could make 32,000 nodes.
+pub(crate) const LEVELS_MAX: usize = 128;
+
+/// One subscription as the route to it: where, and what changes on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Subscriber {
+    /// Slot of the connection in its shard.
+    pub(crate) slot: u32,
+    /// Subscription identifier, 0 for none (MQTT 5.0 3.8.2.1.2 forbids 0 on the wire).
+    pub(crate) identifier: u32,
+    /// The granted QoS.
+    pub(crate) qos: Qos,
+    /// MQTT 5.0 3.8.3.1: not to the connection that published.
+    pub(crate) no_local: bool,
+    /// MQTT 5.0 3.8.3.1: keep the RETAIN flag as published.
+    pub(crate) retain_as_published: bool,
+}
+
+/// Most topics have one subscriber: it stands in the node itself.
+#[derive(Debug, Default)]
+enum Subscribers {
+    #[default]
+    None,
+    One(Subscriber),
+    Many(Vec<Subscriber>),
+}
+
+impl Subscribers {
+    fn as_slice(&self) -> &[Subscriber] {
+        match self {
+            Self::None => &[],
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+
+    /// `false` when it replaced an older subscription of the same slot.
+    fn put(&mut self, new: Subscriber) -> bool {
+        match self {
+            Self::None => *self = Self::One(new),
+            Self::One(old) if old.slot == new.slot => {
+                *old = new;
+                return false;
+            }
+            Self::One(old) => *self = Self::Many(vec![*old, new]),
+            Self::Many(many) => {
+                if let Some(old) = many.iter_mut().find(|s| s.slot == new.slot) {
+                    *old = new;
+                    return false;
+                }
+                many.push(new);
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, slot: u32) -> bool {
+        match self {
+            Self::One(one) if one.slot == slot => *self = Self::None,
+            Self::None | Self::One(_) => return false,
+            Self::Many(many) => {
+                let Some(at) = many.iter().position(|s| s.slot == slot) else { return false };
+                many.swap_remove(at);
+                if let [one] = many.as_slice() {
+                    *self = Self::One(*one);
+                }
+            }
+        }
+        true
+    }
+
+    fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    /// Filters that end here.
+    here: Subscribers,
+    /// Filters that end in `#` below here.
+    below: Subscribers,
+    /// The child for `+`; 0 (the root) for none.
+    plus: u32,
+    /// Number of named children.
+    edges: u32,
+}
+
+impl Node {
+    fn is_bare(&self) -> bool {
+        self.here.is_empty() && self.below.is_empty() && self.plus == 0 && self.edges == 0
+    }
+}
+
+#[derive(Debug)]
+struct Level {
+    id: u32,
+    uses: u32,
+}
+
+const ROOT: u32 = 0;
+
+/// The filters of one registry in one shard.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    exact: HashMap<Box<str>, Subscribers>,
+    nodes: Vec<Node>,
+    free_nodes: Vec<u32>,
+    edges: HashMap<(u32, u32), u32>,
+    levels: HashMap<Box<str>, Level>,
+    next_level: u32,
+    free_levels: Vec<u32>,
+    len: usize,
+    /// Reused by `each`: the interned levels of the topic, and what is still to be walked.
+    topic: Vec<Option<u32>>,
+    walk: Vec<(u32, u32)>,
+}
+
+impl Routes {
+    pub(crate) fn new() -> Self {
+        Self {
+            exact: HashMap::new(),
+            nodes: vec![Node::default()],
+            free_nodes: Vec::new(),
+            edges: HashMap::new(),
+            levels: HashMap::new(),
+            next_level: 0,
+            free_levels: Vec::new(),
+            len: 0,
+            topic: Vec::new(),
+            walk: Vec::new(),
+        }
+    }
+
+    /// Number of subscriptions.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Adds or replaces the subscription of `new.slot` to `filter`; `true` when it is new.
+    pub(crate) fn insert(&mut self, filter: &TopicFilter, new: Subscriber) -> bool {
+        let added = if filter.has_wildcard() {
+            self.place(filter).put(new)
+        } else if let Some(subscribers) = self.exact.get_mut(filter.as_str()) {
+            subscribers.put(new)
+        } else {
+            self.exact.insert(filter.as_str().into(), Subscribers::One(new));
+            true
+        };
+        self.len += usize::from(added);
+        added
+    }
+
+    /// The list that belongs to a wildcard filter; its path is made where missing.
+    fn place(&mut self, filter: &TopicFilter) -> &mut Subscribers {
+        let mut node = ROOT;
+        for level in filter.levels() {
+            node = match level {
+                "#" => return &mut self.nodes[node as usize].below,
+                "+" => match self.nodes[node as usize].plus {
+                    0 => {
+                        let child = self.new_node();
+                        self.nodes[node as usize].plus = child;
+                        child
+                    }
+                    child => child,
+                },
+                name => self.child(node, name),
+            };
+        }
+        &mut self.nodes[node as usize].here
+    }
+
+    fn child(&mut self, parent: u32, name: &str) -> u32 {
+        let known = self.levels.get(name).map(|level| level.id);
+        if let Some(child) = known.and_then(|level| self.edges.get(&(parent, level))) {
+            return *child;
+        }
+        let level = if let Some(level) = self.levels.get_mut(name) {
+            level.uses += 1;
+            level.id
+        } else {
+            let id = self.free_levels.pop().unwrap_or_else(|| {
+                self.next_level += 1;
+                self.next_level
+            });
+            self.levels.insert(name.into(), Level { id, uses: 1 });
+            id
+        };
+        let child = self.new_node();
+        self.edges.insert((parent, level), child);
+        self.nodes[parent as usize].edges += 1;
+        child
+    }
+
+    fn new_node(&mut self) -> u32 {
+        self.free_nodes.pop().unwrap_or_else(|| {
+            self.nodes.push(Node::default());
+            u32::try_from(self.nodes.len() - 1).expect("a shard has fewer than 2^32 filter levels")
+        })
+    }
+
+    /// Removes the subscription of `slot` to `filter`; `false` when there was none.
+    pub(crate) fn remove(&mut self, filter: &TopicFilter, slot: u32) -> bool {
+        let removed = if filter.has_wildcard() {
+            self.remove_wildcard(filter, slot)
+        } else {
+            let Some(subscribers) = self.exact.get_mut(filter.as_str()) else { return false };
+            let removed = subscribers.take(slot);
+            if subscribers.is_empty() {
+                self.exact.remove(filter.as_str());
+            }
+            removed
+        };
+        self.len -= usize::from(removed);
+        removed
+    }
+
+    fn remove_wildcard(&mut self, filter: &TopicFilter, slot: u32) -> bool {
+        let mut path: Vec<(u32, &str)> = Vec::new();
+        let mut node = ROOT;
+        let mut below = false;
+        for level in filter.levels() {
+            let child = match level {
+                "#" => {
+                    below = true;
+                    break;
+                }
+                "+" => Some(self.nodes[node as usize].plus).filter(|&child| child != 0),
+                name => self.levels.get(name).and_then(|l| self.edges.get(&(node, l.id)).copied()),
+            };
+            let Some(child) = child else { return false };
+            path.push((node, level));
+            node = child;
+        }
+        let end = &mut self.nodes[node as usize];
+        let list = if below { &mut end.below } else { &mut end.here };
+        let removed = list.take(slot);
+        // A node that leads nowhere any more goes back, and then perhaps its parent.
+        while let Some((parent, level)) = path.pop() {
+            if !self.nodes[node as usize].is_bare() {
+                break;
+            }
+            self.nodes[node as usize] = Node::default();
+            self.free_nodes.push(node);
+            if level == "+" {
+                self.nodes[parent as usize].plus = 0;
+            } else {
+                self.cut(parent, level);
+            }
+            node = parent;
+        }
+        removed
+    }
+
+    fn cut(&mut self, parent: u32, name: &str) {
+        let Some(level) = self.levels.get_mut(name) else { return };
+        let id = level.id;
+        level.uses -= 1;
+        if level.uses == 0 {
+            self.levels.remove(name);
+            self.free_levels.push(id);
+        }
+        self.edges.remove(&(parent, id));
+        self.nodes[parent as usize].edges -= 1;
+    }
+
+    /// Calls `meet` for every subscription that `topic` belongs to; a connection with several
+    /// matching filters is met several times.
+    pub(crate) fn each(&mut self, topic: TopicName<'_>, mut meet: impl FnMut(&Subscriber)) {
+        if let Some(subscribers) = self.exact.get(topic.as_str()) {
+            subscribers.as_slice().iter().for_each(&mut meet);
+        }
+        let root = &self.nodes[ROOT as usize];
+        if root.is_bare() {
+            return;
+        }
+        // No filter is longer than LEVELS_MAX, so deeper levels of a topic can only meet a `#`.
+        self.topic.clear();
+        let levels = topic.levels().take(LEVELS_MAX + 1);
+        self.topic.extend(levels.map(|level| self.levels.get(level).map(|level| level.id)));
+        let hidden = topic.is_dollar();
+        self.walk.push((ROOT, 0));
+        while let Some((at, depth)) = self.walk.pop() {
+            let node = &self.nodes[at as usize];
+            // [MQTT-4.7.2-1]: a filter that begins with a wildcard does not speak of `$`-topics.
+            let wild = !(hidden && depth == 0);
+            if wild {
+                node.below.as_slice().iter().for_each(&mut meet);
+            }
+            let Some(&level) = self.topic.get(depth as usize) else {
+                node.here.as_slice().iter().for_each(&mut meet);
+                continue;
+            };
+            if wild && node.plus != 0 {
+                self.walk.push((node.plus, depth + 1));
+            }
+            if node.edges > 0
+                && let Some(&child) = level.and_then(|level| self.edges.get(&(at, level)))
+            {
+                self.walk.push((child, depth + 1));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn subscriber(slot: u32) -> Subscriber {
+        Subscriber { slot, identifier: 0, qos: Qos::AtMostOnce, no_local: false, retain_as_published: false }
+    }
+
+    fn met(routes: &mut Routes, topic: &str) -> Vec<u32> {
+        let mut met = Vec::new();
+        routes.each(TopicName::parse(topic).expect(topic), |s| met.push(s.slot));
+        met.sort_unstable();
+        met
+    }
+
+    fn level(wild: bool) -> BoxedStrategy<String> {
+        let plain = prop::sample::select(vec!["", "a", "b", "c", "$x"]).prop_map(str::to_owned);
+        if wild { prop_oneof![3 => plain, 2 => Just("+".to_owned())].boxed() } else { plain.boxed() }
+    }
+
+    fn topic() -> impl Strategy<Value = String> {
+        prop::collection::vec(level(false), 1..5)
+            .prop_map(|levels| levels.join("/"))
+            .prop_filter("not empty", |topic| !topic.is_empty())
+    }
+
+    fn filter() -> impl Strategy<Value = String> {
+        (prop::collection::vec(level(true), 0..5), any::<bool>())
+            .prop_map(|(mut levels, hash)| {
+                if hash {
+                    levels.push("#".to_owned());
+                }
+                levels.join("/")
+            })
+            .prop_filter("not empty", |filter| !filter.is_empty())
+    }
+
+    proptest! {
+        #[test]
+        fn the_tree_says_what_brute_force_says(
+            steps in prop::collection::vec((filter(), 0_u32..4, any::<bool>()), 1..40),
+            topics in prop::collection::vec(topic(), 1..10),
+        ) {
+            let mut routes = Routes::new();
+            let mut brute: Vec<(TopicFilter, u32)> = Vec::new();
+            for (text, slot, add) in steps {
+                let filter = TopicFilter::parse(&text).expect("built from whole levels");
+                let known = brute.iter().position(|(f, s)| *f == filter && *s == slot);
+                if add {
+                    prop_assert_eq!(routes.insert(&filter, subscriber(slot)), known.is_none());
+                    if known.is_none() {
+                        brute.push((filter, slot));
+                    }
+                } else {
+                    prop_assert_eq!(routes.remove(&filter, slot), known.is_some());
+                    if let Some(at) = known {
+                        brute.remove(at);
+                    }
+                }
+                prop_assert_eq!(routes.len(), brute.len());
+            }
+            for topic in &topics {
+                let name = TopicName::parse(topic).expect("built from plain levels");
+                let mut expected: Vec<u32> =
+                    brute.iter().filter(|(f, _)| f.matches(name)).map(|(_, s)| *s).collect();
+                expected.sort_unstable();
+                prop_assert_eq!(met(&mut routes, topic), expected, "{}", topic);
+            }
+            for (filter, slot) in brute {
+                prop_assert!(routes.remove(&filter, slot));
+            }
+            prop_assert!(routes.exact.is_empty() && routes.edges.is_empty() && routes.levels.is_empty());
+            prop_assert_eq!(routes.free_nodes.len() + 1, routes.nodes.len());
+        }
+    }
+
+    #[test]
+    fn a_topic_of_sixty_thousand_levels_is_routed_like_any_other() {
+        let mut routes = Routes::new();
+        routes.insert(&TopicFilter::parse("#").expect("#"), subscriber(1));
+        routes.insert(&TopicFilter::parse("+/+/#").expect("+/+/#"), subscriber(2));
+        routes.insert(&TopicFilter::parse("+/+").expect("+/+"), subscriber(3));
+        assert_eq!(met(&mut routes, &"/".repeat(60_000)), [1, 2]);
+    }
+}

@@ -1,0 +1,696 @@
+//! One shard: its connections, its sessions, its filters. Single-threaded.
+
+mod open;
+mod outgoing;
+mod publish;
+mod session;
+mod subscribe;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use drawbridge_mqtt::codec::ReasonCode;
+use drawbridge_mqtt::connection::{Connection, Event, Limits, Step};
+use drawbridge_names::RegistryName;
+use slab::Slab;
+
+use crate::deliver::Voices;
+use crate::directory::{Directory, Interest};
+use crate::effect::{Close, ConnId, ControlAck, Crossing, Effect, Ended};
+use crate::log::{Log, MemoryLog};
+use crate::message::Message;
+use crate::report::{Report, What, Who, disconnect_reason};
+use crate::retained::Retained;
+use crate::routes::Routes;
+use crate::wheel::Wheel;
+use open::Pending;
+use outgoing::Templates;
+use publish::Met;
+use session::{DelayedWill, Session};
+
+/// Settings of a shard. Sizes in bytes, and per connection unless it says otherwise.
+#[derive(Debug, Clone)]
+pub struct ShardConfig {
+    /// The number of this shard, from 0.
+    pub index: usize,
+    /// How many shards there are.
+    pub shards: usize,
+    /// All bytes before authentication, those held while it is judged included (I1). Default 16 KiB.
+    pub packet_bytes_before_auth_max: usize,
+    /// One packet after authentication. Default 256 KiB and 1 KiB for its header.
+    pub packet_bytes_max: usize,
+    /// Output waiting for the socket; a single larger packet still passes when nothing waits. Beyond
+    /// it QoS 0 is dropped and QoS 1 waits in the log. Default 256 KiB.
+    pub write_buffer_bytes_max: usize,
+    /// The log of one registry in this shard: what sessions that are behind may keep alive.
+    /// Default 64 MiB.
+    pub log_bytes_max: usize,
+    /// The retained messages of one registry. Default 64 MiB.
+    pub retained_bytes_max: usize,
+    /// From the opening of the socket to an admitted CONNECT, by invariant I1; the driver passes the
+    /// deadline to [`Shard::open`]. Default 10 s.
+    pub connect_timeout: Duration,
+    /// Longest keep-alive, in seconds; MQTT 5 clients that ask for more or none are given this one.
+    /// Default 65,535, which leaves every client its own.
+    pub keep_alive_s_max: u16,
+    /// QoS 1 messages on the way to a client at once; a client's Receive Maximum may lower it.
+    /// Default 1,024.
+    pub inflight_max: u16,
+    /// QoS 1 messages on the way from a client of MQTT 5 at once. Default 1,024.
+    pub receive_maximum: u16,
+    /// Topic aliases a client of MQTT 5 may define. Default 32.
+    pub topic_alias_maximum: u16,
+    /// Subscriptions of one session. Default 131,072.
+    pub subscriptions_max: usize,
+    /// An instant and the ms since 1970-01-01 UTC at that instant, to write `received_ms` into
+    /// messages. Default none.
+    pub wall_clock: Option<(Instant, u64)>,
+}
+
+impl Default for ShardConfig {
+    fn default() -> Self {
+        Self {
+            index: 0,
+            shards: 1,
+            packet_bytes_before_auth_max: 16 << 10,
+            packet_bytes_max: 257 << 10,
+            write_buffer_bytes_max: 256 << 10,
+            log_bytes_max: 64 << 20,
+            retained_bytes_max: 64 << 20,
+            connect_timeout: Duration::from_secs(10),
+            keep_alive_s_max: u16::MAX,
+            inflight_max: 1_024,
+            receive_maximum: 1_024,
+            topic_alias_maximum: 32,
+            subscriptions_max: 1 << 17,
+            wall_clock: None,
+        }
+    }
+}
+
+/// What a shard holds and has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Open connections, authenticated or not.
+    pub connections: usize,
+    /// Live sessions.
+    pub sessions: usize,
+    /// Subscriptions.
+    pub subscriptions: usize,
+    /// Retained messages.
+    pub retained: usize,
+    /// Their bytes.
+    pub retained_bytes: usize,
+    /// Messages in the logs.
+    pub log_entries: usize,
+    /// Their bytes.
+    pub log_bytes: usize,
+    /// Sessions that are behind.
+    pub sessions_behind: usize,
+    /// Bytes of input and output buffers.
+    pub buffer_bytes: usize,
+    /// Publishes accepted from clients, since the start.
+    pub received: u64,
+    /// Messages written to clients, since the start.
+    pub delivered: u64,
+    /// QoS 0 messages dropped because the client was too slow, since the start.
+    pub dropped_qos0: u64,
+    /// Messages not handed over because `may_deliver` said no, since the start.
+    pub withheld: u64,
+    /// Messages dropped because they expired before they could be handed over, since the start.
+    pub expired: u64,
+    /// Messages too large for the client's Maximum Packet Size, since the start.
+    pub too_large_for_client: u64,
+}
+
+/// Counters of [`Stats`] that only grow.
+#[derive(Debug, Default)]
+struct Counters {
+    received: u64,
+    delivered: u64,
+    dropped_qos0: u64,
+    withheld: u64,
+    expired: u64,
+    too_large: u64,
+}
+
+/// Connections, sessions and filters of one thread.
+pub struct Shard {
+    config: ShardConfig,
+    directory: Arc<Directory>,
+    interest: Arc<Interest>,
+    places: Vec<Place>,
+    free: Vec<u32>,
+    registries: Vec<Registry>,
+    by_name: HashMap<RegistryName, usize>,
+    wheel: Wheel<Timer>,
+    delayed_wills: Slab<DelayedWill>,
+    /// Work that an end of a session leaves behind; done before a call returns.
+    later: VecDeque<Later>,
+    /// Emptied output buffers, for whoever writes next: an idle connection holds none.
+    pool: Vec<Vec<u8>>,
+    /// Reused by each route.
+    met: Vec<Met>,
+    templates: Templates,
+    /// Numbers routes and messages.
+    counter: u64,
+    counters: Counters,
+}
+
+/// A slot; its generation outlives the connections in it.
+#[derive(Default)]
+struct Place {
+    generation: u32,
+    conn: Option<Box<Conn>>,
+}
+
+struct Conn {
+    protocol: Connection,
+    /// A part of a packet, or what is held while CONNECT is judged.
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// [`Effect::Write`] was said and not yet answered.
+    writing: bool,
+    /// [`Effect::Close`] was said.
+    closed: bool,
+    /// By when CONNECT must be admitted.
+    deadline: Instant,
+    /// When the wheel will look at it.
+    armed: Option<Instant>,
+    bytes_before_auth: usize,
+    /// CONNECT has come and is judged.
+    pending: Option<Box<Pending>>,
+    session: Option<Box<Session>>,
+    /// The route that met it last, and where it stands in `Shard::met`.
+    met: (u64, u32),
+}
+
+/// What belongs to one registry. No client of another ever touches it.
+struct Registry {
+    name: RegistryName,
+    routes: Routes,
+    retained: Retained,
+    log: MemoryLog,
+    /// (cursor, slot) of every session that is behind.
+    behind: BTreeSet<(u64, u32)>,
+    voices: Voices,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Timer {
+    Conn(ConnId),
+    Will(usize),
+}
+
+enum Later {
+    Will { conn: ConnId, will: DelayedWill },
+    FellBehind(ConnId),
+}
+
+impl Shard {
+    /// An empty shard.
+    #[must_use]
+    pub fn new(config: ShardConfig, directory: Arc<Directory>, interest: Arc<Interest>) -> Self {
+        Self {
+            config,
+            directory,
+            interest,
+            places: Vec::new(),
+            free: Vec::new(),
+            registries: Vec::new(),
+            by_name: HashMap::new(),
+            wheel: Wheel::new(),
+            delayed_wills: Slab::new(),
+            later: VecDeque::new(),
+            pool: Vec::new(),
+            met: Vec::new(),
+            templates: Templates::default(),
+            counter: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// A socket was accepted; its CONNECT must be admitted by `deadline`, or it is closed silently.
+    pub fn open(&mut self, now: Instant, deadline: Instant) -> ConnId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            u32::try_from(self.places.len() - 1).expect("a machine has fewer than 2^32 sockets")
+        });
+        let config = &self.config;
+        let limits = Limits {
+            packet_bytes_before_auth_max: config.packet_bytes_before_auth_max,
+            packet_bytes_max: config.packet_bytes_max,
+            receive_maximum: config.receive_maximum,
+            topic_alias_maximum: config.topic_alias_maximum,
+            keep_alive_s_max: config.keep_alive_s_max,
+            inflight_max: config.inflight_max,
+        };
+        let place = &mut self.places[slot as usize];
+        place.conn = Some(Box::new(Conn {
+            protocol: Connection::new(limits),
+            input: Vec::new(),
+            output: Vec::new(),
+            writing: false,
+            closed: false,
+            deadline,
+            armed: None,
+            bytes_before_auth: 0,
+            pending: None,
+            session: None,
+            met: (0, 0),
+        }));
+        let conn = ConnId::new(slot, place.generation);
+        self.arm(now, conn);
+        conn
+    }
+
+    /// Bytes came from the socket. All are taken: worked on where they stand; only the beginning of
+    /// an incomplete packet, or what must wait for [`Self::answer`], is copied.
+    pub fn receive(&mut self, now: Instant, conn: ConnId, bytes: &[u8], fx: &mut Vec<Effect>) {
+        let bytes_max = self.config.packet_bytes_before_auth_max;
+        let Some(state) = self.conn(conn).filter(|state| !state.closed) else { return };
+        if state.session.is_none() {
+            state.bytes_before_auth += bytes.len();
+            if state.bytes_before_auth > bytes_max && state.starts_with_connect(bytes) {
+                self.report(conn, What::TooMuchBeforeAuthentication { bytes_max }, fx);
+                self.close(conn, Close::Silent, fx);
+                return;
+            }
+        }
+        let Some(state) = self.conn(conn) else { return };
+        if state.input.is_empty() {
+            let used = self.work(now, conn, bytes, fx);
+            self.keep(conn, &bytes[used..]);
+        } else {
+            state.input.extend_from_slice(bytes);
+            self.replay(now, conn, fx);
+        }
+        self.settle(now, fx);
+    }
+
+    /// Works on what the connection has kept.
+    fn replay(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
+        let Some(state) = self.conn(conn) else { return };
+        let mut input = mem::take(&mut state.input);
+        let used = self.work(now, conn, &input, fx);
+        let Some(state) = self.conn(conn) else { return };
+        if used < input.len() && !state.closed {
+            input.drain(..used);
+            state.input = input;
+        }
+    }
+
+    fn keep(&mut self, conn: ConnId, rest: &[u8]) {
+        if let Some(state) = self.conn(conn).filter(|state| !state.closed) {
+            state.input.extend_from_slice(rest);
+        }
+    }
+
+    /// Takes packet after packet from `input`; returns how many bytes are done with.
+    fn work(&mut self, now: Instant, conn: ConnId, input: &[u8], fx: &mut Vec<Effect>) -> usize {
+        let mut used = 0;
+        loop {
+            let Some(state) = self.conn(conn).filter(|state| !state.closed) else { return input.len() };
+            // I5: the timer ends the session; this check makes the end exact.
+            if state.session.as_ref().is_some_and(|session| session.has_ended(now)) {
+                self.end(now, conn, What::Expired, fx);
+                return input.len();
+            }
+            match state.protocol.next(now, &input[used..]) {
+                Step::NeedMore | Step::Hold => return used,
+                Step::Failed(fault) => {
+                    self.fail(now, conn, fault, fx);
+                    return input.len();
+                }
+                Step::Took { bytes, event } => {
+                    used += bytes;
+                    self.on_event(now, conn, event, fx);
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, now: Instant, conn: ConnId, event: Event<'_>, fx: &mut Vec<Effect>) {
+        match event {
+            Event::Connect(connect) => self.on_connect(conn, &connect, fx),
+            Event::Publish(publish) => self.on_publish(now, conn, &publish, fx),
+            Event::Acknowledged { packet_id, reason } => self.on_acknowledged(now, conn, packet_id, reason, fx),
+            Event::Subscribe(subscribe) => self.on_subscribe(now, conn, &subscribe, fx),
+            Event::Unsubscribe(unsubscribe) => self.on_unsubscribe(conn, &unsubscribe, fx),
+            Event::Ping => self.write(conn, fx, |protocol, out| protocol.ping_answer(out)),
+            Event::Disconnect { with_will } => self.on_disconnect(now, conn, with_will, fx),
+            Event::Nothing => {}
+        }
+    }
+
+    /// The socket is gone, or was closed after [`Effect::Close`]: the place is free again.
+    pub fn hung_up(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
+        if self.conn(conn).is_none() {
+            return;
+        }
+        if let Some(session) = self.take_session(conn) {
+            self.report_of(conn, &session, What::Disconnected { by_client: false }, fx);
+            self.leave(now, conn, session, true, fx);
+        }
+        let place = &mut self.places[conn.slot() as usize];
+        place.conn = None;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(conn.slot());
+        self.settle(now, fx);
+    }
+
+    /// The output was written to the socket: goes on with what waited at the cursor.
+    pub fn drained(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
+        let Some(state) = self.conn(conn) else { return };
+        state.writing = false;
+        if state.output.is_empty() {
+            let output = mem::take(&mut state.output);
+            if output.capacity() > 0 && output.capacity() <= POOLED_BYTES_MAX && self.pool.len() < POOL_MAX {
+                self.pool.push(output);
+            }
+        } else {
+            self.ask_to_write(conn, fx);
+        }
+        self.catch_up(now, conn, fx);
+        self.settle(now, fx);
+    }
+
+    /// Bytes to be written to the socket; the driver removes what it has written.
+    pub fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>> {
+        self.conn(conn).map(|state| &mut state.output)
+    }
+
+    /// The edge has dealt with a control publish: its PUBACK goes out.
+    ///
+    /// A refusal is said in MQTT 5; 3.1.1 has no word for it, so the connection is closed, as after
+    /// any publish that is not allowed (RFC 9431 section 6).
+    pub fn control_done(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        ack: ControlAck,
+        outcome: Result<(), ReasonCode>,
+        fx: &mut Vec<Effect>,
+    ) {
+        self.acknowledge(now, conn, ack.packet_id, outcome, fx);
+        self.settle(now, fx);
+    }
+
+    /// Ends sessions from outside: blocked, revoked, key removed, deleted, policy changed. Every
+    /// shard is told.
+    pub fn end_sessions(&mut self, now: Instant, which: &Ended, fx: &mut Vec<Effect>) {
+        self.note_standing(which);
+        let ending: Vec<(ConnId, What)> = self
+            .connections()
+            .filter_map(|(conn, state)| {
+                let session = state.session.as_ref()?;
+                let what = session.ended_by(which, &self.registries[session.registry].name)?;
+                Some((conn, what))
+            })
+            .collect();
+        for (conn, what) in ending {
+            self.end(now, conn, what, fx);
+        }
+        self.settle(now, fx);
+    }
+
+    /// What other shards have handed over, in their order.
+    pub fn crossings(&mut self, now: Instant, batch: Vec<Crossing>, fx: &mut Vec<Effect>) {
+        for crossing in batch {
+            match crossing {
+                Crossing::Publish(message) => self.route_crossed(now, &message, fx),
+                Crossing::Supplant { conn } => self.end(now, conn, What::TakenOver, fx),
+                Crossing::DropWill { registry, uid, client_id } => {
+                    let key = |will: &DelayedWill| will.is_of(&registry, uid, &client_id);
+                    self.delayed_wills.retain(|_, will| !key(will));
+                }
+                Crossing::Admitted { registry, uid, rights } => {
+                    let registry = self.registry(&registry);
+                    self.registries[registry].voices.admitted(uid, &rights);
+                }
+            }
+        }
+        self.settle(now, fx);
+    }
+
+    /// The time has come that [`Self::next_timeout`] named; harmless at any other time.
+    pub fn tick(&mut self, now: Instant, fx: &mut Vec<Effect>) {
+        let mut due = Vec::new();
+        self.wheel.expire(now, &mut due);
+        for timer in due {
+            match timer {
+                Timer::Conn(conn) => self.on_timer(now, conn, fx),
+                Timer::Will(key) => {
+                    if self.delayed_wills.get(key).is_some_and(|will| will.at <= now) {
+                        let will = self.delayed_wills.remove(key);
+                        let registry = &self.registries[will.registry].name;
+                        self.directory.will_gone(registry, will.publisher.uid, &will.client_id, self.config.index);
+                        self.later.push_back(Later::Will { conn: will.conn, will });
+                    }
+                }
+            }
+        }
+        self.settle(now, fx);
+    }
+
+    /// When [`Self::tick`] wants to be called; may be early, is never late by more than 50 ms.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.wheel.next()
+    }
+
+    /// The owner epoch of the session on a connection: grows with each session of its principal. The
+    /// cluster fences by it.
+    #[must_use]
+    pub fn owner_epoch(&self, conn: ConnId) -> Option<u64> {
+        let place = self.places.get(conn.slot() as usize)?;
+        let state = place.conn.as_ref().filter(|_| place.generation == conn.generation())?;
+        state.session.as_ref().map(|session| session.owner_epoch)
+    }
+
+    /// What the shard holds and has counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats {
+            received: self.counters.received,
+            delivered: self.counters.delivered,
+            dropped_qos0: self.counters.dropped_qos0,
+            withheld: self.counters.withheld,
+            expired: self.counters.expired,
+            too_large_for_client: self.counters.too_large,
+            ..Stats::default()
+        };
+        for (_, conn) in self.connections() {
+            stats.connections += 1;
+            stats.sessions += usize::from(conn.session.is_some());
+            stats.buffer_bytes += conn.input.capacity() + conn.output.capacity();
+        }
+        for registry in &self.registries {
+            stats.subscriptions += registry.routes.len();
+            stats.retained += registry.retained.len();
+            stats.retained_bytes += registry.retained.bytes();
+            stats.log_entries += registry.log.len();
+            stats.log_bytes += registry.log.bytes();
+            stats.sessions_behind += registry.behind.len();
+        }
+        stats
+    }
+}
+
+/// Output buffers up to this size are kept for the next writer, and so many of them.
+const POOLED_BYTES_MAX: usize = 64 << 10;
+const POOL_MAX: usize = 64;
+
+impl Shard {
+    fn conn(&mut self, conn: ConnId) -> Option<&mut Conn> {
+        let place = self.places.get_mut(conn.slot() as usize)?;
+        place.conn.as_deref_mut().filter(|_| place.generation == conn.generation())
+    }
+
+    fn connections(&self) -> impl Iterator<Item = (ConnId, &Conn)> {
+        (0_u32..).zip(&self.places).filter_map(|(slot, place)| {
+            Some((ConnId::new(slot, place.generation), place.conn.as_deref()?))
+        })
+    }
+
+    /// The connection that holds `slot` now.
+    fn id_of(&self, slot: u32) -> ConnId {
+        ConnId::new(slot, self.places[slot as usize].generation)
+    }
+
+    fn registry(&mut self, name: &RegistryName) -> usize {
+        if let Some(&index) = self.by_name.get(name) {
+            return index;
+        }
+        self.registries.push(Registry {
+            name: name.clone(),
+            routes: Routes::new(),
+            retained: Retained::default(),
+            log: MemoryLog::new(self.config.log_bytes_max),
+            behind: BTreeSet::new(),
+            voices: Voices::default(),
+        });
+        self.by_name.insert(name.clone(), self.registries.len() - 1);
+        self.registries.len() - 1
+    }
+
+    /// Lets the protocol write, and asks the driver to write it out.
+    fn write(&mut self, conn: ConnId, fx: &mut Vec<Effect>, say: impl FnOnce(&mut Connection, &mut Vec<u8>)) {
+        let pool = &mut self.pool;
+        let place = &mut self.places[conn.slot() as usize];
+        let Some(state) = place.conn.as_deref_mut().filter(|_| place.generation == conn.generation()) else {
+            return;
+        };
+        if state.output.capacity() == 0
+            && let Some(buffer) = pool.pop()
+        {
+            state.output = buffer;
+        }
+        say(&mut state.protocol, &mut state.output);
+        self.ask_to_write(conn, fx);
+    }
+
+    fn ask_to_write(&mut self, conn: ConnId, fx: &mut Vec<Effect>) {
+        if let Some(state) = self.conn(conn)
+            && !state.output.is_empty()
+            && !state.writing
+        {
+            state.writing = true;
+            fx.push(Effect::Write { conn });
+        }
+    }
+
+    /// Asks the driver to close, once.
+    fn close(&mut self, conn: ConnId, how: Close, fx: &mut Vec<Effect>) {
+        let Some(state) = self.conn(conn).filter(|state| !state.closed) else { return };
+        state.closed = true;
+        state.input = Vec::new();
+        if how == Close::Silent {
+            state.output.clear();
+        }
+        fx.push(Effect::Close { conn, how });
+    }
+
+    fn report(&mut self, conn: ConnId, what: What, fx: &mut Vec<Effect>) {
+        let Some(state) = self.places.get(conn.slot() as usize).and_then(|place| place.conn.as_deref()) else {
+            return;
+        };
+        let who = state.session.as_ref().map(|session| self.who(session));
+        fx.push(Effect::Report(Report { conn, who, what }));
+    }
+
+    fn report_of(&self, conn: ConnId, session: &Session, what: What, fx: &mut Vec<Effect>) {
+        fx.push(Effect::Report(Report { conn, who: Some(self.who(session)), what }));
+    }
+
+    fn who(&self, session: &Session) -> Who {
+        Who {
+            registry: self.registries[session.registry].name.clone(),
+            uid: session.publisher.uid,
+            name: session.name.clone(),
+        }
+    }
+
+    /// Ends a session from this side: a client of MQTT 5 is told why.
+    fn end(&mut self, now: Instant, conn: ConnId, what: What, fx: &mut Vec<Effect>) {
+        let Some(session) = self.take_session(conn) else { return };
+        let reason = disconnect_reason(&what);
+        // The session's owner is told the whole reason: it has proved who it is.
+        let text = what.to_string();
+        self.write(conn, fx, |protocol, out| {
+            protocol.disconnect(reason, Some(&text), out);
+        });
+        self.close(conn, Close::AfterFlush { linger: false }, fx);
+        self.report_of(conn, &session, what, fx);
+        self.leave(now, conn, session, true, fx);
+    }
+
+    /// Does what the ends of sessions left to do. Each may end further sessions.
+    fn settle(&mut self, now: Instant, fx: &mut Vec<Effect>) {
+        while let Some(later) = self.later.pop_front() {
+            match later {
+                Later::Will { conn, will } => self.publish_will(now, conn, &will, fx),
+                Later::FellBehind(conn) => {
+                    let cursor = self.conn(conn).and_then(|state| state.session.as_ref()?.cursor);
+                    let registry = self.conn(conn).and_then(|state| Some(state.session.as_ref()?.registry));
+                    if let (Some(seq), Some(registry)) = (cursor, registry) {
+                        let first = self.registries[registry].log.first();
+                        self.end(now, conn, What::FellBehind { seq, first }, fx);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sets the timer of a connection if its next deadline is earlier than the one set.
+    fn arm(&mut self, now: Instant, conn: ConnId) {
+        let Some(state) = self.conn(conn) else { return };
+        let Some(at) = state.next_deadline() else { return };
+        if state.armed.is_none_or(|armed| at < armed) {
+            state.armed = Some(at);
+            self.wheel.insert(now, at, Timer::Conn(conn));
+        }
+    }
+
+    fn on_timer(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
+        // Entries that were overtaken by an earlier one, or outlived their connection, end here.
+        let Some(state) = self.conn(conn).filter(|state| state.armed.is_some_and(|armed| armed <= now)) else {
+            return;
+        };
+        state.armed = None;
+        if state.closed {
+            return;
+        }
+        let timeout = state.protocol.timeout();
+        match &state.session {
+            None if state.deadline <= now => {
+                self.report(conn, What::ConnectTimeout, fx);
+                self.close(conn, Close::Silent, fx);
+            }
+            Some(session) if session.has_ended(now) => self.end(now, conn, What::Expired, fx),
+            Some(_) if timeout.is_some_and(|timeout| timeout <= now) => {
+                let keep_alive_s = state.protocol.keep_alive_s();
+                self.end(now, conn, What::KeepAliveTimeout { keep_alive_s }, fx);
+            }
+            Some(_) => self.time_out_orders(now, conn, fx),
+            None => {}
+        }
+        self.arm(now, conn);
+    }
+
+    fn stored_ms(&self, now: Instant) -> u64 {
+        self.config.wall_clock.map_or(0, |(at, ms)| {
+            let since = u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
+            ms.saturating_add(since)
+        })
+    }
+
+    fn cross(&self, message: &Arc<Message>, fx: &mut Vec<Effect>) {
+        for shard in (0..self.config.shards).filter(|&shard| shard != self.config.index) {
+            if message.retain || self.interest.has_any(shard) {
+                fx.push(Effect::Cross { shard, crossing: Crossing::Publish(Arc::clone(message)) });
+            }
+        }
+    }
+}
+
+impl Conn {
+    /// When the wheel must look at this connection, whatever happens.
+    fn next_deadline(&self) -> Option<Instant> {
+        if self.closed {
+            return None;
+        }
+        let Some(session) = &self.session else { return Some(self.deadline) };
+        let orders = session.orders.iter().map(|order| order.deadline);
+        orders.chain(session.ends).chain(self.protocol.timeout()).min()
+    }
+
+    /// Whether the first byte of all was that of a CONNECT; another one is judged by the protocol,
+    /// which has the better word for it.
+    fn starts_with_connect(&self, bytes: &[u8]) -> bool {
+        let first = self.input.first().or(bytes.first());
+        self.pending.is_some() || first == Some(&0x10)
+    }
+}

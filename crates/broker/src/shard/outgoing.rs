@@ -1,0 +1,228 @@
+//! A message on its way out: its two forms of topic, its properties, and the writing of it into the
+//! buffer of one client.
+
+use std::borrow::Cow;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Instant;
+
+use drawbridge_mqtt::codec::{
+    Delivery, PacketId, ProtocolVersion, PublishProperties, PublishTemplate, Qos, SubscriptionIdentifiers,
+    WillProperties, encode_publish,
+};
+use drawbridge_names::TopicName;
+
+use super::{Conn, Shard};
+use crate::effect::{ConnId, Effect};
+use crate::message::{Message, Publisher, expiry_s};
+
+/// The topic or filter within, of one on the wire.
+pub(super) fn inner_topic(wire: &str, leading_slash: bool) -> &str {
+    if leading_slash && wire.starts_with("/devices/") { &wire[1..] } else { wire }
+}
+
+/// The topic on the wire, of one within.
+fn outer_topic(inner: &str, leading_slash: bool) -> Cow<'_, str> {
+    if leading_slash && inner.starts_with("devices/") {
+        Cow::Owned(format!("/{inner}"))
+    } else {
+        Cow::Borrowed(inner)
+    }
+}
+
+/// A message that is being published: borrowed from where it came in, stored at most once.
+pub(super) struct Publication<'a> {
+    pub(super) registry: usize,
+    pub(super) topic: TopicName<'a>,
+    pub(super) payload: &'a [u8],
+    pub(super) qos: Qos,
+    pub(super) retain: bool,
+    pub(super) expires: Option<Instant>,
+    /// Without alias and expiry.
+    pub(super) properties: PublishProperties<'a>,
+    pub(super) publisher: Publisher,
+    /// The connection it came on, for No Local.
+    pub(super) from: Option<ConnId>,
+    /// The stored copy, once something needs one.
+    pub(super) stored: Option<Arc<Message>>,
+    /// The payload where it is shared already.
+    pub(super) payload_shared: Option<&'a Arc<[u8]>>,
+}
+
+/// Properties as a stored message keeps them: an encoded block, nothing when there are none.
+pub(super) fn stored(properties: &PublishProperties<'_>) -> Box<[u8]> {
+    let mut block = Vec::new();
+    if !properties.is_empty() {
+        let written = properties.encode_block(&mut block);
+        debug_assert!(written.is_ok(), "what was decoded can be encoded: {written:?}");
+    }
+    block.into()
+}
+
+/// Reads what [`stored`] wrote.
+pub(super) fn unstored(block: &[u8]) -> PublishProperties<'_> {
+    if block.is_empty() {
+        return PublishProperties::default();
+    }
+    PublishProperties::decode_block(block).expect("`stored` wrote the block")
+}
+
+pub(super) fn will_properties(will: &WillProperties<'_>) -> Box<[u8]> {
+    stored(&PublishProperties {
+        payload_format_utf8: will.payload_format_utf8,
+        response_topic: will.response_topic,
+        correlation_data: will.correlation_data,
+        user_properties: will.user_properties,
+        content_type: will.content_type,
+        ..PublishProperties::default()
+    })
+}
+
+/// One message as one client gets it.
+#[derive(Clone, Copy)]
+pub(super) struct Outgoing<'a> {
+    pub(super) topic: &'a str,
+    pub(super) payload: &'a [u8],
+    /// With the expiry that is left.
+    pub(super) properties: PublishProperties<'a>,
+    pub(super) qos: Qos,
+    pub(super) retain: bool,
+    /// Subscription identifiers; those of 0 are none.
+    pub(super) identifiers: (u32, &'a [u32]),
+}
+
+impl<'a> Outgoing<'a> {
+    pub(super) fn of_stored(message: &'a Message, now: Instant) -> Self {
+        let mut properties = unstored(&message.properties);
+        properties.message_expiry_s = expiry_s(message.expires, now);
+        Self {
+            topic: &message.topic,
+            payload: &message.payload,
+            properties,
+            qos: message.qos,
+            retain: message.retain,
+            identifiers: (0, &[]),
+        }
+    }
+}
+
+/// What became of a message for one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offered {
+    /// In its output buffer; with a packet identifier at QoS 1.
+    Written(Option<PacketId>),
+    /// Its window or its buffer is full.
+    Full,
+    /// It can never take it: larger than its Maximum Packet Size [MQTT-3.1.2-25] (5.0).
+    TooLarge,
+}
+
+/// One encoding per (version, class of QoS, form of topic) of the message being routed.
+#[derive(Default)]
+pub(super) struct Templates {
+    made: [PublishTemplate; 8],
+    filled: u8,
+}
+
+/// A template larger than this is not kept for the next message.
+const TEMPLATE_BYTES_KEPT: usize = 64 << 10;
+
+impl Templates {
+    /// The next message is another one.
+    pub(super) fn clear(&mut self) {
+        for (n, template) in self.made.iter_mut().enumerate() {
+            if self.filled & (1 << n) != 0 && template.bytes().len() > TEMPLATE_BYTES_KEPT {
+                *template = PublishTemplate::default();
+            }
+        }
+        self.filled = 0;
+    }
+
+    fn of(&mut self, version: ProtocolVersion, leading_slash: bool, message: &Outgoing<'_>) -> &PublishTemplate {
+        let acknowledged = message.qos != Qos::AtMostOnce;
+        let n = usize::from(version == ProtocolVersion::V5)
+            | usize::from(acknowledged) << 1
+            | usize::from(leading_slash) << 2;
+        if self.filled & (1 << n) == 0 {
+            let topic = outer_topic(message.topic, leading_slash);
+            let made =
+                self.made[n].refill(version, acknowledged, &topic, &message.properties, message.payload);
+            debug_assert!(made.is_ok(), "what was decoded can be encoded: {made:?}");
+            self.filled |= 1 << n;
+        }
+        &self.made[n]
+    }
+}
+
+impl Shard {
+    /// Writes a message into the buffer of a client, if there is room. `shared`: others get the same
+    /// one, so encode it once.
+    pub(super) fn offer(
+        &mut self,
+        conn: ConnId,
+        message: &Outgoing<'_>,
+        shared: bool,
+        fx: &mut Vec<Effect>,
+    ) -> Offered {
+        let bytes_max = self.config.write_buffer_bytes_max;
+        let place = &mut self.places[conn.slot() as usize];
+        let Some(state) = place.conn.as_deref_mut() else { return Offered::TooLarge };
+        let size = message.payload.len() + message.topic.len() + 16;
+        if !state.output.is_empty() && state.output.len() + size > bytes_max {
+            return Offered::Full;
+        }
+        let mut packet_id = None;
+        if message.qos != Qos::AtMostOnce {
+            packet_id = state.protocol.reserve();
+            if packet_id.is_none() {
+                return Offered::Full;
+            }
+        }
+        if state.output.capacity() == 0
+            && let Some(buffer) = self.pool.pop()
+        {
+            state.output = buffer;
+        }
+        let start = state.output.len();
+        state.put(message, packet_id, shared.then_some(&mut self.templates));
+        let written = state.output.len() - start;
+        if written == 0 || written > state.protocol.client_packet_bytes_max() {
+            state.output.truncate(start);
+            if let Some(packet_id) = packet_id {
+                state.protocol.give_back(packet_id);
+            }
+            self.counters.too_large += 1;
+            return Offered::TooLarge;
+        }
+        self.counters.delivered += 1;
+        self.ask_to_write(conn, fx);
+        Offered::Written(packet_id)
+    }
+}
+
+impl Conn {
+    fn put(&mut self, message: &Outgoing<'_>, packet_id: Option<PacketId>, templates: Option<&mut Templates>) {
+        let version = self.protocol.version();
+        let leading_slash = self.session.as_ref().is_some_and(|session| session.leading_slash);
+        let Outgoing { qos, retain, identifiers: (one, more), .. } = *message;
+        let numbered = version == ProtocolVersion::V5 && one != 0;
+        let written = match templates {
+            Some(templates) if !numbered => {
+                let delivery = Delivery { dup: false, qos, retain, packet_id };
+                templates.of(version, leading_slash, message).write(delivery, &mut self.output)
+            }
+            _ => {
+                let mut properties = message.properties;
+                let mut list = Vec::new();
+                if numbered {
+                    list.extend(std::iter::once(&one).chain(more).copied().filter_map(NonZeroU32::new));
+                    properties.subscription_identifiers = SubscriptionIdentifiers::of(&list);
+                }
+                let topic = outer_topic(message.topic, leading_slash);
+                let (out, payload) = (&mut self.output, message.payload);
+                encode_publish(version, false, qos, retain, &topic, packet_id, &properties, payload, out)
+            }
+        };
+        debug_assert!(written.is_ok(), "what was decoded can be encoded: {written:?}");
+    }
+}
