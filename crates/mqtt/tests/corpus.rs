@@ -45,7 +45,9 @@ fn outcome(input: &[u8], version: &str, side: &str) -> String {
         other => panic!("no side: {other}"),
     };
     match decode(input, version, PACKET_BYTES_MAX, side) {
-        Ok(Frame::Complete { packet, bytes }) if bytes == input.len() => format!("ok {}", packet.packet_type()),
+        Ok(Frame::Complete { packet, bytes }) if bytes == input.len() => {
+            format!("ok {}", packet.packet_type())
+        }
         Ok(Frame::Complete { packet, bytes }) => {
             format!("ok+{} {}", input.len() - bytes, packet.packet_type())
         }
@@ -58,8 +60,5 @@ fn outcome(input: &[u8], version: &str, side: &str) -> String {
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: String = hex.split_whitespace().collect();
     assert!(digits.len().is_multiple_of(2), "half a byte: {hex}");
-    (0..digits.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex"))
-        .collect()
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex")).collect()
 }

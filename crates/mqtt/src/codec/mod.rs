@@ -219,7 +219,7 @@ pub fn packet_type(first_byte: u8) -> Option<PacketType> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "the names are those of the standard")]
 pub enum Packet<'a> {
-    /// Boxed: one comes per connection, and unboxed it would make every packet twice as large.
+    /// Boxed: one comes per connection, and unboxed it would make every packet nearly twice as large.
     Connect(Box<Connect<'a>>),
     ConnAck(ConnAck<'a>),
     Publish(Publish<'a>),
@@ -448,4 +448,20 @@ impl fmt::Debug for Hidden {
 
 fn hidden(bytes: Option<&[u8]>) -> Option<Hidden> {
     bytes.map(|bytes| Hidden(bytes.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_is_not_much_larger_than_a_publish() {
+        let (packet, publish, connect) =
+            (size_of::<Packet<'_>>(), size_of::<Publish<'_>>(), size_of::<Connect<'_>>());
+        println!(
+            "Packet {packet}, Publish {publish}, ConnAck {}, Connect {connect}",
+            size_of::<ConnAck<'_>>()
+        );
+        assert!(packet <= 2 * publish, "Packet {packet}, Publish {publish}");
+    }
 }
