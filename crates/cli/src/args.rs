@@ -18,6 +18,9 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Where data is unless `--data` says otherwise.
+pub const DEFAULT_DATA: &str = "./drawbridge-data";
+
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
@@ -26,7 +29,7 @@ pub struct Common {
         long,
         global = true,
         value_name = "DIR",
-        default_value = "./drawbridge-data",
+        default_value = DEFAULT_DATA,
         env = "DRAWBRIDGE_DATA"
     )]
     pub data: PathBuf,

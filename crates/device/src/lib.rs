@@ -20,7 +20,7 @@ mod identity;
 mod mint;
 mod mqtt;
 
-pub use drawbridge_mqtt::codec::Qos;
+pub use drawbridge_mqtt::codec::{ProtocolVersion, Qos};
 pub use edge::{now_s, random_id};
 pub use error::DeviceError;
 pub use https::{ApiAnswer, ApiClient, TokenAnswer};

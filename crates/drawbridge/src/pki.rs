@@ -50,6 +50,7 @@ pub(crate) struct ServerCertificate {
     /// Its key.
     pub(crate) key: PrivateKeyDer<'static>,
     /// The root, PEM.
+    #[cfg(test)]
     pub(crate) root_pem: String,
     /// SHA-256 of the root certificate, as `AB:CD:...`.
     pub(crate) root_fingerprint: String,
@@ -87,6 +88,7 @@ pub(crate) fn open(data: &DataFolder, names: &[String], now_s: u64) -> Result<Se
         chain: vec![parse("server.pem", &leaf_pem)?],
         key: PrivateKeyDer::from_pem_slice(leaf_key_pem.as_bytes())
             .map_err(|e| broken("server-key.pem", &e.to_string()))?,
+        #[cfg(test)]
         root_pem,
         root_fingerprint,
     })

@@ -18,6 +18,10 @@ pub(crate) struct Settings {
     pub(crate) bridge: BridgeSettings,
     /// Rules for what devices send.
     pub(crate) identity: IdentitySettings,
+    /// Limits of admission.
+    pub(crate) admission: drawbridge_admission::AdmissionConfig,
+    /// Bounds of HTTPS.
+    pub(crate) http: drawbridge_http::HttpConfig,
     /// What is logged.
     pub(crate) log: LogSettings,
 }

@@ -1,0 +1,286 @@
+//! `drawbridge serve`: from the settings to a running server, and back down.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use drawbridge_admission::{Actor, Admission, Clock, NewRegistry};
+use drawbridge_bridge::{Bridge, BridgeConfig, Listener, ListenerKind, raise_open_files, server_tls};
+use drawbridge_cli::args::Common;
+use drawbridge_cli::{Endpoints, ServeArgs};
+use drawbridge_control::Control;
+use drawbridge_http::HttpState;
+use drawbridge_names::{PrincipalName, RegistryName};
+use drawbridge_registry_sqlite::SqliteStore;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::data::{DataFolder, Mode};
+use crate::edge::{SystemClock, SystemRandom};
+use crate::pki::{self, ServerCertificate};
+use crate::settings::Settings;
+use crate::{demo, journal};
+
+/// How long connected clients have to leave when the server stops.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// Whatever stops a start; its text says what was found, what was wanted, and the mend.
+type StartError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs the server until SIGINT or SIGTERM.
+#[expect(clippy::print_stderr, reason = "a start that fails says so on the terminal")]
+pub(crate) fn main(common: &Common, args: &ServeArgs) -> ExitCode {
+    let settings = match Settings::gather(args) {
+        Ok(settings) => settings,
+        Err(faults) => {
+            for fault in faults {
+                eprintln!("error: {fault}");
+            }
+            return ExitCode::from(2);
+        }
+    };
+    journal::start(&settings.log);
+    match run(common, args.demo, &settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(5)
+        }
+    }
+}
+
+fn run(common: &Common, is_demo: bool, settings: &Settings) -> Result<(), StartError> {
+    let files = raise_open_files();
+    tracing::info!(soft_before = files.soft_before, soft = files.soft_after, hard = files.hard, "limit of open files");
+    let demo_place = if is_demo { Some(DemoPlace::new(common)?) } else { None };
+    let data = match &demo_place {
+        Some(place) => DataFolder::open_demo(&place.path)?,
+        None => DataFolder::open(&common.data)?,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).max(2))
+        .thread_name("http")
+        .build()?;
+    runtime.block_on(serve(&data, settings, is_demo))?;
+    runtime.shutdown_timeout(GOODBYE);
+    Ok(())
+}
+
+/// Where the demo keeps its data: a temporary folder, unless `--data` names one.
+struct DemoPlace {
+    path: PathBuf,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl DemoPlace {
+    fn new(common: &Common) -> Result<Self, StartError> {
+        if common.data != Path::new(drawbridge_cli::args::DEFAULT_DATA) {
+            return Ok(Self { path: common.data.clone(), _temporary: None });
+        }
+        let temporary = tempfile::Builder::new().prefix("drawbridge-demo-").tempdir()?;
+        Ok(Self { path: temporary.path().to_owned(), _temporary: Some(temporary) })
+    }
+}
+
+/// The sockets, bound before anything else is made: a port in use is known at once.
+struct Sockets {
+    mqtts: TcpListener,
+    https: TcpListener,
+    mqtt: Option<TcpListener>,
+}
+
+impl Sockets {
+    fn bind(settings: &Settings, is_demo: bool) -> Result<Self, StartError> {
+        let serve = &settings.serve;
+        let bind = |address: SocketAddr| {
+            TcpListener::bind(address).or_else(|e| {
+                // A demo must run beside whatever else does.
+                if is_demo && e.kind() == std::io::ErrorKind::AddrInUse {
+                    tracing::warn!(%address, "in use; the demo takes another port");
+                    return TcpListener::bind((address.ip(), 0));
+                }
+                Err(e)
+            })
+        };
+        let named = |what: &str, address: SocketAddr| {
+            bind(address).map_err(|e| -> StartError {
+                format!("[DB-6020] {what} cannot listen on {address}: {e}; stop what uses it or choose another port").into()
+            })
+        };
+        let mqtt = match serve.insecure_mqtt_port {
+            Some(port) => Some(named("MQTT without TLS", SocketAddr::from(([127, 0, 0, 1], port)))?),
+            None => None,
+        };
+        Ok(Self {
+            mqtts: named("MQTT over TLS", SocketAddr::new(serve.listen, serve.mqtts_port))?,
+            https: named("HTTPS", SocketAddr::new(serve.listen, serve.https_port))?,
+            mqtt,
+        })
+    }
+
+    fn endpoints(&self) -> Result<Endpoints, StartError> {
+        Ok(Endpoints {
+            mqtts: self.mqtts.local_addr()?.to_string(),
+            https: self.https.local_addr()?.to_string(),
+            mqtt: self.mqtt.as_ref().map(|socket| socket.local_addr()).transpose()?.map(|a| a.to_string()),
+        })
+    }
+}
+
+async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<(), StartError> {
+    // Before the endpoints exist, so that a signal is never missed.
+    let (mut interrupted, mut terminated) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let sockets = Sockets::bind(settings, is_demo)?;
+    let endpoints = sockets.endpoints()?;
+    let clock = Arc::new(SystemClock);
+    let random = Arc::new(SystemRandom);
+    let certificate = pki::open(data, &settings.serve.names, clock.now_ms() / 1000)?;
+    let tls = server_tls(certificate.chain.clone(), certificate.key.clone_key())?;
+    let store = Arc::new(SqliteStore::open(&data.path("registry.sqlite"))?);
+    let admission =
+        Admission::open(store.clone(), clock.clone(), random.clone(), settings.admission.clone()).await?;
+    let issuer = open_default_registry(&admission, settings, &sockets.https).await?;
+    keep_admin_token(&admission, data).await?;
+
+    let https = sockets.https.try_clone()?;
+    let bridge = Bridge::start(
+        bridge_config(settings, sockets, &tls)?,
+        admission.clone(),
+        clock.clone(),
+        tokio::runtime::Handle::current(),
+    )?;
+    let handle = bridge.handle();
+    admission.watch(Arc::new(handle.clone()));
+    let control = Arc::new(Control::new(store, Arc::new(handle), clock));
+    bridge.serve_control(control.clone());
+    let configs = control.publish_stored_configs().await?;
+    tracing::info!(configs, "stored configs are ready for their devices");
+
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let http = tokio::spawn({
+        let state =
+            HttpState { admission, control, random, config: Arc::new(settings.http.clone()) };
+        https.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(https)?;
+        let (config, stop) = (settings.http.clone(), Arc::clone(&stop));
+        async move {
+            drawbridge_http::serve(listener, tls, drawbridge_http::router(state), config, stop.notified()).await;
+        }
+    });
+    data.write_endpoints(&endpoints)?;
+    greet(data, &endpoints, &issuer, &certificate, settings);
+    let demo_stop = Arc::new(AtomicBool::new(false));
+    let demo = is_demo.then(|| demo::start(data.root(), Arc::clone(&demo_stop)));
+
+    tokio::select! {
+        _ = interrupted.recv() => tracing::info!("interrupted; stopping"),
+        _ = terminated.recv() => tracing::info!("told to stop; stopping"),
+    }
+    data.remove_endpoints();
+    demo_stop.store(true, Ordering::Relaxed);
+    stop.notify_one();
+    tokio::task::spawn_blocking(move || {
+        bridge.shutdown(GOODBYE);
+        if let Some(demo) = demo {
+            drop(demo.join()); // it has printed its own faults
+        }
+    })
+    .await?;
+    http.await?;
+    Ok(())
+}
+
+fn bridge_config(
+    settings: &Settings,
+    sockets: Sockets,
+    tls: &Arc<rustls::ServerConfig>,
+) -> Result<BridgeConfig, StartError> {
+    let mut listeners =
+        vec![Listener { socket: sockets.mqtts, kind: ListenerKind::Tls(Arc::clone(tls)), registry: None }];
+    if let Some(socket) = sockets.mqtt {
+        let anonymous_as = match &settings.serve.insecure_anonymous {
+            Some(name) => Some(PrincipalName::parse(name)?),
+            None => None,
+        };
+        tracing::warn!(
+            anonymous_as = anonymous_as.as_ref().map(tracing::field::display),
+            "MQTT without TLS is on, for development only: no token is accepted there"
+        );
+        listeners.push(Listener { socket, kind: ListenerKind::Plain { anonymous_as }, registry: None });
+    }
+    let bridge = &settings.bridge;
+    let mut config = BridgeConfig {
+        listeners,
+        unauthenticated_max: bridge.unauthenticated_max,
+        unauthenticated_per_address_max: bridge.unauthenticated_per_address_max,
+        connect_timeout: Duration::from_secs(bridge.connect_timeout_s),
+        ..BridgeConfig::default()
+    };
+    if bridge.shards > 0 {
+        config.shards = bridge.shards;
+    }
+    config.shard.packet_bytes_max = bridge.packet_bytes_max;
+    config.shard.log_bytes_max = bridge.log_bytes_max;
+    Ok(config)
+}
+
+/// The issuer is fixed when the registry is first made; a later start on another port keeps it.
+async fn open_default_registry(
+    admission: &Admission,
+    settings: &Settings,
+    https: &TcpListener,
+) -> Result<String, StartError> {
+    let host = settings.serve.names.first().map_or("localhost", String::as_str);
+    let wanted = match &settings.serve.issuer {
+        Some(issuer) => issuer.clone(),
+        None => format!("https://{host}:{}", https.local_addr()?.port()),
+    };
+    let mut new = NewRegistry::named(RegistryName::default_registry(), Some(wanted.clone()));
+    new.clock_skew_s = Some(settings.identity.clock_skew_s);
+    new.token_life_s = Some(settings.identity.token_life_s);
+    let (record, is_new) = admission.create_registry(new, &Actor::Server).await?;
+    if !is_new && record.issuer != wanted {
+        tracing::warn!(issuer = record.issuer, wanted, "the issuer was fixed at the first start and stays");
+    }
+    Ok(record.issuer.clone())
+}
+
+/// The admin credential is made once; the folder keeps it for the command line, the store its hash.
+async fn keep_admin_token(admission: &Admission, data: &DataFolder) -> Result<(), StartError> {
+    if admission.has_admin_token().await? && data.read("admin-token")?.is_some() {
+        return Ok(());
+    }
+    let token = admission.create_admin_token(&Actor::Server).await?;
+    let mut line = zeroize::Zeroizing::new(token.to_string());
+    line.push('\n');
+    data.replace("admin-token", line.as_bytes(), Mode::Private)?;
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a server says on its terminal where it is")]
+fn greet(
+    data: &DataFolder,
+    endpoints: &Endpoints,
+    issuer: &str,
+    certificate: &ServerCertificate,
+    settings: &Settings,
+) {
+    let folder = data.root().display();
+    println!("drawbridge {} serves from {folder}", env!("CARGO_PKG_VERSION"));
+    println!("  mqtt over tls     {}", endpoints.mqtts);
+    println!("  https             {}", endpoints.https);
+    if let Some(mqtt) = &endpoints.mqtt {
+        println!("  mqtt WITHOUT tls  {mqtt} (development only)");
+    }
+    let names = ["localhost", "127.0.0.1", "::1"].into_iter();
+    let names: Vec<&str> = names.chain(settings.serve.names.iter().map(String::as_str)).collect();
+    println!("  names             {}", names.join(", "));
+    println!("  issuer            {issuer}");
+    println!("  root fingerprint  {}", certificate.root_fingerprint);
+    println!("  root certificate  {}", data.path("ca.pem").display());
+    println!("next: drawbridge --data {folder} device add lamp");
+}
