@@ -1,7 +1,7 @@
 //! Claims: a strict JSON object, asked by name and type. A claim of the wrong type is an error and
 //! never an absent claim (CVE-2026-25537).
 
-use alloc::{string::String, vec, vec::Vec};
+use alloc::{string::String, sync::Arc, vec, vec::Vec};
 
 use crate::json::{Json, JsonError, Members, parse_object};
 
@@ -9,12 +9,12 @@ use crate::json::{Json, JsonError, Members, parse_object};
 const NUMERIC_DATE_S_END: u64 = 1 << 53;
 
 /// The claims of a token: a JSON object in which no name occurs twice at any depth, at most 8 deep,
-/// UTF-8 without byte order mark, without half surrogate pairs and without U+0000.
+/// UTF-8 without byte order mark, without half surrogate pairs and without U+0000. Cloning is cheap.
 ///
 /// Source: RFC 7519 section 4, RFC 8259.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Claims {
-    members: Members,
+    members: Arc<Members>,
 }
 
 /// A claim has the wrong type or a value outside its range.
@@ -35,7 +35,7 @@ impl Claims {
     /// # Errors
     /// [`JsonError`] names the rule that is broken.
     pub fn from_json(bytes: &[u8]) -> Result<Self, JsonError> {
-        parse_object(bytes).map(|members| Self { members })
+        parse_object(bytes).map(|members| Self { members: Arc::new(members) })
     }
 
     /// Whether a member of this name exists, whatever its type, `null` included.
@@ -140,7 +140,7 @@ impl Claims {
     pub fn object(&self, name: &str) -> Result<Option<Self>, ClaimError> {
         match self.member(name) {
             None => Ok(None),
-            Some(Json::Object(members)) => Ok(Some(Self { members: members.clone() })),
+            Some(Json::Object(members)) => Ok(Some(Self { members: Arc::new(members.clone()) })),
             Some(other) => Err(wrong(name, other.kind(), "an object")),
         }
     }

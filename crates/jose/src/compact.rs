@@ -164,6 +164,8 @@ pub struct Jws<'a> {
     signing_input: &'a [u8],
     header: ParsedHeader,
     payload: Vec<u8>,
+    // Read once, before the signature is checked: whose key to ask for stands in here.
+    claims: Result<Claims, JsonError>,
     signature: Vec<u8>,
 }
 
@@ -210,7 +212,7 @@ impl<'a> Jws<'a> {
             return Err(JwsError::SignatureLength { found: signature.len(), wanted });
         }
         ecdsa::check_range(&signature, header.algorithm)?;
-        Ok(Self { signing_input, header, payload, signature })
+        Ok(Self { signing_input, header, claims: Claims::from_json(&payload), payload, signature })
     }
 
     /// `alg` of the header: what the sender claims, to be compared with the key.
@@ -243,7 +245,7 @@ impl<'a> Jws<'a> {
     /// # Errors
     /// [`JwsError::Json`] when the payload is not a strict JSON object.
     pub fn unverified_claims(&self) -> Result<Claims, JwsError> {
-        read_claims(&self.payload)
+        claims(&self.claims)
     }
 
     /// Checks the signature over the bytes as received. Several keys may be tried in turn.
@@ -256,7 +258,11 @@ impl<'a> Jws<'a> {
             return Err(JwsError::AlgorithmMismatch { header: self.header.algorithm, key: key.algorithm() });
         }
         key.verify(self.signing_input, &self.signature)?;
-        Ok(Verified { header: self.header.clone(), payload: self.payload.clone() })
+        Ok(Verified {
+            header: self.header.clone(),
+            payload: self.payload.clone(),
+            claims: self.claims.clone(),
+        })
     }
 }
 
@@ -266,6 +272,7 @@ impl<'a> Jws<'a> {
 pub struct Verified {
     header: ParsedHeader,
     payload: Vec<u8>,
+    claims: Result<Claims, JsonError>,
 }
 
 impl Verified {
@@ -299,7 +306,7 @@ impl Verified {
     /// # Errors
     /// [`JwsError::Json`] when the payload is not a strict JSON object.
     pub fn claims(&self) -> Result<Claims, JwsError> {
-        read_claims(&self.payload)
+        claims(&self.claims)
     }
 
     /// The payload, decoded.
@@ -413,8 +420,8 @@ fn text<'m>(members: &'m Members, name: &'static str) -> Result<Option<&'m str>,
     }
 }
 
-fn read_claims(payload: &[u8]) -> Result<Claims, JwsError> {
-    Claims::from_json(payload).map_err(|why| JwsError::Json { segment: Segment::Payload, why })
+fn claims(read: &Result<Claims, JsonError>) -> Result<Claims, JwsError> {
+    read.clone().map_err(|why| JwsError::Json { segment: Segment::Payload, why })
 }
 
 fn decode(segment: &[u8], name: Segment, padding: Padding) -> Result<Vec<u8>, JwsError> {

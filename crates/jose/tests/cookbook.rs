@@ -1,6 +1,7 @@
 //! RFC 7520 and RFC 8037: what our algorithms sign is verified and made again byte for byte; the other
 //! algorithms and private keys are refused.
 #![cfg(feature = "aws-lc")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The two JWTs that the documentation of the IoT IdP prints: real tokens of a real client.
 #![cfg(feature = "aws-lc")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

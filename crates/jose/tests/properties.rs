@@ -1,5 +1,6 @@
 //! Properties: nothing that arrives makes a parser panic, and no token has a second spelling.
 #![cfg(feature = "aws-lc")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -89,7 +90,7 @@ proptest! {
         let key = signed()[which].0.public_key();
         let mut changed = key.spki_der().to_vec();
         let at = position.index(changed.len());
-        changed[at] ^= 1 << bit;
+        changed[at] ^= 1_u8 << bit;
         if let Ok(found) = PublicKey::from_spki_der(&changed) {
             prop_assert_eq!(found.spki_der(), &changed[..]);
             prop_assert_ne!(found.thumbprint(), key.thumbprint());

@@ -1,5 +1,6 @@
 //! Every algorithm signs, verifies, and survives every form of its key.
 #![cfg(feature = "aws-lc")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use drawbridge_jose::{
     Algorithm, Header, Jws, JwsError, KeyError, ParseOptions, PublicKey, Sign, SigningKey, sign_compact,
