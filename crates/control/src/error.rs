@@ -71,13 +71,13 @@ impl ControlError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::NoSuchDevice { .. } => "DB-4001",
+            Self::NoSuchDevice { .. } => "DB-4101",
             Self::Denied { code, .. } => code,
-            Self::PayloadTooLong { .. } => "DB-4002",
-            Self::BadSubfolder { .. } => "DB-4003",
-            Self::StaleVersion { .. } => "DB-4004",
-            Self::BridgeUnavailable => "DB-4005",
-            Self::NoControlTopic { .. } => "DB-4006",
+            Self::PayloadTooLong { .. } => "DB-4102",
+            Self::BadSubfolder { .. } => "DB-4103",
+            Self::StaleVersion { .. } => "DB-4104",
+            Self::BridgeUnavailable => "DB-4105",
+            Self::NoControlTopic { .. } => "DB-4106",
             Self::Store(error) => error.code(),
         }
     }

@@ -21,9 +21,3 @@ pub use topic::{ControlTopic, SUBFOLDER_BYTES_MAX, command_topic, config_topic};
 ///
 /// Source: Google Cloud IoT Core quotas, 64 KiB for config and state.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
-
-/// Wall-clock time. (Becomes `drawbridge_admission::Clock` as soon as that exists.)
-pub trait Clock: Send + Sync {
-    /// Milliseconds since 1970-01-01 UTC.
-    fn now_ms(&self) -> u64;
-}

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Clock;
 use async_trait::async_trait;
+use drawbridge_admission::Clock;
 use drawbridge_names::{PrincipalKind, PrincipalName, RegistryName, TopicName, Uid};
 use drawbridge_policy::Rights;
 use drawbridge_registry::{AuditEntry, ConfigVersion, SetConfig, StateReport, Store};
@@ -430,4 +430,390 @@ fn fits(payload: &[u8]) -> Result<(), ControlError> {
         return Ok(());
     }
     Err(ControlError::PayloadTooLong { found_bytes: payload.len(), bytes_max: PAYLOAD_BYTES_MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::Mutex;
+    use std::task::{Context, Poll, Waker};
+
+    use drawbridge_names::{Epoch, PolicyName};
+    use drawbridge_policy::{Policy, Variables};
+    use drawbridge_registry::memory::MemoryStore;
+    use drawbridge_registry::{AddPrincipal, AddRegistry, Principal, RegistryRecord};
+
+    use super::*;
+
+    /// Keeps what it was asked to send, and answers as it was told.
+    #[derive(Default)]
+    struct FakeBridge {
+        sent: Mutex<Vec<DeviceOrder>>,
+        answers: Mutex<VecDeque<DeliveryOutcome>>,
+    }
+
+    #[async_trait]
+    impl Dispatch for FakeBridge {
+        async fn send(&self, order: DeviceOrder) -> DeliveryOutcome {
+            self.sent.lock().expect("not poisoned").push(order);
+            self.answers.lock().expect("not poisoned").pop_front().unwrap_or(DeliveryOutcome::Stored)
+        }
+    }
+
+    struct FixedClock;
+
+    impl Clock for FixedClock {
+        fn now_ms(&self) -> u64 {
+            1_795_301_000_000
+        }
+
+        fn instant(&self) -> std::time::Instant {
+            unreachable!("control measures no time; whoever dispatches does")
+        }
+    }
+
+    /// The core knows no runtime: with the memory store every future is ready as soon as it is asked.
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => value,
+            Poll::Pending => panic!("nothing here has to wait"),
+        }
+    }
+
+    struct World {
+        control: Control,
+        bridge: Arc<FakeBridge>,
+        store: Arc<MemoryStore>,
+    }
+
+    impl World {
+        /// Registry `default` with the devices `lamp` (uid 1) and `pump` (uid 2), and the application
+        /// `backend` (uid 3).
+        fn new() -> Self {
+            let store = Arc::new(MemoryStore::new());
+            let bridge = Arc::new(FakeBridge::default());
+            now(async {
+                let record = RegistryRecord {
+                    name: registry(),
+                    issuer: "https://localhost".into(),
+                    bridge_audience: "https://localhost/mqtt".into(),
+                    clock_skew_s: 60,
+                    token_life_s: 3600,
+                    google: None,
+                    created_s: 0,
+                };
+                let added = store.add_registry(record, entry()).await.expect("memory");
+                assert_eq!(added, AddRegistry::Added);
+                let kinds = [PrincipalKind::Device, PrincipalKind::Device, PrincipalKind::Application];
+                for ((uid, text), kind) in (1..).zip(["lamp", "pump", "backend"]).zip(kinds) {
+                    let principal = Principal {
+                        registry: registry(),
+                        uid: Uid(uid),
+                        name: name(text),
+                        kind,
+                        blocked: false,
+                        epoch: Epoch(0),
+                        not_before_s: 0,
+                        legacy_assertions: false,
+                        policy: None,
+                        attributes: Default::default(),
+                        password: None,
+                        created_s: 0,
+                        revision: 1,
+                    };
+                    let added = store.add_principal(principal, vec![], entry()).await.expect("memory");
+                    assert_eq!(added, AddPrincipal::Added);
+                }
+            });
+            let control = Control::new(store.clone(), bridge.clone(), Arc::new(FixedClock));
+            Self { control, bridge, store }
+        }
+
+        fn answer(&self, outcomes: &[DeliveryOutcome]) {
+            self.bridge.answers.lock().expect("not poisoned").extend(outcomes);
+        }
+
+        fn sent(&self) -> Vec<DeviceOrder> {
+            std::mem::take(&mut *self.bridge.sent.lock().expect("not poisoned"))
+        }
+
+        fn command(
+            &self,
+            sender: Sender<'_>,
+            device: &str,
+            payload: Vec<u8>,
+        ) -> Result<CommandDelivery, ControlError> {
+            let wait = Duration::from_secs(10);
+            now(self.control.send_command(&registry(), sender, &name(device), None, payload, wait))
+        }
+
+        fn config(&self, device: &str, text: &str, expected: Option<u64>) -> Result<ConfigSet, ControlError> {
+            let wait = Duration::from_secs(2);
+            now(self.control.set_config(
+                &registry(),
+                Sender::Admin,
+                &name(device),
+                text.into(),
+                expected,
+                wait,
+            ))
+        }
+
+        fn publish(&self, topic: &str, payload: &[u8], retain: bool) -> Result<(), ControlError> {
+            now(self.control.client_publish(ClientControlPublish {
+                registry: registry(),
+                topic: topic.into(),
+                payload: payload.into(),
+                qos: 1,
+                retain,
+                publisher: Uid(3),
+                publisher_name: name("backend"),
+                publisher_kind: PrincipalKind::Application,
+            }))
+        }
+
+        fn audited(&self) -> Vec<(String, String, String)> {
+            now(self.store.audit_tail(&registry(), None, 100))
+                .expect("memory")
+                .into_iter()
+                .map(|row| (row.entry.actor, row.entry.action, row.entry.subject))
+                .filter(|(_, action, _)| action != "test")
+                .collect()
+        }
+    }
+
+    fn registry() -> RegistryName {
+        RegistryName::default_registry()
+    }
+
+    fn name(text: &str) -> PrincipalName {
+        PrincipalName::parse(text).expect(text)
+    }
+
+    fn entry() -> AuditEntry {
+        AuditEntry {
+            at_ms: 0,
+            actor: "server".into(),
+            action: "test".into(),
+            subject: String::new(),
+            detail: "{}".into(),
+        }
+    }
+
+    fn rights(source: &str) -> Rights {
+        let policy = Policy::parse(&PolicyName::parse("p").expect("p"), source).expect(source);
+        let variables =
+            Variables { device: &name("backend"), registry: &registry(), attributes: &Default::default() };
+        policy.compile(&variables).expect(source)
+    }
+
+    #[test]
+    fn a_command_goes_out_at_qos_1_is_never_kept_and_answers_what_became_of_it() {
+        let world = World::new();
+        let table = [
+            (DeliveryOutcome::Acknowledged, Ok(CommandDelivery::Acknowledged)),
+            (DeliveryOutcome::NotConnected, Ok(CommandDelivery::NotConnected)),
+            (DeliveryOutcome::NotSubscribed, Ok(CommandDelivery::NotSubscribed)),
+            (DeliveryOutcome::TimedOut, Ok(CommandDelivery::TimedOut)),
+            (DeliveryOutcome::Stored, Ok(CommandDelivery::TimedOut)),
+            (DeliveryOutcome::Unavailable, Err("bridge-unavailable")),
+        ];
+        for (outcome, expected) in table {
+            world.answer(&[outcome]);
+            let answer = world.command(Sender::Admin, "lamp", b"on".to_vec()).map_err(|error| error.word());
+            assert_eq!(answer, expected, "{outcome:?}");
+            let sent = world.sent();
+            assert_eq!(sent.len(), 1);
+            let order = &sent[0];
+            assert_eq!((order.topic.as_str(), order.qos, order.retain), ("devices/lamp/commands", 1, false));
+            assert_eq!((order.device, order.to_device), (Uid(1), true));
+            assert_eq!((&*order.payload, order.publisher), (&b"on"[..], Publisher::Server));
+        }
+    }
+
+    #[test]
+    fn only_who_may_publish_to_exactly_this_topic_may_command_and_the_refusal_names_the_rule() {
+        let world = World::new();
+        let backend = name("backend");
+        let send = |source: &str, device: &str| {
+            let rights = rights(source);
+            let sender = Sender::Principal {
+                uid: Uid(3),
+                name: &backend,
+                kind: PrincipalKind::Application,
+                rights: &rights,
+            };
+            world.command(sender, device, b"on".to_vec())
+        };
+        assert!(send("[[allow]]\npublish = [\"devices/lamp/commands\"]", "lamp").is_ok());
+        assert_eq!(world.sent()[0].publisher, Publisher::Principal(Uid(3)));
+        assert_eq!(world.audited(), [("app:backend".into(), "command.send".into(), "lamp".into())]);
+
+        let refused = [
+            ("[[allow]]\npublish = [\"devices/lamp/commands\"]", "pump", "no rule"),
+            (
+                "[[allow]]\npublish = [\"devices/lamp/commands/#\"]\n[[deny]]\npublish = [\"#\"]",
+                "lamp",
+                "deny[0]",
+            ),
+            ("[[allow]]\nsubscribe = [\"#\"]", "lamp", "no rule"),
+            // Not even whether a device exists is told to who may not command it.
+            ("[[allow]]\npublish = [\"devices/lamp/commands\"]", "ghost", "no rule"),
+        ];
+        for (source, device, rule) in refused {
+            let error = send(source, device).expect_err(source);
+            assert_eq!((error.code(), error.word()), ("DB-3010", "publish-not-allowed"), "{source}");
+            assert!(error.to_string().contains(rule), "{error}");
+        }
+        assert!(world.sent().is_empty(), "a refused command leaves no message");
+        assert_eq!(world.audited().len(), 1, "and no record of having been sent");
+    }
+
+    #[test]
+    fn a_command_for_nobody_or_too_long_is_refused() {
+        let world = World::new();
+        let word = |device: &str, payload: Vec<u8>| {
+            world.command(Sender::Admin, device, payload).map_err(|error| error.word())
+        };
+        assert_eq!(word("ghost", vec![]), Err("no-such-device"));
+        assert_eq!(word("backend", vec![]), Err("no-such-device"), "an application takes no commands");
+        assert_eq!(word("lamp", vec![0; PAYLOAD_BYTES_MAX + 1]), Err("payload-too-long"));
+        assert!(world.sent().is_empty());
+        assert!(word("lamp", vec![0; PAYLOAD_BYTES_MAX]).is_ok());
+    }
+
+    #[test]
+    fn a_config_is_versioned_retained_and_set_only_over_the_version_that_was_seen() {
+        let world = World::new();
+        world.answer(&[DeliveryOutcome::Acknowledged, DeliveryOutcome::NotConnected]);
+        let set = world.config("lamp", "a", None).expect("the first");
+        assert_eq!(set, ConfigSet { version: 1, delivered: ConfigDelivery::Acknowledged });
+        let set = world.config("lamp", "b", Some(1)).expect("the second");
+        assert_eq!(set, ConfigSet { version: 2, delivered: ConfigDelivery::Stored });
+        let error = world.config("lamp", "c", Some(1)).expect_err("stale");
+        assert!(matches!(error, ControlError::StaleVersion { expected: 1, current: 2 }), "{error:?}");
+        assert_eq!(world.config("lamp", "c", Some(0)).expect_err("stale").word(), "stale-version");
+
+        let sent = world.sent();
+        let said: Vec<_> = sent.iter().map(|o| (o.topic.as_str(), &*o.payload, o.qos, o.retain)).collect();
+        let topic = "devices/lamp/config";
+        assert_eq!(said, [(topic, &b"a"[..], 1, true), (topic, &b"b"[..], 1, true)]);
+        let config = now(world.control.config(&registry(), &name("lamp"))).expect("memory").expect("set");
+        assert_eq!((config.version, config.payload.as_slice(), config.acked_ms), (2, &b"b"[..], None));
+        assert_eq!(now(world.control.config(&registry(), &name("pump"))).expect("memory"), None);
+    }
+
+    #[test]
+    fn what_is_retained_last_is_the_newest_config_also_when_two_are_set_at_once() {
+        /// While the first version is on its way, the second is set and published.
+        struct Overtaken {
+            bridge: FakeBridge,
+            store: Arc<MemoryStore>,
+        }
+        #[async_trait]
+        impl Dispatch for Overtaken {
+            async fn send(&self, order: DeviceOrder) -> DeliveryOutcome {
+                if self.bridge.sent.lock().expect("not poisoned").is_empty() {
+                    self.store
+                        .set_config(&registry(), Uid(1), b"new".to_vec(), None, 0, entry())
+                        .await
+                        .expect("memory");
+                    let second = DeviceOrder { payload: b"new".as_slice().into(), ..order.clone() };
+                    self.bridge.send(second).await;
+                }
+                self.bridge.send(order).await
+            }
+        }
+        let world = World::new();
+        let bridge = Arc::new(Overtaken { bridge: FakeBridge::default(), store: world.store.clone() });
+        let control = Control::new(world.store.clone(), bridge.clone(), Arc::new(FixedClock));
+        now(control.set_config(
+            &registry(),
+            Sender::Admin,
+            &name("lamp"),
+            b"old".to_vec(),
+            None,
+            Duration::ZERO,
+        ))
+        .expect("set");
+        let sent = bridge.bridge.sent.lock().expect("not poisoned");
+        let payloads: Vec<_> = sent.iter().map(|order| &*order.payload).collect();
+        assert_eq!(payloads, [&b"new"[..], b"old", b"new"]);
+    }
+
+    #[test]
+    fn a_publish_by_mqtt_is_the_same_operation_recorded_and_versioned() {
+        let world = World::new();
+        world.publish("devices/lamp/commands/light", b"on", true).expect("a command");
+        world.publish("devices/lamp/config", b"c", false).expect("a config");
+        world.publish("devices/lamp/state", b"s", true).expect("a state");
+        let sent = world.sent();
+        let said: Vec<_> = sent
+            .iter()
+            .map(|o| (o.topic.as_str(), &*o.payload, o.retain, o.to_device, o.publisher))
+            .collect();
+        let by = Publisher::Principal(Uid(3));
+        assert_eq!(
+            said,
+            [
+                ("devices/lamp/commands/light", &b"on"[..], false, false, by),
+                ("devices/lamp/config", b"c", true, false, by),
+                ("devices/lamp/state", b"s", true, false, by),
+            ]
+        );
+        let who = || ("app:backend".to_owned(), String::new(), "lamp".to_owned());
+        let expected = ["config.set", "command.send"].map(|action| (who().0, action.to_owned(), who().2));
+        assert_eq!(world.audited(), expected);
+        let config = now(world.control.config(&registry(), &name("lamp"))).expect("memory").expect("set");
+        assert_eq!((config.version, config.payload.as_slice()), (1, &b"c"[..]));
+        let states = now(world.control.states(&registry(), &name("lamp"))).expect("memory");
+        assert_eq!(states.len(), 1);
+        assert_eq!(states[0].payload, b"s");
+    }
+
+    #[test]
+    fn a_publish_that_is_no_operation_or_for_nobody_is_refused() {
+        let world = World::new();
+        for (topic, word) in [
+            ("devices/lamp/events", "no-control-topic"),
+            ("devices/ghost/config", "no-such-device"),
+            ("devices/backend/commands", "no-such-device"),
+            ("devices/lamp/commands/", "bad-subfolder"),
+            ("devices/lamp/commands/a//b", "bad-subfolder"),
+        ] {
+            assert_eq!(world.publish(topic, b"x", false).expect_err(topic).word(), word, "{topic}");
+        }
+        let long = vec![0; PAYLOAD_BYTES_MAX + 1];
+        let error = world.publish("devices/lamp/state", &long, false).expect_err("too long");
+        assert_eq!(error.word(), "payload-too-long");
+        world.answer(&[DeliveryOutcome::Unavailable]);
+        let error = world.publish("devices/lamp/state", b"x", false).expect_err("bridge down");
+        assert_eq!(error.word(), "bridge-unavailable");
+    }
+
+    #[test]
+    fn at_start_every_stored_config_is_published_retained_and_a_deleted_devices_is_taken_away() {
+        let world = World::new();
+        world.config("lamp", "l", None).expect("lamp");
+        world.config("pump", "p1", None).expect("pump");
+        world.config("pump", "p2", None).expect("pump");
+        world.sent();
+        assert_eq!(now(world.control.publish_stored_configs()).expect("memory"), 2);
+        let sent = world.sent();
+        let said: Vec<_> =
+            sent.iter().map(|o| (o.topic.as_str(), &*o.payload, o.retain, o.to_device)).collect();
+        assert_eq!(
+            said,
+            [("devices/lamp/config", &b"l"[..], true, false), ("devices/pump/config", b"p2", true, false),]
+        );
+        now(world.control.forget(&registry(), &name("lamp"), Uid(1))).expect("sent");
+        let sent = world.sent();
+        assert_eq!(
+            (sent[0].topic.as_str(), sent[0].payload.len(), sent[0].retain),
+            ("devices/lamp/config", 0, true)
+        );
+    }
 }
