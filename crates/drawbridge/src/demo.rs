@@ -23,7 +23,7 @@ const DASHBOARD_POLICY: &str = "[[allow]]\npublish = [\"devices/+/commands/#\"]\
 pub(crate) fn start(data: &Path, stop: Arc<AtomicBool>) -> JoinHandle<()> {
     let data = data.to_owned();
     thread::spawn(move || {
-        if let Err(failure) = Demo { data, stop }.run() {
+        if let Err(failure) = (Demo { data, stop }).run() {
             println!("[demo] stopped: {failure}");
         }
     })
