@@ -1,1 +1,125 @@
 //! Token API, discovery, device and operator API over HTTPS.
+//!
+//! ```text
+//! socket -> serve (TLS) -> edge (request id, registry, failures written out) -> router -> a resource
+//! ```
+//!
+//! One file per resource. Every path below belongs to the registry `default`; below `/r/NAME` the same
+//! paths belong to registry NAME. Handlers answer a [`failure::Failure`] as their error and do not
+//! know in which dialect it is written: the path decides, in one place.
+
+mod aliases;
+mod audit;
+mod body;
+mod caller;
+mod can;
+mod commands;
+mod config;
+mod edge;
+mod etag;
+mod failure;
+mod health;
+mod keys;
+mod metadata;
+mod own;
+mod paging;
+mod policies;
+mod principals;
+mod registries;
+mod serve;
+mod token;
+mod wire_time;
+
+use std::sync::Arc;
+
+use axum::middleware::from_fn_with_state;
+use axum::routing::{delete, get, post, put};
+use axum::{Extension, Router};
+use drawbridge_admission::{Admission, Random};
+use drawbridge_control::Control;
+use drawbridge_names::PrincipalKind;
+
+pub use config::HttpConfig;
+pub use serve::{PeerAddress, serve};
+
+/// What the handlers stand on. Cheap to clone.
+#[derive(Clone)]
+pub struct HttpState {
+    /// Logins, key updates, the changes of operators.
+    pub admission: Admission,
+    /// Commands, configs, states.
+    pub control: Arc<Control>,
+    /// For request ids.
+    pub random: Arc<dyn Random>,
+    /// The bounds.
+    pub config: Arc<HttpConfig>,
+}
+
+impl std::fmt::Debug for HttpState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpState").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Every path of the HTTPS side, ready for [`serve`].
+pub fn router(state: HttpState) -> Router {
+    let paths = Router::new()
+        .merge(public_paths())
+        .merge(device_paths())
+        .merge(operator_paths())
+        .fallback(edge::no_such_path)
+        .method_not_allowed_fallback(edge::method_not_allowed)
+        .with_state(state.clone());
+    // The outermost layer rewrites paths, so it has to run before the router looks at them.
+    Router::new().fallback_service(paths).layer(from_fn_with_state(state, edge::edge))
+}
+
+/// What works without the operator's credential.
+fn public_paths() -> Router<HttpState> {
+    Router::new()
+        .route("/.well-known/oauth-authorization-server", get(metadata::show))
+        .route("/.well-known/openid-configuration", get(metadata::show))
+        .route("/oauth/jwks", get(metadata::jwks))
+        .route("/oauth/token", post(token::token))
+        .route("/as/token", post(aliases::token))
+        .route("/device/update/pubkey", post(aliases::update_key))
+        .route("/v1/self", get(own::show))
+        .route("/v1/self/keys", get(own::keys).post(own::update_key))
+        .route("/health", get(health::health))
+        .route("/healthz", get(health::health))
+}
+
+/// Devices: their records are the operator's, their control is for whoever may publish to them.
+fn device_paths() -> Router<HttpState> {
+    Router::new()
+        .merge(principal_paths("/v1/devices", PrincipalKind::Device))
+        .route("/v1/devices/{id}/commands", post(commands::send))
+        .route("/v1/devices/{id}/config", get(commands::config).put(commands::set_config))
+        .route("/v1/devices/{id}/state", get(commands::states))
+}
+
+/// The records of one kind of principals.
+fn principal_paths(collection: &str, kind: PrincipalKind) -> Router<HttpState> {
+    let at = |rest: &str| format!("{collection}{rest}");
+    Router::new()
+        .route(&at(""), get(principals::list).post(principals::add))
+        .route(&at("/{id}"), get(principals::show).put(principals::put).delete(principals::remove))
+        .route(&at("/{id}/block"), post(principals::block))
+        .route(&at("/{id}/unblock"), post(principals::unblock))
+        .route(&at("/{id}/revoke"), post(principals::revoke))
+        .route(&at("/{id}/keys"), get(keys::list).post(keys::add))
+        .route(&at("/{id}/keys/{kid}"), delete(keys::remove))
+        .layer(Extension(kind))
+}
+
+/// The operator's other paths.
+fn operator_paths() -> Router<HttpState> {
+    Router::new()
+        .merge(principal_paths("/v1/applications", PrincipalKind::Application))
+        .route("/v1/policies", get(policies::list))
+        .route("/v1/policies/{id}", get(policies::show).put(policies::set))
+        .route("/v1/principals/{id}/policy", put(policies::attach))
+        .route("/v1/can", get(can::can))
+        .route("/v1/audit", get(audit::tail))
+        .route("/v1/registries", get(registries::list).post(registries::add))
+}

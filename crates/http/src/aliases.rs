@@ -1,0 +1,113 @@
+//! The paths of the IoT IdP: `POST /as/token` and `POST /device/update/pubkey`. They admit only
+//! devices whose assertion profile is `legacy`.
+//!
+//! What is tolerated here and nowhere else: `Authorization` with or without `Bearer`, a form or JSON
+//! by `Content-Type`, JWTs without `aud` and `exp`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::response::Response;
+use drawbridge_identity::Refusal;
+use serde_json::{Value, json};
+
+use crate::HttpState;
+use crate::body::{AnyBody, Params};
+use crate::caller::FromPeer;
+use crate::config::{BODY_BYTES_MAX, JWT_BYTES_MAX};
+use crate::edge::InRegistry;
+use crate::failure::Failure;
+use crate::token::granted;
+
+/// Login.
+pub(crate) async fn token(
+    State(state): State<HttpState>,
+    InRegistry(registry): InRegistry,
+    FromPeer(peer): FromPeer,
+    headers: HeaderMap,
+    body: AnyBody<BODY_BYTES_MAX>,
+) -> Result<Response, Failure> {
+    let params = parameters(&body)?;
+    if params.get("client_secret").is_some() || params.get("client_assertion").is_some() {
+        return Err(Failure::bad_request("more than one credential; send the JWT in Authorization alone"));
+    }
+    let jwt = jwt(&headers)?;
+    let client_id = Some(params.required("client_id")?);
+    let grant = state.admission.legacy_login(&registry, jwt, client_id, params.get("scope"), peer).await?;
+    Ok(granted(&grant, "bearer"))
+}
+
+/// A device replaces its key.
+pub(crate) async fn update_key(
+    State(state): State<HttpState>,
+    InRegistry(registry): InRegistry,
+    FromPeer(peer): FromPeer,
+    headers: HeaderMap,
+    body: AnyBody<BODY_BYTES_MAX>,
+) -> Result<Json<Value>, Failure> {
+    let jwt = jwt(&headers)?;
+    let params = parameters(&body)?;
+    let pop = params.get("pop").ok_or_else(|| Refusal::Pop("it is missing".to_owned()))?;
+    state.admission.legacy_update_key(&registry, jwt, pop, peer).await?;
+    Ok(Json(json!({ "Success": "Public key updated" })))
+}
+
+/// The JWT in `Authorization`.
+fn jwt(headers: &HeaderMap) -> Result<&str, Failure> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or(Refusal::NoCredential)?;
+    if values.next().is_some() {
+        return Err(Failure::bad_request("Authorization stands there twice; send it once"));
+    }
+    let text = value.to_str().map_err(|_| Refusal::JwsFormat("not ASCII".to_owned()))?;
+    let jwt = match text.split_once(' ') {
+        Some((scheme, jwt)) if scheme.eq_ignore_ascii_case("bearer") => jwt.trim_start_matches(' '),
+        _ => text,
+    };
+    if jwt.len() > JWT_BYTES_MAX {
+        return Err(Failure::bad_request(format!("the JWT is longer than {JWT_BYTES_MAX} bytes")));
+    }
+    Ok(jwt)
+}
+
+/// A form, or a JSON object of texts.
+fn parameters(body: &AnyBody<BODY_BYTES_MAX>) -> Result<Params, Failure> {
+    match body.media_type.as_deref() {
+        Some("application/x-www-form-urlencoded") => Params::parse(&body.bytes),
+        None if body.bytes.is_empty() => Ok(Params::default()),
+        Some("application/json") => {
+            let texts: Texts = crate::body::json(&body.bytes)?;
+            Ok(texts.0)
+        }
+        _ => Err(Failure::bad_request("the body is neither a form nor JSON; name its Content-Type")),
+    }
+}
+
+/// A JSON object of texts, without doubles.
+struct Texts(Params);
+
+impl<'de> serde::Deserialize<'de> for Texts {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Params;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Params, A::Error> {
+                let mut params = Params::default();
+                while let Some((name, value)) = map.next_entry::<String, String>()? {
+                    if params.get(&name).is_some() {
+                        return Err(serde::de::Error::custom("duplicate field"));
+                    }
+                    params.insert(&name, value);
+                }
+                Ok(params)
+            }
+        }
+        deserializer.deserialize_map(Visitor).map(Self)
+    }
+}

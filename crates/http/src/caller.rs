@@ -1,0 +1,118 @@
+//! Who asks: the credential in `Authorization`, and the address it came from.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use drawbridge_admission::{ApiWord, Audience, Authorized, Caller, Peer};
+use drawbridge_control::Sender;
+use drawbridge_identity::Refusal;
+
+use crate::HttpState;
+use crate::config::JWT_BYTES_MAX;
+use crate::edge::InRegistry;
+use crate::failure::Failure;
+use crate::serve::PeerAddress;
+
+/// Where a request comes from.
+pub(crate) struct FromPeer(pub(crate) Peer);
+
+impl<S: Send + Sync> FromRequestParts<S> for FromPeer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(peer(parts)))
+    }
+}
+
+fn peer(parts: &Parts) -> Peer {
+    Peer { address: parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip()) }
+}
+
+/// The caller behind the Bearer token of a request.
+///
+/// Source: RFC 6750 section 2.1; its other two ways (body, query) are not served (RFC 9700).
+pub(crate) async fn bearer(
+    parts: &mut Parts,
+    state: &HttpState,
+    audience: Audience,
+) -> Result<Caller, Failure> {
+    let InRegistry(registry) = InRegistry::from_request_parts(parts, state).await?;
+    let token = token(&parts.headers)?;
+    Ok(state.admission.bearer(Some(&registry), token, audience, peer(parts)).await?)
+}
+
+fn token(headers: &HeaderMap) -> Result<&str, Failure> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or(Refusal::NoCredential)?;
+    if values.next().is_some() {
+        return Err(Failure::bad_request("Authorization stands there twice; send it once"));
+    }
+    let wanted = || Failure::bad_request("Authorization is not understood; wanted `Bearer TOKEN`");
+    let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(wanted)?;
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        return Err(wanted());
+    }
+    if token.len() > JWT_BYTES_MAX {
+        return Err(Failure::bad_request(format!("the token is longer than {JWT_BYTES_MAX} bytes")));
+    }
+    Ok(token)
+}
+
+/// Somebody with a token for `/v1`: the operator, or a principal whose rights are still to be asked.
+pub(crate) struct ApiCaller(Caller);
+
+impl FromRequestParts<HttpState> for ApiCaller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Failure> {
+        bearer(parts, state, Audience::Api).await.map(Self)
+    }
+}
+
+impl ApiCaller {
+    /// The caller as who gives an order, if its token is for such orders.
+    pub(crate) fn sender(&self, word: ApiWord) -> Result<Sender<'_>, Failure> {
+        match &self.0 {
+            Caller::Admin => Ok(Sender::Admin),
+            Caller::Principal(caller) if caller.words.allow(word) => {
+                let Authorized { uid, name, kind, rights, .. } = &**caller;
+                Ok(Sender::Principal { uid: *uid, name, kind: *kind, rights })
+            }
+            Caller::Principal(_) => {
+                let found = format!("the token was not issued for `{}`", word.as_str());
+                Err(Refusal::Scope(found).into())
+            }
+        }
+    }
+}
+
+/// The operator: a request with the admin credential. As an argument it guards a handler.
+pub(crate) struct Operator;
+
+impl FromRequestParts<HttpState> for Operator {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Failure> {
+        match bearer(parts, state, Audience::Api).await? {
+            Caller::Admin => Ok(Self),
+            Caller::Principal(_) => Err(Failure::operator_only()),
+        }
+    }
+}
+
+/// A principal that reads its own record.
+pub(crate) struct Own(pub(crate) std::sync::Arc<Authorized>);
+
+impl FromRequestParts<HttpState> for Own {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Failure> {
+        match bearer(parts, state, Audience::SelfRead).await? {
+            Caller::Principal(caller) => Ok(Self(caller)),
+            Caller::Admin => Err(Failure::internal("the admin credential was taken for a principal")),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The outermost layer: the registry in the path, the request id, failures written out.
+
+use axum::extract::{Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderName, HeaderValue, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use drawbridge_names::RegistryName;
+
+use crate::HttpState;
+use crate::body::lingering;
+use crate::failure::{Dialect, Failure, write_out};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// The registry that a request is for. In the extensions of every request that reaches a handler.
+#[derive(Debug, Clone)]
+pub(crate) struct InRegistry(pub(crate) RegistryName);
+
+/// Around everything else.
+pub(crate) async fn edge(State(state): State<HttpState>, mut request: Request, next: Next) -> Response {
+    let request_id = request_id(&state);
+    let authorization =
+        request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default().to_owned());
+    let method = request.method().clone();
+    let uri = request.uri().clone();
+    let mut response = match split_registry(uri.path()) {
+        Ok((registry, rest)) => match lead(&state, &registry, &uri, rest) {
+            Ok(rewritten) => {
+                *request.uri_mut() = rewritten;
+                request.extensions_mut().insert(InRegistry(registry));
+                next.run(lingering(request)).await
+            }
+            Err(failure) => failure.into_response(),
+        },
+        Err(failure) => failure.into_response(),
+    };
+    let path = split_registry(uri.path()).map_or_else(|_| uri.path().to_owned(), |(_, rest)| rest);
+    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        let dialect = Dialect::of(&path);
+        write_out(&mut response, &failure, dialect, authorization.as_deref(), &request_id);
+        let reason = failure.log.as_deref().unwrap_or(&failure.detail);
+        let status = response.status().as_u16();
+        let code = failure.code;
+        if response.status().is_server_error() {
+            tracing::error!(%request_id, %method, %path, status, code, reason, "https: request failed");
+        } else {
+            tracing::info!(%request_id, %method, %path, status, code, reason, "https: request refused");
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// 128 random bits.
+fn request_id(state: &HttpState) -> String {
+    let mut bytes = [0; 16];
+    state.random.fill(&mut bytes);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Takes `/r/NAME` out of a path: in front, or (RFC 8414 section 3.1) behind a well-known name.
+fn split_registry(path: &str) -> Result<(RegistryName, String), Failure> {
+    let name = |text: &str| RegistryName::parse(text).map_err(|_| Failure::no_such_path());
+    if let Some(rest) = path.strip_prefix("/r/") {
+        let (registry, rest) = rest.split_once('/').ok_or_else(Failure::no_such_path)?;
+        return Ok((name(registry)?, format!("/{rest}")));
+    }
+    if let Some(rest) = path.strip_prefix("/.well-known/")
+        && let Some((document, registry)) = rest.split_once("/r/")
+    {
+        return Ok((name(registry)?, format!("/.well-known/{document}")));
+    }
+    Ok((RegistryName::default_registry(), path.to_owned()))
+}
+
+/// The address within the registry, if there is such a registry.
+fn lead(state: &HttpState, registry: &RegistryName, uri: &Uri, path: String) -> Result<Uri, Failure> {
+    if path == uri.path() {
+        return Ok(uri.clone());
+    }
+    // A second name for `default` would make two addresses of everything.
+    if registry.as_str() == "default" || state.admission.registry(registry).is_none() {
+        return Err(Failure::no_such_path());
+    }
+    let text = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    text.parse().map_err(|_| Failure::no_such_path())
+}
+
+/// Answers every path that the router does not know.
+pub(crate) async fn no_such_path() -> Failure {
+    Failure::no_such_path()
+}
+
+/// Answers every method that a path does not know; the router adds `Allow`.
+pub(crate) async fn method_not_allowed() -> Failure {
+    Failure::method_not_allowed()
+}
+
+/// The registry of a request, as an argument of a handler.
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for InRegistry {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, _: &S) -> Result<Self, Failure> {
+        let found = parts.extensions.get::<Self>().cloned();
+        found.ok_or_else(|| Failure::internal("a handler ran outside of the outermost layer"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(path: &str) -> Option<(String, String)> {
+        split_registry(path).ok().map(|(registry, rest)| (registry.to_string(), rest))
+    }
+
+    #[test]
+    fn the_registry_stands_in_front_or_behind_a_well_known_name() {
+        let table = [
+            ("/v1/devices", Some(("default", "/v1/devices"))),
+            ("/r/plant/v1/devices", Some(("plant", "/v1/devices"))),
+            ("/r/plant/", Some(("plant", "/"))),
+            ("/r/plant", None),
+            ("/r/Plant/x", None),
+            ("/r//x", None),
+            (
+                "/.well-known/oauth-authorization-server/r/plant",
+                Some(("plant", "/.well-known/oauth-authorization-server")),
+            ),
+            (
+                "/r/plant/.well-known/openid-configuration",
+                Some(("plant", "/.well-known/openid-configuration")),
+            ),
+            ("/.well-known/openid-configuration", Some(("default", "/.well-known/openid-configuration"))),
+        ];
+        for (path, expected) in table {
+            let expected = expected.map(|(registry, rest)| (registry.to_owned(), rest.to_owned()));
+            assert_eq!(split(path), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Discovery: `/.well-known/oauth-authorization-server` (RFC 8414) and
+//! `/.well-known/openid-configuration`, both from one struct.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderValue;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use drawbridge_registry::RegistryRecord;
+use serde::Serialize;
+
+use crate::HttpState;
+use crate::edge::InRegistry;
+use crate::failure::Failure;
+
+/// How long metadata and keys may be kept, in seconds.
+const CACHE: &str = "public, max-age=300";
+
+/// What the issuer says of itself. Every URL is the stored issuer and a path; nothing comes from the
+/// `Host` header.
+///
+/// Source: RFC 8414 section 2, OpenID Connect Discovery 1.0 section 3.
+#[derive(Debug, Serialize)]
+pub(crate) struct Metadata {
+    issuer: String,
+    token_endpoint: String,
+    jwks_uri: String,
+    /// Required by RFC 8414; there is no authorization endpoint yet, so none.
+    response_types_supported: [&'static str; 0],
+    grant_types_supported: [&'static str; 1],
+    token_endpoint_auth_methods_supported: [&'static str; 1],
+    token_endpoint_auth_signing_alg_values_supported: [&'static str; 6],
+    subject_types_supported: [&'static str; 1],
+    /// Ours: the `aud` of tokens for the bridge, also of a device's own JWT in CONNECT.
+    bridge_audience: String,
+    /// Ours: the `resource` of tokens for `/v1`.
+    api_audience: String,
+}
+
+impl Metadata {
+    pub(crate) fn of(registry: &RegistryRecord) -> Self {
+        let issuer = &registry.issuer;
+        Self {
+            issuer: issuer.clone(),
+            token_endpoint: format!("{issuer}/oauth/token"),
+            jwks_uri: format!("{issuer}/oauth/jwks"),
+            response_types_supported: [],
+            grant_types_supported: ["client_credentials"],
+            token_endpoint_auth_methods_supported: ["private_key_jwt"],
+            token_endpoint_auth_signing_alg_values_supported: [
+                "ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256",
+            ],
+            subject_types_supported: ["public"],
+            bridge_audience: registry.bridge_audience.clone(),
+            api_audience: format!("{issuer}/v1"),
+        }
+    }
+}
+
+/// Answers both documents.
+pub(crate) async fn show(
+    State(state): State<HttpState>,
+    InRegistry(name): InRegistry,
+) -> Result<Response, Failure> {
+    let record = state.admission.registry(&name).ok_or_else(Failure::no_such_path)?;
+    Ok(([(CACHE_CONTROL, HeaderValue::from_static(CACHE))], Json(Metadata::of(&record))).into_response())
+}
+
+/// `GET /oauth/jwks`: the issuer's public keys.
+///
+/// Source: RFC 7517 section 8.5.1 (the media type).
+pub(crate) async fn jwks(
+    State(state): State<HttpState>,
+    InRegistry(name): InRegistry,
+) -> Result<Response, Failure> {
+    let jwks = state.admission.jwks_json(&name).ok_or_else(Failure::no_such_path)?;
+    let headers = [(CACHE_CONTROL, CACHE), (CONTENT_TYPE, "application/jwk-set+json")];
+    Ok((headers, jwks).into_response())
+}
