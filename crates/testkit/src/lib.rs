@@ -1,1 +1,9 @@
 //! Fake clock, seeded randomness and test devices.
+//!
+//! For tests only: nothing here is fit to keep a secret.
+
+mod ambient;
+mod device;
+
+pub use ambient::{FakeClock, RecordingWatcher, SeededRandom};
+pub use device::{Draft, TestDevice};
