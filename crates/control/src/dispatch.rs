@@ -109,10 +109,6 @@ pub struct ClientControlPublish {
     pub topic: String,
     /// The message.
     pub payload: Arc<[u8]>,
-    /// The QoS it was published with. A command or config goes out at 1 whatever it says.
-    pub qos: u8,
-    /// Its retain flag. It counts for a state only: a command is never kept, a config always.
-    pub retain: bool,
     /// Who published.
     pub publisher: Uid,
     /// Its name, for the audit.

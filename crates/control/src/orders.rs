@@ -366,7 +366,7 @@ impl Control {
 #[async_trait]
 impl ControlPublishes for Control {
     async fn client_publish(&self, publish: ClientControlPublish) -> Result<(), ControlError> {
-        let ClientControlPublish { registry, topic, payload, qos, retain, publisher, .. } = publish;
+        let ClientControlPublish { registry, topic, payload, publisher, .. } = publish;
         let control = TopicName::parse(&topic).ok().and_then(ControlTopic::parse);
         let Some(control) = control else { return Err(ControlError::NoControlTopic { topic }) };
         let device = PrincipalName::parse(control.device())
@@ -407,11 +407,9 @@ impl ControlPublishes for Control {
             ControlTopic::State { .. } => {
                 let report =
                     StateReport { payload: order.payload.to_vec(), received_ms: self.clock.now_ms() };
+                // Whoever watches the topic has it already: the broker routes a state as any message.
                 self.store.add_state(&order.registry, uid, report).await?;
-                order.qos = qos.min(1);
-                order.retain = retain;
-                order.topic = topic;
-                self.dispatch.send(order).await
+                return Ok(());
             }
         };
         match outcome {
@@ -562,13 +560,11 @@ mod tests {
             ))
         }
 
-        fn publish(&self, topic: &str, payload: &[u8], retain: bool) -> Result<(), ControlError> {
+        fn publish(&self, topic: &str, payload: &[u8]) -> Result<(), ControlError> {
             now(self.control.client_publish(ClientControlPublish {
                 registry: registry(),
                 topic: topic.into(),
                 payload: payload.into(),
-                qos: 1,
-                retain,
                 publisher: Uid(3),
                 publisher_name: name("backend"),
                 publisher_kind: PrincipalKind::Application,
@@ -747,9 +743,9 @@ mod tests {
     #[test]
     fn a_publish_by_mqtt_is_the_same_operation_recorded_and_versioned() {
         let world = World::new();
-        world.publish("devices/lamp/commands/light", b"on", true).expect("a command");
-        world.publish("devices/lamp/config", b"c", false).expect("a config");
-        world.publish("devices/lamp/state", b"s", true).expect("a state");
+        world.publish("devices/lamp/commands/light", b"on").expect("a command");
+        world.publish("devices/lamp/config", b"c").expect("a config");
+        world.publish("devices/lamp/state", b"s").expect("a state");
         let sent = world.sent();
         let said: Vec<_> = sent
             .iter()
@@ -761,7 +757,6 @@ mod tests {
             [
                 ("devices/lamp/commands/light", &b"on"[..], false, false, by),
                 ("devices/lamp/config", b"c", true, false, by),
-                ("devices/lamp/state", b"s", true, false, by),
             ]
         );
         let who = || ("app:backend".to_owned(), String::new(), "lamp".to_owned());
@@ -784,13 +779,13 @@ mod tests {
             ("devices/lamp/commands/", "bad-subfolder"),
             ("devices/lamp/commands/a//b", "bad-subfolder"),
         ] {
-            assert_eq!(world.publish(topic, b"x", false).expect_err(topic).word(), word, "{topic}");
+            assert_eq!(world.publish(topic, b"x").expect_err(topic).word(), word, "{topic}");
         }
         let long = vec![0; PAYLOAD_BYTES_MAX + 1];
-        let error = world.publish("devices/lamp/state", &long, false).expect_err("too long");
+        let error = world.publish("devices/lamp/state", &long).expect_err("too long");
         assert_eq!(error.word(), "payload-too-long");
         world.answer(&[DeliveryOutcome::Unavailable]);
-        let error = world.publish("devices/lamp/state", b"x", false).expect_err("bridge down");
+        let error = world.publish("devices/lamp/commands", b"x").expect_err("bridge down");
         assert_eq!(error.word(), "bridge-unavailable");
     }
 
