@@ -1,0 +1,379 @@
+//! The store: its threads, and each method handed to the right one.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use drawbridge_names::{KeyId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
+use drawbridge_registry::{
+    AddKey, AddPrincipal, AddRegistry, AuditEntry, AuditRow, Changed, ConfigVersion, JtiMark, JtiOutcome,
+    Key, KeyRotation, Known, PolicyRecord, Principal, PrincipalChange, RegistryRecord, RemoveKey, RotateKey,
+    SetConfig, StateReport, Store, StoreError,
+};
+
+use crate::file::{open_reader, open_writer};
+use crate::readers::Lane;
+use crate::writer::{Counters, Writer};
+use crate::{audit, control, jti, keys, policies, principals, registries};
+
+/// Threads for lookups: two, so that one that waits for the disk does not hold up all.
+const LOOKUP_THREADS: usize = 2;
+
+/// The registry in one SQLite file. Works under any async runtime.
+///
+/// Dropping it is [`SqliteStore::close`].
+pub struct SqliteStore {
+    writer: Arc<Writer>,
+    /// What logins need: single records.
+    lookups: Arc<Lane>,
+    /// Pages and the audit: as long as the caller asked for.
+    lists: Arc<Lane>,
+    reading: Mutex<Vec<JoinHandle<()>>>,
+    writing: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore").field("counters", &self.counters()).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens the file, makes it (for its owner only) when it is not there, and raises its format when
+    /// it is older. Blocks until that is done.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownFormat`] when a newer version wrote it, [`StoreError::Corrupt`] when it is
+    /// damaged or not a registry, [`StoreError::Unavailable`] when it cannot be opened. The file is
+    /// left as it was.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let conn = open_writer(path)?;
+        let readers = (0..=LOOKUP_THREADS).map(|_| open_reader(path)).collect::<Result<Vec<_>, _>>()?;
+        let store = Self {
+            writer: Writer::new(),
+            lookups: Arc::new(Lane::new()),
+            lists: Arc::new(Lane::new()),
+            reading: Mutex::new(Vec::new()),
+            writing: Mutex::new(None),
+        };
+        // Should a thread not start, dropping `store` ends those that did.
+        for (at, conn) in readers.into_iter().enumerate() {
+            let (lane, name) = if at < LOOKUP_THREADS {
+                (Arc::clone(&store.lookups), "registry-lookup")
+            } else {
+                (Arc::clone(&store.lists), "registry-list")
+            };
+            let thread = spawn(name, move || lane.run(&conn))?;
+            store.reading.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        let writer = Arc::clone(&store.writer);
+        let thread = spawn("registry-writer", move || writer.run(&conn))?;
+        *store.writing.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(store)
+    }
+
+    /// Does what was asked for already, refuses all else with [`StoreError::Unavailable`], ends the
+    /// threads, and folds the log into the file. Blocks until that is done; a second call does nothing.
+    pub fn close(&self) {
+        self.lookups.close();
+        self.lists.close();
+        let reading = std::mem::take(&mut *self.reading.lock().unwrap_or_else(PoisonError::into_inner));
+        reading.into_iter().for_each(join);
+        // The writer last: it can empty the log only when nobody reads it any more.
+        self.writer.close();
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        writing.into_iter().for_each(join);
+    }
+
+    /// How many changes were made with how many commits since the store was opened.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.writer.counters()
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread.map_err(|error| StoreError::Unavailable(format!("a thread could not be started: {error}")))
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("a thread of the registry's store has panicked");
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn add_registry(
+        &self,
+        record: RegistryRecord,
+        audit: AuditEntry,
+    ) -> Result<AddRegistry, StoreError> {
+        self.writer.change(move |turn| registries::add(turn.conn, &record, &audit)).await
+    }
+
+    async fn registry(&self, name: &RegistryName) -> Result<Option<RegistryRecord>, StoreError> {
+        let name = name.clone();
+        self.lookups.read(move |conn| registries::one(conn, &name)).await
+    }
+
+    async fn registries(&self) -> Result<Vec<RegistryRecord>, StoreError> {
+        self.lists.read(registries::list).await
+    }
+
+    async fn add_principal(
+        &self,
+        principal: Principal,
+        keys: Vec<Key>,
+        audit: AuditEntry,
+    ) -> Result<AddPrincipal, StoreError> {
+        self.writer.change(move |turn| principals::add(turn.conn, &principal, &keys, &audit)).await
+    }
+
+    async fn known(
+        &self,
+        registry: &RegistryName,
+        name: &PrincipalName,
+    ) -> Result<Option<Known>, StoreError> {
+        let (registry, name) = (registry.clone(), name.clone());
+        self.lookups.read(move |conn| principals::known(conn, &registry, &name)).await
+    }
+
+    async fn known_by_uid(&self, registry: &RegistryName, uid: Uid) -> Result<Option<Known>, StoreError> {
+        let registry = registry.clone();
+        self.lookups.read(move |conn| principals::known_by_uid(conn, &registry, uid)).await
+    }
+
+    async fn owner_of_key(
+        &self,
+        registry: &RegistryName,
+        kid: &KeyId,
+    ) -> Result<Option<(Uid, PrincipalName)>, StoreError> {
+        let (registry, kid) = (registry.clone(), kid.clone());
+        self.lookups.read(move |conn| principals::owner_of_key(conn, &registry, &kid)).await
+    }
+
+    async fn principals(
+        &self,
+        registry: &RegistryName,
+        kind: Option<PrincipalKind>,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<Known>, StoreError> {
+        let (registry, after) = (registry.clone(), after.cloned());
+        self.lists.read(move |conn| principals::list(conn, &registry, kind, after.as_ref(), limit)).await
+    }
+
+    async fn change_principal(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        change: PrincipalChange,
+        revision: Option<u64>,
+        audit: AuditEntry,
+    ) -> Result<Changed, StoreError> {
+        let registry = registry.clone();
+        self.writer
+            .change(move |turn| principals::change(turn.conn, &registry, uid, change, revision, &audit))
+            .await
+    }
+
+    async fn delete_principal(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| principals::delete(turn.conn, &registry, uid, &audit)).await
+    }
+
+    async fn add_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        key: Key,
+        active_max: usize,
+        audit: AuditEntry,
+    ) -> Result<AddKey, StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| keys::add(turn.conn, &registry, uid, &key, active_max, &audit)).await
+    }
+
+    async fn remove_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        kid: &KeyId,
+        also_last: bool,
+        audit: AuditEntry,
+    ) -> Result<RemoveKey, StoreError> {
+        let (registry, kid) = (registry.clone(), kid.clone());
+        self.writer.change(move |turn| keys::remove(turn.conn, &registry, uid, &kid, also_last, &audit)).await
+    }
+
+    async fn rotate_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        rotation: KeyRotation,
+        now_s: u64,
+        audit: AuditEntry,
+    ) -> Result<RotateKey, StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| keys::rotate(turn, &registry, uid, rotation, now_s, &audit)).await
+    }
+
+    async fn remember_jti(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        mark: JtiMark,
+        now_s: u64,
+    ) -> Result<JtiOutcome, StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| jti::remember(turn, &registry, uid, &mark, now_s)).await
+    }
+
+    async fn set_policy(
+        &self,
+        registry: &RegistryName,
+        name: &PolicyName,
+        source: &str,
+        now_s: u64,
+        audit: AuditEntry,
+    ) -> Result<u64, StoreError> {
+        let (registry, name, source) = (registry.clone(), name.clone(), source.to_owned());
+        self.writer
+            .change(move |turn| policies::set(turn.conn, &registry, &name, &source, now_s, &audit))
+            .await
+    }
+
+    async fn policy(
+        &self,
+        registry: &RegistryName,
+        name: &PolicyName,
+    ) -> Result<Option<PolicyRecord>, StoreError> {
+        let (registry, name) = (registry.clone(), name.clone());
+        self.lookups.read(move |conn| policies::one(conn, &registry, &name)).await
+    }
+
+    async fn policies(&self, registry: &RegistryName) -> Result<Vec<PolicyRecord>, StoreError> {
+        let registry = registry.clone();
+        self.lists.read(move |conn| policies::list(conn, &registry)).await
+    }
+
+    async fn secret_or_insert(
+        &self,
+        registry: &RegistryName,
+        name: &str,
+        value: Vec<u8>,
+    ) -> Result<Vec<u8>, StoreError> {
+        let (registry, name) = (registry.clone(), name.to_owned());
+        self.writer.change(move |turn| policies::secret_or_insert(turn.conn, &registry, &name, value)).await
+    }
+
+    async fn secret(&self, registry: &RegistryName, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let (registry, name) = (registry.clone(), name.to_owned());
+        self.lookups.read(move |conn| policies::secret(conn, &registry, &name)).await
+    }
+
+    async fn replace_secret(
+        &self,
+        registry: &RegistryName,
+        name: &str,
+        value: Vec<u8>,
+        audit: AuditEntry,
+    ) -> Result<(), StoreError> {
+        let (registry, name) = (registry.clone(), name.to_owned());
+        self.writer
+            .change(move |turn| policies::replace_secret(turn.conn, &registry, &name, &value, &audit))
+            .await
+    }
+
+    async fn set_config(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        payload: Vec<u8>,
+        expected: Option<u64>,
+        now_ms: u64,
+        audit: AuditEntry,
+    ) -> Result<SetConfig, StoreError> {
+        let registry = registry.clone();
+        self.writer
+            .change(move |turn| {
+                control::set_config(turn.conn, &registry, uid, &payload, expected, now_ms, &audit)
+            })
+            .await
+    }
+
+    async fn ack_config(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        version: u64,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| control::ack_config(turn.conn, &registry, uid, version, now_ms)).await
+    }
+
+    async fn config(&self, registry: &RegistryName, uid: Uid) -> Result<Option<ConfigVersion>, StoreError> {
+        let registry = registry.clone();
+        self.lookups.read(move |conn| control::config(conn, &registry, uid)).await
+    }
+
+    async fn configs(
+        &self,
+        registry: &RegistryName,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<(PrincipalName, Uid, ConfigVersion)>, StoreError> {
+        let (registry, after) = (registry.clone(), after.cloned());
+        self.lists.read(move |conn| control::configs(conn, &registry, after.as_ref(), limit)).await
+    }
+
+    async fn add_state(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        state: StateReport,
+    ) -> Result<(), StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| control::add_state(turn.conn, &registry, uid, &state)).await
+    }
+
+    async fn states(&self, registry: &RegistryName, uid: Uid) -> Result<Vec<StateReport>, StoreError> {
+        let registry = registry.clone();
+        self.lookups.read(move |conn| control::states(conn, &registry, uid)).await
+    }
+
+    async fn record(&self, registry: &RegistryName, audit: AuditEntry) -> Result<(), StoreError> {
+        let registry = registry.clone();
+        self.writer
+            .change(move |turn| {
+                registries::must_exist(turn.conn, &registry)?;
+                audit::append(turn.conn, &registry, &audit)
+            })
+            .await
+    }
+
+    async fn audit_tail(
+        &self,
+        registry: &RegistryName,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        let registry = registry.clone();
+        self.lists.read(move |conn| audit::tail(conn, &registry, before, limit)).await
+    }
+}

@@ -1,0 +1,146 @@
+//! Changes that wait together are committed together; lists do not hold up lookups.
+
+mod records;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use drawbridge_names::Uid;
+use drawbridge_registry::{AddPrincipal, JtiMark, JtiOutcome, PrincipalChange, Store, StoreError};
+use records::*;
+
+#[tokio::test]
+async fn two_hundred_concurrent_jti_take_a_handful_of_commits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("registry.db");
+    let store = open(&path);
+    make_lamp(&store).await;
+    let before = store.counters();
+    // As long as another connection holds the file, changes can only gather.
+    let other = rusqlite::Connection::open(&path).expect("a second connection");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the file is free");
+    let registry = registry();
+    let mut waiting: Vec<_> =
+        (0..200).map(|number| store.remember_jti(&registry, Uid(1), mark(number), NOW_S)).collect();
+    // The first poll of each hands it to the writer.
+    std::future::poll_fn(|context| {
+        for future in &mut waiting {
+            assert!(future.as_mut().poll(context).is_pending(), "answered before it was committed");
+        }
+        std::task::Poll::Ready(())
+    })
+    .await;
+    other.execute_batch("COMMIT").expect("the file is let go");
+    for answer in side_by_side(waiting).await {
+        assert_eq!(answer.expect("remember_jti"), JtiOutcome::Fresh);
+    }
+    let after = store.counters();
+    assert_eq!(after.changes - before.changes, 200);
+    let commits = after.commits - before.commits;
+    println!("200 concurrent jti: {commits} commits");
+    assert!((1..=10).contains(&commits), "{commits} commits");
+}
+
+#[tokio::test]
+async fn more_callers_than_the_queue_holds_wait_and_are_all_answered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(&folder.path().join("registry.db"));
+    make_lamp(&store).await;
+    let registry = registry();
+    let waiting: Vec<_> =
+        (0..3000).map(|number| store.remember_jti(&registry, Uid(1), mark(number), NOW_S)).collect();
+    let answers = side_by_side(waiting).await;
+    assert_eq!(answers.len(), 3000);
+    assert!(answers.into_iter().all(|answer| answer.expect("remember_jti") == JtiOutcome::Fresh));
+    let lookups: Vec<_> = (0..3000).map(|_| store.known_by_uid(&registry, Uid(1))).collect();
+    let answers = side_by_side(lookups).await;
+    assert!(answers.into_iter().all(|answer| answer.expect("known_by_uid").is_some()));
+}
+
+#[tokio::test]
+async fn without_its_audit_row_no_change_happens_and_its_neighbours_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("registry.db");
+    let store = open(&path);
+    make_lamp(&store).await;
+    let other = rusqlite::Connection::open(&path).expect("a second connection");
+    other
+        .execute_batch(
+            "CREATE TRIGGER refuse BEFORE INSERT ON audit WHEN NEW.action = 'refused'
+             BEGIN SELECT RAISE(ABORT, 'refused by the test'); END",
+        )
+        .expect("a trigger");
+    let registry = registry();
+    let answers = side_by_side(vec![
+        store.add_principal(device("first", 2), vec![key(2)], entry("device.add")),
+        store.add_principal(device("second", 3), vec![key(3)], entry("refused")),
+        store.add_principal(device("third", 4), vec![key(4)], entry("device.add")),
+    ])
+    .await;
+    assert!(matches!(answers[0], Ok(AddPrincipal::Added)), "{answers:?}");
+    assert!(matches!(answers[1], Err(StoreError::Corrupt(_))), "{answers:?}");
+    assert!(matches!(answers[2], Ok(AddPrincipal::Added)), "{answers:?}");
+    assert_eq!(store.known(&registry, &name("second")).await.expect("known"), None);
+    assert_eq!(store.owner_of_key(&registry, &kid(3)).await.expect("owner_of_key"), None);
+    assert!(store.known(&registry, &name("third")).await.expect("known").is_some());
+    let block = PrincipalChange::Block;
+    assert!(store.change_principal(&registry, Uid(1), block, None, entry("refused")).await.is_err());
+    let lamp = store.known_by_uid(&registry, Uid(1)).await.expect("known_by_uid").expect("is there");
+    assert!(!lamp.principal.blocked);
+    assert!(store.delete_principal(&registry, Uid(1), entry("refused")).await.is_err());
+    assert!(store.known_by_uid(&registry, Uid(1)).await.expect("known_by_uid").is_some());
+}
+
+#[tokio::test]
+async fn a_lookup_does_not_wait_for_long_lists() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Arc::new(open(&folder.path().join("registry.db")));
+    make_devices(&store, 4000).await;
+    let lists_done = Arc::new(AtomicUsize::new(0));
+    let lists: Vec<_> = (0..10)
+        .map(|_| {
+            let (store, lists_done) = (Arc::clone(&store), Arc::clone(&lists_done));
+            tokio::spawn(async move {
+                let page = store.principals(&registry(), None, None, usize::MAX).await.expect("principals");
+                lists_done.fetch_add(1, Ordering::Relaxed);
+                page.len()
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await; // all lists wait in their lane now
+    for number in 1..=20 {
+        let known = store.known_by_uid(&registry(), Uid(number)).await.expect("known_by_uid");
+        assert!(known.is_some());
+    }
+    let done = lists_done.load(Ordering::Relaxed);
+    assert!(done < 10, "20 lookups were answered after all 10 lists");
+    for list in lists {
+        assert_eq!(list.await.expect("no panic"), 4000);
+    }
+}
+
+#[tokio::test]
+async fn marks_whose_end_is_over_do_not_pile_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("registry.db");
+    let store = open(&path);
+    make_lamp(&store).await;
+    let registry = registry();
+    let count = || -> i64 {
+        let other = rusqlite::Connection::open(&path).expect("a second connection");
+        other.query_row("SELECT COUNT(*) FROM timed_jti", [], |row| row.get(0)).expect("a count")
+    };
+    for round in 0..4u64 {
+        let now_s = NOW_S + round * 100;
+        let waiting: Vec<_> = (0..250)
+            .map(|number| {
+                let mark = JtiMark { until_s: Some(now_s + 50), ..mark(round * 250 + number) };
+                store.remember_jti(&registry, Uid(1), mark, now_s)
+            })
+            .collect();
+        for answer in side_by_side(waiting).await {
+            assert_eq!(answer.expect("remember_jti"), JtiOutcome::Fresh);
+        }
+        assert_eq!(count(), 250, "only those of round {round}");
+    }
+}
