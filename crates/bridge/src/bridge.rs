@@ -55,7 +55,10 @@ pub(crate) struct Door {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("doors", &self.doors).field("connections", &self.connections).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("doors", &self.doors)
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
     }
 }
 

@@ -21,7 +21,10 @@ pub(crate) struct ReadBuffers {
 
 impl ReadBuffers {
     pub(crate) fn new() -> Self {
-        Self { wire: vec![0; READ_BYTES].into_boxed_slice(), plain: Vec::with_capacity(READ_BYTES + 16 * 1024) }
+        Self {
+            wire: vec![0; READ_BYTES].into_boxed_slice(),
+            plain: Vec::with_capacity(READ_BYTES + 16 * 1024),
+        }
     }
 
     /// Overwrites everything that `read` left here. Called after bytes that may hold a password.

@@ -111,7 +111,9 @@ pub(crate) enum Turned {
     #[error("a connection could not be accepted: {source}")]
     Accept { source: io::Error },
     /// A listener has as many unauthenticated connections as it may.
-    #[error("{max} connections of a listener are unauthenticated, the most allowed; the next ones wait unaccepted")]
+    #[error(
+        "{max} connections of a listener are unauthenticated, the most allowed; the next ones wait unaccepted"
+    )]
     ListenerFull { max: usize },
     /// The principal changed between admission's answer and its installation.
     #[error("blocked, revoked or changed while it was being admitted")]

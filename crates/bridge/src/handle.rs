@@ -88,11 +88,18 @@ impl BridgeHandle {
 
     /// Ends the sessions of a principal whose rights have changed; what it left behind (retained
     /// messages, its will) is judged by the new ones, or by none when they cannot be had.
-    pub(crate) async fn policy_changed_for(&self, registry: &RegistryName, uid: Uid, name: Option<PrincipalName>) {
+    pub(crate) async fn policy_changed_for(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        name: Option<PrincipalName>,
+    ) {
         let admission = &self.shared.admission;
         let name = match name {
             Some(name) => Some(name),
-            None => admission.store().known_by_uid(registry, uid).await.ok().flatten().map(|k| k.principal.name),
+            None => {
+                admission.store().known_by_uid(registry, uid).await.ok().flatten().map(|k| k.principal.name)
+            }
         };
         let rights = match name {
             Some(name) => admission.rights_of(registry, &name).await.ok(),
@@ -186,6 +193,8 @@ fn delivery(outcome: OrderOutcome, to_device: bool) -> DeliveryOutcome {
         // It was not acknowledged as done; control has no finer word.
         OrderOutcome::TimedOut | OrderOutcome::Rejected(_) => DeliveryOutcome::TimedOut,
         OrderOutcome::Denied => DeliveryOutcome::Unavailable,
-        OrderOutcome::Stored | OrderOutcome::NotConnected | OrderOutcome::NotSubscribed => DeliveryOutcome::Stored,
+        OrderOutcome::Stored | OrderOutcome::NotConnected | OrderOutcome::NotSubscribed => {
+            DeliveryOutcome::Stored
+        }
     }
 }

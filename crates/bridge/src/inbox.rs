@@ -124,7 +124,9 @@ pub(crate) fn admitted(connected: Connected) -> Admitted {
         epoch: connected.epoch,
         // Admission does not count the changes of a policy: they end the sessions.
         policy_epoch: 0,
-        sessions_max: connected.sessions_max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
+        sessions_max: connected
+            .sessions_max
+            .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
         leading_slash: connected.leading_slash,
     }
 }

@@ -24,8 +24,11 @@ pub fn server_tls(
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>, BridgeError> {
     let mut provider = aws_lc_rs::default_provider();
-    provider.kx_groups =
-        vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
+    provider.kx_groups = vec![
+        aws_lc_rs::kx_group::X25519MLKEM768,
+        aws_lc_rs::kx_group::X25519,
+        aws_lc_rs::kx_group::SECP256R1,
+    ];
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
@@ -88,10 +91,8 @@ impl Tls {
             if handshaking {
                 self.handshake_bytes_left -= taken;
             }
-            let state = self
-                .session
-                .process_new_packets()
-                .map_err(|source| Turned::Tls { handshaking, source })?;
+            let state =
+                self.session.process_new_packets().map_err(|source| Turned::Tls { handshaking, source })?;
             self.take_plaintext(plaintext);
             if state.peer_has_closed() {
                 return Ok(Fed::PeerClosed);

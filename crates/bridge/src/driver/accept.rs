@@ -79,7 +79,8 @@ impl Driver {
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => doorway.ready = false,
-                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(source) => {
                     doorway.resting_until = Some(now + REST);
                     let turned = Turned::OutOfFiles { source };

@@ -74,7 +74,9 @@ impl Driver {
         for effect in std::mem::take(&mut self.effects) {
             self.carry_out(now, effect);
         }
-        let Some(mut socket) = self.sockets.get_mut(conn.slot() as usize).and_then(Option::take) else { return };
+        let Some(mut socket) = self.sockets.get_mut(conn.slot() as usize).and_then(Option::take) else {
+            return;
+        };
         // Dropping it closes it; a poll that does not know it is no loss.
         let _ = self.poll.registry().deregister(socket.channel.socket_mut());
         self.open -= 1;
@@ -105,7 +107,9 @@ impl Driver {
         let Some(socket) = self.socket(conn) else { return };
         let (door, peer) = (socket.door, Peer::from(socket.peer.ip()));
         shared.clone().runtime.spawn(async move {
-            let (Some(door), Some(inbox)) = (shared.doors.get(door), shared.inboxes.get(index)) else { return };
+            let (Some(door), Some(inbox)) = (shared.doors.get(door), shared.inboxes.get(index)) else {
+                return;
+            };
             let (confidential, anonymous_as) = match &door.kind {
                 ListenerKind::Tls(_) => (true, None),
                 ListenerKind::Plain { anonymous_as } => (false, anonymous_as.as_ref()),
@@ -194,7 +198,9 @@ impl Driver {
                 self.journal.condition(now, code, word, &line);
             }
             (_, Some(code), Some(word), Some(peer)) => self.journal.refused(now, code, word, peer, &line),
-            (_, code, word, _) => tracing::debug!(code, word, peer = peer.map(tracing::field::display), "{line}"),
+            (_, code, word, _) => {
+                tracing::debug!(code, word, peer = peer.map(tracing::field::display), "{line}")
+            }
         }
     }
 }
@@ -223,8 +229,6 @@ fn client_publish(publish: ControlPublish, publisher_kind: PrincipalKind) -> Cli
         registry: publish.registry,
         topic,
         payload: publish.payload.into(),
-        qos: publish.qos as u8,
-        retain: false,
         publisher: publish.publisher.0,
         publisher_name: publish.publisher.1,
         publisher_kind,
@@ -253,9 +257,9 @@ fn control_reason(error: &ControlError) -> ReasonCode {
     match error {
         ControlError::Denied { .. } => ReasonCode::NotAuthorized,
         ControlError::PayloadTooLong { .. } => ReasonCode::QuotaExceeded,
-        ControlError::NoSuchDevice { .. } | ControlError::BadSubfolder { .. } | ControlError::NoControlTopic { .. } => {
-            ReasonCode::TopicNameInvalid
-        }
+        ControlError::NoSuchDevice { .. }
+        | ControlError::BadSubfolder { .. }
+        | ControlError::NoControlTopic { .. } => ReasonCode::TopicNameInvalid,
         ControlError::StaleVersion { .. } | ControlError::BridgeUnavailable | ControlError::Store(_) => {
             ReasonCode::ImplementationSpecificError
         }

@@ -145,7 +145,9 @@ impl Driver {
 
     /// Writes what a connection has to say.
     pub(super) fn flush(&mut self, now: Instant, conn: ConnId) {
-        let Some(socket) = self.sockets.get_mut(conn.slot() as usize).and_then(Option::as_mut) else { return };
+        let Some(socket) = self.sockets.get_mut(conn.slot() as usize).and_then(Option::as_mut) else {
+            return;
+        };
         if socket.conn != conn || socket.leaving {
             return;
         }

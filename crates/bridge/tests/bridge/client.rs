@@ -10,12 +10,12 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// The byte of the protocol level in CONNECT.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Level {
+pub(crate) enum Level {
     V311 = 4,
     V5 = 5,
 }
 
-pub enum Wire {
+pub(crate) enum Wire {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
@@ -44,14 +44,14 @@ impl Write for Wire {
     }
 }
 
-pub struct Client {
-    pub wire: Wire,
-    pub level: Level,
+pub(crate) struct Client {
+    pub(crate) wire: Wire,
+    pub(crate) level: Level,
 }
 
 /// How a connection ended, as the client sees it.
 #[derive(Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// close_notify, or FIN without TLS.
     Orderly,
     /// FIN without close_notify.
@@ -59,7 +59,10 @@ pub enum End {
     Reset,
 }
 
-pub fn tls_config(ca: &CertificateDer<'static>, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
+pub(crate) fn tls_config(
+    ca: &CertificateDer<'static>,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(ca.clone()).expect("a CA certificate");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -71,7 +74,7 @@ pub fn tls_config(ca: &CertificateDer<'static>, version: &'static rustls::Suppor
     Arc::new(config)
 }
 
-pub fn tcp(address: SocketAddr) -> TcpStream {
+pub(crate) fn tcp(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the bridge listens");
     stream.set_nodelay(true).expect("nodelay");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
@@ -79,36 +82,41 @@ pub fn tcp(address: SocketAddr) -> TcpStream {
 }
 
 impl Client {
-    pub fn plain(address: SocketAddr, level: Level) -> Self {
+    pub(crate) fn plain(address: SocketAddr, level: Level) -> Self {
         Self { wire: Wire::Plain(tcp(address)), level }
     }
 
-    pub fn tls(address: SocketAddr, level: Level, config: &Arc<ClientConfig>) -> Self {
+    pub(crate) fn tls(address: SocketAddr, level: Level, config: &Arc<ClientConfig>) -> Self {
         let name = ServerName::try_from("localhost").expect("a name");
         let session = ClientConnection::new(Arc::clone(config), name).expect("a client");
         Self { wire: Wire::Tls(Box::new(StreamOwned::new(session, tcp(address)))), level }
     }
 
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.wire.write_all(bytes).expect("written");
         self.wire.flush().expect("flushed");
     }
 
     /// CONNECT, and the first packet that comes back.
-    pub fn connect(&mut self, client_id: &str, username: Option<&str>, password: Option<&str>) -> Vec<u8> {
+    pub(crate) fn connect(
+        &mut self,
+        client_id: &str,
+        username: Option<&str>,
+        password: Option<&str>,
+    ) -> Vec<u8> {
         let packet = connect(self.level, client_id, username, password, 0);
         self.send(&packet);
         self.packet().expect("CONNACK").1
     }
 
     /// CONNECT that must be admitted.
-    pub fn enter(mut self, client_id: &str, username: Option<&str>, password: Option<&str>) -> Self {
+    pub(crate) fn enter(mut self, client_id: &str, username: Option<&str>, password: Option<&str>) -> Self {
         let connack = self.connect(client_id, username, password);
         assert_eq!(connack.get(1), Some(&0), "CONNACK {connack:?}");
         self
     }
 
-    pub fn subscribe(&mut self, filter: &str, qos: u8) {
+    pub(crate) fn subscribe(&mut self, filter: &str, qos: u8) {
         let packet = subscribe(self.level, 7, filter, qos);
         self.send(&packet);
         let (kind, body) = self.packet().expect("SUBACK");
@@ -116,7 +124,7 @@ impl Client {
     }
 
     /// The next packet: its first byte and what follows the length.
-    pub fn packet(&mut self) -> Result<(u8, Vec<u8>), End> {
+    pub(crate) fn packet(&mut self) -> Result<(u8, Vec<u8>), End> {
         let mut first = [0; 1];
         self.fill(&mut first)?;
         let mut length = 0_usize;
@@ -148,7 +156,7 @@ impl Client {
     }
 
     /// Reads until the connection ends; the packets that came, and how it ended.
-    pub fn until_end(&mut self) -> (Vec<(u8, Vec<u8>)>, End) {
+    pub(crate) fn until_end(&mut self) -> (Vec<(u8, Vec<u8>)>, End) {
         let mut packets = Vec::new();
         loop {
             match self.packet() {
@@ -159,7 +167,7 @@ impl Client {
     }
 
     /// The next PUBLISH: topic and payload. It is acknowledged when it asks for it.
-    pub fn message(&mut self) -> (String, Vec<u8>) {
+    pub(crate) fn message(&mut self) -> (String, Vec<u8>) {
         let (first, body) = self.packet().expect("a PUBLISH");
         assert_eq!(first & 0xf0, 0x30, "PUBLISH wanted, got {first:#x} {body:?}");
         let topic_end = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
@@ -198,7 +206,13 @@ fn text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-pub fn connect(level: Level, client_id: &str, username: Option<&str>, password: Option<&str>, keep_alive_s: u16) -> Vec<u8> {
+pub(crate) fn connect(
+    level: Level,
+    client_id: &str,
+    username: Option<&str>,
+    password: Option<&str>,
+    keep_alive_s: u16,
+) -> Vec<u8> {
     let mut body = Vec::new();
     text(&mut body, "MQTT");
     let flags = 2 | if username.is_some() { 0x80 } else { 0 } | if password.is_some() { 0x40 } else { 0 };
@@ -214,7 +228,7 @@ pub fn connect(level: Level, client_id: &str, username: Option<&str>, password: 
     framed(0x10, &body)
 }
 
-pub fn subscribe(level: Level, id: u16, filter: &str, qos: u8) -> Vec<u8> {
+pub(crate) fn subscribe(level: Level, id: u16, filter: &str, qos: u8) -> Vec<u8> {
     let mut body = id.to_be_bytes().to_vec();
     if level == Level::V5 {
         body.push(0);
@@ -225,7 +239,7 @@ pub fn subscribe(level: Level, id: u16, filter: &str, qos: u8) -> Vec<u8> {
 }
 
 /// `id` 0 means QoS 0.
-pub fn publish(level: Level, topic: &str, id: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn publish(level: Level, topic: &str, id: u16, payload: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     text(&mut body, topic);
     if id != 0 {
@@ -238,4 +252,4 @@ pub fn publish(level: Level, topic: &str, id: u16, payload: &[u8]) -> Vec<u8> {
     framed(if id == 0 { 0x30 } else { 0x32 }, &body)
 }
 
-pub const PINGREQ: [u8; 2] = [0xc0, 0];
+pub(crate) const PINGREQ: [u8; 2] = [0xc0, 0];

@@ -1,0 +1,117 @@
+//! Commands to devices, and what clients publish to control topics.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use drawbridge_control::{
+    ClientControlPublish, ControlError, ControlPublishes, DeliveryOutcome, DeviceOrder, Dispatch, Publisher,
+};
+use drawbridge_names::Uid;
+use drawbridge_testkit::TestDevice;
+
+use crate::client::{Level, publish};
+use crate::rig::{Rig, registry, rig, wait_until};
+
+fn command(device: Uid, wait: Duration) -> DeviceOrder {
+    DeviceOrder {
+        registry: registry(),
+        device,
+        topic: "devices/lamp/commands".to_owned(),
+        payload: Arc::from(b"on".as_slice()),
+        qos: 1,
+        retain: false,
+        to_device: true,
+        publisher: Publisher::Server,
+        wait,
+    }
+}
+
+fn send(rig: &Rig, order: DeviceOrder) -> DeliveryOutcome {
+    rig.runtime.block_on(rig.handle.send(order))
+}
+
+#[test]
+fn a_command_is_answered_by_the_puback_of_its_device() {
+    let rig = rig(|_| {});
+    let lamp = TestDevice::new("lamp");
+    let uid = rig.register(&lamp);
+    let wait = Duration::from_secs(5);
+    assert_eq!(send(&rig, command(uid, wait)), DeliveryOutcome::NotConnected);
+    let mut client = rig.enter(&lamp, Level::V311);
+    assert_eq!(send(&rig, command(uid, wait)), DeliveryOutcome::NotSubscribed);
+    client.subscribe("devices/lamp/commands/#", 1);
+    let answer = rig.runtime.spawn({
+        let handle = rig.handle.clone();
+        async move { handle.send(command(uid, wait)).await }
+    });
+    assert_eq!(client.message(), ("devices/lamp/commands".to_owned(), b"on".to_vec()));
+    assert_eq!(rig.runtime.block_on(answer).expect("no panic"), DeliveryOutcome::Acknowledged);
+}
+
+#[test]
+fn a_command_without_a_puback_times_out_and_a_stopped_bridge_says_so() {
+    let mut rig = rig(|_| {});
+    let lamp = TestDevice::new("lamp");
+    let uid = rig.register(&lamp);
+    let mut client = rig.enter(&lamp, Level::V311);
+    client.subscribe("devices/lamp/commands/#", 1);
+    assert_eq!(send(&rig, command(uid, Duration::from_millis(300))), DeliveryOutcome::TimedOut);
+    rig.bridge.take().expect("running").shutdown(Duration::from_secs(1));
+    assert_eq!(send(&rig, command(uid, Duration::from_secs(5))), DeliveryOutcome::Unavailable);
+}
+
+#[test]
+fn a_retained_config_waits_for_its_device() {
+    let rig = rig(|_| {});
+    let lamp = TestDevice::new("lamp");
+    let uid = rig.register(&lamp);
+    let config = DeviceOrder {
+        topic: "devices/lamp/config".to_owned(),
+        retain: true,
+        to_device: false,
+        ..command(uid, Duration::ZERO)
+    };
+    assert_eq!(send(&rig, config), DeliveryOutcome::Stored);
+    // On whichever shard it lands.
+    for _ in 0..6 {
+        let mut client = rig.enter(&lamp, Level::V311);
+        client.subscribe("devices/lamp/config", 1);
+        assert_eq!(client.message(), ("devices/lamp/config".to_owned(), b"on".to_vec()));
+    }
+}
+
+/// Writes down what it is given; refuses configs.
+#[derive(Default)]
+struct Clerk(Mutex<Vec<ClientControlPublish>>);
+
+#[async_trait]
+impl ControlPublishes for Clerk {
+    async fn client_publish(&self, publish: ClientControlPublish) -> Result<(), ControlError> {
+        let refuse = publish.topic.ends_with("/config");
+        self.0.lock().expect("unpoisoned").push(publish);
+        if refuse { Err(ControlError::BridgeUnavailable) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_publish_to_a_control_topic_is_acknowledged_when_control_has_recorded_it() {
+    let rig = rig(|_| {});
+    let clerk = Arc::new(Clerk::default());
+    rig.bridge.as_ref().expect("running").serve_control(clerk.clone());
+    let mut guest = rig.guest("operator", Level::V5);
+    guest.send(&publish(Level::V5, "devices/lamp/commands/blink", 5, b"3"));
+    let (kind, body) = guest.packet().expect("PUBACK");
+    assert_eq!((kind, &body[..2]), (0x40, &[0, 5][..]));
+    assert!(body.get(2).is_none_or(|reason| *reason < 0x80), "{body:?}");
+    guest.send(&publish(Level::V5, "devices/lamp/config", 6, b"{}"));
+    let (kind, body) = guest.packet().expect("PUBACK");
+    assert_eq!((kind, &body[..3]), (0x40, &[0, 6, 0x83][..]));
+    let seen = clerk.0.lock().expect("unpoisoned");
+    let topics: Vec<&str> = seen.iter().map(|publish| publish.topic.as_str()).collect();
+    assert_eq!(topics, ["devices/lamp/commands/blink", "devices/lamp/config"]);
+    assert_eq!(seen[0].publisher_name.as_str(), "guest");
+    assert_eq!(seen[0].publisher_kind, drawbridge_names::PrincipalKind::Application);
+    drop(seen);
+    wait_until("nothing is left behind", || rig.handle.stats().sessions == 1);
+}
