@@ -50,11 +50,14 @@ pub(crate) fn effective(
     if text.is_empty() {
         // Of the form NAME:anything, so that the client may come back with it.
         let assigned = format!("{name}:{}", random_id(random));
-        let assigned = MqttClientId::parse(&assigned).expect("a name and base64url are short and without NUL");
+        let assigned =
+            MqttClientId::parse(&assigned).expect("a name and base64url are short and without NUL");
         return Ok((assigned, true));
     }
-    let is_own = || text.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
-    if kind == PrincipalKind::Application || path.is_some_and(|path| path.device == name.as_str()) || is_own() {
+    let is_own =
+        || text.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+    if kind == PrincipalKind::Application || path.is_some_and(|path| path.device == name.as_str()) || is_own()
+    {
         return Ok((client_id.clone(), false));
     }
     let short: String = text.chars().take(64).collect();
@@ -80,10 +83,13 @@ mod tests {
 
     #[test]
     fn a_device_uses_its_name_with_or_without_a_suffix_its_path_or_nothing() {
-        for good in ["lamp", "lamp:", "lamp:1", "lamp:x/y", "projects/p/locations/l/registries/r/devices/lamp"] {
+        for good in
+            ["lamp", "lamp:", "lamp:1", "lamp:x/y", "projects/p/locations/l/registries/r/devices/lamp"]
+        {
             assert_eq!(judge(PrincipalKind::Device, good).expect(good), (good.to_owned(), false));
         }
-        let bads = ["lamp2", "Lamp", "x", "lam", ":lamp", "projects/p/locations/l/registries/r/devices/lamp2"];
+        let bads =
+            ["lamp2", "Lamp", "x", "lam", ":lamp", "projects/p/locations/l/registries/r/devices/lamp2"];
         for bad in bads {
             assert!(matches!(judge(PrincipalKind::Device, bad), Err(Refusal::MqttClientId(_))), "{bad}");
         }
@@ -102,8 +108,13 @@ mod tests {
     fn a_path_has_exactly_eight_parts() {
         let path = GooglePath::parse("projects/p/locations/l/registries/r/devices/d").expect("a path");
         assert_eq!((path.project, path.location, path.registry, path.device), ("p", "l", "r", "d"));
-        for bad in ["projects/p/locations/l/registries/r/devices", "projects/p", "a/p/locations/l/registries/r/devices/d",
-            "projects/p/locations/l/registries/r/devices/d/e", "/projects/p/locations/l/registries/r/devices/d"] {
+        for bad in [
+            "projects/p/locations/l/registries/r/devices",
+            "projects/p",
+            "a/p/locations/l/registries/r/devices/d",
+            "projects/p/locations/l/registries/r/devices/d/e",
+            "/projects/p/locations/l/registries/r/devices/d",
+        ] {
             assert!(GooglePath::parse(bad).is_none(), "{bad}");
         }
     }

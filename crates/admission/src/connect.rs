@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_identity::{
-    AccessToken, Asserted, ConnectJwt, ConnectRules, NotProven, Refusal,
-};
+use drawbridge_identity::{AccessToken, Asserted, ConnectJwt, ConnectRules, NotProven, Refusal};
 use drawbridge_jose::base64url_decode;
 use drawbridge_names::{
     Epoch, KeyId, MqttClientId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid,
@@ -137,11 +135,7 @@ impl Admission {
         }
     }
 
-    async fn connect_by_jwt(
-        &self,
-        request: &ConnectRequest<'_>,
-        jwt: &[u8],
-    ) -> Result<Connected, Refusal> {
+    async fn connect_by_jwt(&self, request: &ConnectRequest<'_>, jwt: &[u8]) -> Result<Connected, Refusal> {
         let bytes_max = self.inner.config.bridge_token_bytes_max;
         let path = GooglePath::parse(request.client_id.as_str());
         let path_realm = path.and_then(|path| self.realm_of_path(path));
@@ -256,8 +250,7 @@ impl Admission {
             return Err(Refusal::Blocked);
         }
         let (kind, name) = (loaded.principal.kind, loaded.principal.name.clone());
-        let (client_id, assigned_client_id) =
-            effective(kind, &name, client_id, path, &*self.inner.random)?;
+        let (client_id, assigned_client_id) = effective(kind, &name, client_id, path, &*self.inner.random)?;
         if let Some(once) = &once {
             self.use_up(registry, loaded.principal.uid, once).await?;
         }

@@ -22,7 +22,9 @@ pub enum AdmissionError {
         kind: PrincipalKind,
     },
     /// The key is registered already.
-    #[error("the key {0} is, or was, registered in this registry; each principal has keys of its own, make a new one")]
+    #[error(
+        "the key {0} is, or was, registered in this registry; each principal has keys of its own, make a new one"
+    )]
     KeyInUse(KeyId),
     /// As many keys as allowed are active.
     #[error("{active} keys are active, at most {active_max} are allowed; remove one first")]
@@ -54,7 +56,9 @@ pub enum AdmissionError {
     #[error("the label of a key has 1 to 64 printable ASCII characters")]
     Label,
     /// The issuer cannot be one.
-    #[error("`{found}` cannot be an issuer: {why}; wanted an https URL without query, fragment and final slash")]
+    #[error(
+        "`{found}` cannot be an issuer: {why}; wanted an https URL without query, fragment and final slash"
+    )]
     Issuer {
         /// What was given.
         found: String,

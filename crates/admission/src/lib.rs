@@ -39,7 +39,7 @@ pub use admin_token::ADMIN_TOKEN_PREFIX;
 pub use bearer::{Audience, Authorized, Caller};
 pub use clock::{Clock, Random};
 pub use config::AdmissionConfig;
-pub use connect::{Connected, ConnectRequest};
+pub use connect::{ConnectRequest, Connected};
 pub use drawbridge_identity::{NotProven, Refusal};
 pub use error::AdmissionError;
 pub use key_update::KeyUpdated;
@@ -299,7 +299,8 @@ impl Admission {
 
     /// The first login with a new key ends the grace of the key it has replaced. Answers whether it did.
     async fn end_grace(&self, loaded: &Loaded, kid: &KeyId) -> bool {
-        let Some(used) = loaded.keys.iter().find(|key| key.kid == *kid && key.state == KeyState::Active) else {
+        let Some(used) = loaded.keys.iter().find(|key| key.kid == *kid && key.state == KeyState::Active)
+        else {
             return false;
         };
         let grace_s = u64::from(self.inner.config.key_grace_s);
@@ -313,7 +314,9 @@ impl Admission {
             match self.retire(principal, &key.kid, false, &actor, "key.grace-end").await {
                 Ok(()) => ended = true,
                 // The login itself is good; the grace then ends by its time.
-                Err(error) => tracing::warn!(kid = %key.kid, "the grace of a replaced key was not ended: {error}"),
+                Err(error) => {
+                    tracing::warn!(kid = %key.kid, "the grace of a replaced key was not ended: {error}")
+                }
             }
         }
         ended

@@ -165,8 +165,11 @@ impl Admission {
                 return Err(Refusal::Target { wanted });
             }
         };
-        let scope =
-            if for_bridge { judge_grant(scope, &loaded.rights)? } else { judge_words(scope, &loaded.rights)? };
+        let scope = if for_bridge {
+            judge_grant(scope, &loaded.rights)?
+        } else {
+            judge_words(scope, &loaded.rights)?
+        };
 
         // Use up the `jti` before issuing: a crash here costs a retry, the other order a replay.
         self.use_up(&record.name, principal.uid, asserted).await?;

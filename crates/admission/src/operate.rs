@@ -59,8 +59,8 @@ impl Admission {
         actor: &Actor,
     ) -> Result<Known, AdmissionError> {
         let NewDevice { name, keys, policy, legacy_assertions, attributes } = device;
-        let policy = policy
-            .unwrap_or_else(|| PolicyName::parse(DEVICE_POLICY).expect("`device` is a policy name"));
+        let policy =
+            policy.unwrap_or_else(|| PolicyName::parse(DEVICE_POLICY).expect("`device` is a policy name"));
         let principal = Principal {
             policy: Some(policy),
             legacy_assertions,
@@ -119,7 +119,8 @@ impl Admission {
         if keys.len() > active_max {
             return Err(AdmissionError::TooManyKeys { active: keys.len(), active_max });
         }
-        let keys = keys.into_iter().map(|(key, label)| self.new_key(&key, label)).collect::<Result<Vec<_>, _>>()?;
+        let keys =
+            keys.into_iter().map(|(key, label)| self.new_key(&key, label)).collect::<Result<Vec<_>, _>>()?;
         let detail = json!({
             "uid": principal.uid.to_string(),
             "kids": keys.iter().map(|key| key.kid.as_str()).collect::<Vec<_>>(),
@@ -180,7 +181,8 @@ impl Admission {
         actor: &Actor,
     ) -> Result<Principal, AdmissionError> {
         let change = PrincipalChange::Block;
-        let changed = self.change(registry, name, change, revision, actor, "principal.block", &json!({})).await?;
+        let changed =
+            self.change(registry, name, change, revision, actor, "principal.block", &json!({})).await?;
         self.tell_principal(&changed, EndReason::Blocked);
         Ok(changed)
     }
@@ -216,7 +218,8 @@ impl Admission {
         let change = PrincipalChange::Revoke { not_before_s: self.now_s() };
         let reason: String = reason.chars().take(256).collect();
         let detail = json!({ "reason": reason });
-        let changed = self.change(registry, name, change, revision, actor, "principal.revoke", &detail).await?;
+        let changed =
+            self.change(registry, name, change, revision, actor, "principal.revoke", &detail).await?;
         self.tell_principal(&changed, EndReason::Revoked);
         Ok(changed)
     }
@@ -384,7 +387,9 @@ impl Admission {
     }
 
     fn new_key(&self, key: &PublicKey, label: Option<String>) -> Result<Key, AdmissionError> {
-        let is_label = |text: &str| (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+        let is_label = |text: &str| {
+            (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+        };
         if label.as_deref().is_some_and(|label| !is_label(label)) {
             return Err(AdmissionError::Label);
         }

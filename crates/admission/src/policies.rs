@@ -118,7 +118,8 @@ impl Admission {
             Action::Publish => rights.may_publish(name()?),
             Action::Receive => rights.may_receive(name()?),
             Action::Subscribe => {
-                filter = TopicFilter::parse(topic).map_err(|error| AdmissionError::Topic(error.to_string()))?;
+                filter =
+                    TopicFilter::parse(topic).map_err(|error| AdmissionError::Topic(error.to_string()))?;
                 rights.may_subscribe(&filter)
             }
         };
@@ -129,7 +130,10 @@ impl Admission {
 
     /// The rights of a principal by its policy as stored. A policy that is missing or broken gives
     /// nothing (I3).
-    pub(crate) async fn compiled(&self, principal: &Principal) -> Result<(Rights, Option<Stamp>), StoreError> {
+    pub(crate) async fn compiled(
+        &self,
+        principal: &Principal,
+    ) -> Result<(Rights, Option<Stamp>), StoreError> {
         let Some(name) = &principal.policy else { return Ok((Rights::none(), None)) };
         let stamp = self.inner.cache.stamp_policy(&principal.registry, name);
         let record = self.inner.store.policy(&principal.registry, name).await?;

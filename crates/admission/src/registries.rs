@@ -84,7 +84,8 @@ impl Admission {
         }
         judge_issuer(&record.issuer)?;
         judge_audiences(&record, &self.registries())?;
-        let detail = serde_json::json!({ "issuer": record.issuer, "bridge_audience": record.bridge_audience });
+        let detail =
+            serde_json::json!({ "issuer": record.issuer, "bridge_audience": record.bridge_audience });
         let audit = self.audit(actor, "registry.add", record.name.as_str(), &detail);
         let (record, new) = match self.inner.store.add_registry(record.clone(), audit).await? {
             AddRegistry::Added => (record, true),
@@ -116,16 +117,19 @@ impl Admission {
     }
 
     /// Loads what a registry needs to work, and makes it where a creation was cut short.
-    pub(crate) async fn furnish(&self, record: RegistryRecord) -> Result<Arc<RegistryRecord>, AdmissionError> {
+    pub(crate) async fn furnish(
+        &self,
+        record: RegistryRecord,
+    ) -> Result<Arc<RegistryRecord>, AdmissionError> {
         let store = &self.inner.store;
-        let made = SigningKey::generate(Algorithm::Es256).map_err(|e| AdmissionError::Secret(e.to_string()))?;
+        let made =
+            SigningKey::generate(Algorithm::Es256).map_err(|e| AdmissionError::Secret(e.to_string()))?;
         let mut value = vec![ISSUER_KEY_VERSION];
         value.extend_from_slice(&made.to_pkcs8_der());
         let kept = zeroize::Zeroizing::new(store.secret_or_insert(&record.name, ISSUER_KEY, value).await?);
         let issuer_key = match kept.split_first() {
-            Some((&ISSUER_KEY_VERSION, der)) => {
-                SigningKey::from_pkcs8_der(der).map_err(|e| AdmissionError::Secret(format!("{ISSUER_KEY}: {e}")))?
-            }
+            Some((&ISSUER_KEY_VERSION, der)) => SigningKey::from_pkcs8_der(der)
+                .map_err(|e| AdmissionError::Secret(format!("{ISSUER_KEY}: {e}")))?,
             _ => return Err(AdmissionError::Secret(format!("{ISSUER_KEY} has an unknown version"))),
         };
         let template = PolicyName::parse(DEVICE_POLICY).expect("`device` is a policy name");
@@ -165,7 +169,9 @@ impl Admission {
 /// Source: RFC 8414 section 2 (`issuer`).
 fn judge_issuer(issuer: &str) -> Result<(), AdmissionError> {
     let refuse = |why| Err(AdmissionError::Issuer { found: issuer.chars().take(128).collect(), why });
-    let Some(rest) = issuer.strip_prefix("https://") else { return refuse("it does not begin with https://") };
+    let Some(rest) = issuer.strip_prefix("https://") else {
+        return refuse("it does not begin with https://");
+    };
     if rest.is_empty() || rest.starts_with('/') {
         return refuse("it has no host");
     }
@@ -229,8 +235,18 @@ mod tests {
         for good in ["https://localhost:8443", "https://id.example", "https://id.example/r/plant"] {
             assert!(judge_issuer(good).is_ok(), "{good}");
         }
-        for bad in ["", "http://id.example", "https://", "https:///x", "https://id.example/", "https://a?b",
-            "https://a#b", "https://u@a", "https://a b", "https://ä"] {
+        for bad in [
+            "",
+            "http://id.example",
+            "https://",
+            "https:///x",
+            "https://id.example/",
+            "https://a?b",
+            "https://a#b",
+            "https://u@a",
+            "https://a b",
+            "https://ä",
+        ] {
             assert!(judge_issuer(bad).is_err(), "{bad}");
         }
     }

@@ -56,7 +56,9 @@ impl ApiWords {
         let mut words = Vec::new();
         for text in scope.split(' ').filter(|text| !text.is_empty()) {
             let word = ApiWord::ALL.into_iter().find(|word| word.as_str() == text);
-            words.push(word.ok_or_else(|| Refusal::Scope(format!("`{}` is no word of the API", short(text))))?);
+            words.push(
+                word.ok_or_else(|| Refusal::Scope(format!("`{}` is no word of the API", short(text))))?,
+            );
         }
         words.sort_unstable();
         words.dedup();

@@ -99,14 +99,26 @@ const FORMS: &[(&str, Spoil, &str)] = &[
     ("a space in front", |_, h, b, s| format!(" {h}.{b}.{s}"), "jws-format"),
     ("a line end behind", |_, h, b, s| format!("{h}.{b}.{s}\n"), "jws-format"),
     ("the standard alphabet", |_, h, b, s| format!("{h}.{b}.{}/", &s[..s.len() - 1]), "jws-format"),
-    ("JSON serialisation", |_, h, b, s| format!("{{\"protected\":\"{h}\",\"payload\":\"{b}\",\"signature\":\"{s}\"}}"), "jws-format"),
+    (
+        "JSON serialisation",
+        |_, h, b, s| format!("{{\"protected\":\"{h}\",\"payload\":\"{b}\",\"signature\":\"{s}\"}}"),
+        "jws-format",
+    ),
     ("larger than 4 KiB", |_, h, b, s| format!("{h}.{b}{}.{s}", "A".repeat(4096)), "jws-format"),
     ("a header that is an array", |_, _, b, s| format!("{}.{b}.{s}", base64url_encode(b"[]")), "jws-format"),
-    ("a body that is no JSON", |_, h, _, s| format!("{h}.{}.{s}", base64url_encode(b"sub=sensor")), "jws-format"),
+    (
+        "a body that is no JSON",
+        |_, h, _, s| format!("{h}.{}.{s}", base64url_encode(b"sub=sensor")),
+        "jws-format",
+    ),
     ("a byte order mark", |d, _, _, _| raw(d, "\u{feff}{\"alg\":\"ES256\"}"), "jws-format"),
     ("alg twice", |d, _, _, _| raw(d, r#"{"alg":"ES256","alg":"ES256"}"#), "jws-format"),
     ("kid an array", |d, _, _, _| raw(d, r#"{"alg":"ES256","kid":["a"]}"#), "jws-format"),
-    ("a header of 2 KiB", |d, _, _, _| raw(d, &format!(r#"{{"alg":"ES256","kid":"{}"}}"#, "k".repeat(2048))), "jws-format"),
+    (
+        "a header of 2 KiB",
+        |d, _, _, _| raw(d, &format!(r#"{{"alg":"ES256","kid":"{}"}}"#, "k".repeat(2048))),
+        "jws-format",
+    ),
     ("alg none", |d, _, _, _| raw(d, r#"{"alg":"none"}"#), "algorithm"),
     ("alg None", |d, _, _, _| raw(d, r#"{"alg":"None"}"#), "algorithm"),
     ("alg es256", |d, _, _, _| raw(d, r#"{"alg":"es256"}"#), "algorithm"),
@@ -124,7 +136,11 @@ const FORMS: &[(&str, Spoil, &str)] = &[
     ("r and s all ones", |_, h, b, _| format!("{h}.{b}.{}", base64url_encode(&[255; 64])), "not-proven"),
     ("a signature in DER", |_, h, b, _| format!("{h}.{b}.{}", base64url_encode(&[0x30; 70])), "not-proven"),
     ("an empty signature", |_, h, b, _| format!("{h}.{b}."), "not-proven"),
-    ("another body", |_, h, _, s| format!("{h}.{}.{s}", base64url_encode(br#"{"sub":"sensor","iss":"sensor"}"#)), "not-proven"),
+    (
+        "another body",
+        |_, h, _, s| format!("{h}.{}.{s}", base64url_encode(br#"{"sub":"sensor","iss":"sensor"}"#)),
+        "not-proven",
+    ),
 ];
 
 fn raw(device: &TestDevice, header: &str) -> String {

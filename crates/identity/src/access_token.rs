@@ -143,7 +143,8 @@ impl<'a> AccessToken<'a> {
         let now = Now { now_s, skew_s: 0 };
         let expires_s = now.expiry(&claims)?;
         let issued_s = now.date(&claims, "iat")?.ok_or_else(|| not_ours("`iat` is missing"))?;
-        let epoch = claims.numeric_date_s("epoch").ok().flatten().ok_or_else(|| not_ours("`epoch` is missing"))?;
+        let epoch =
+            claims.numeric_date_s("epoch").ok().flatten().ok_or_else(|| not_ours("`epoch` is missing"))?;
         let parsed = || -> Option<_> {
             let uid = text("uid").ok()?.parse().ok()?;
             let subject = PrincipalName::parse(text("sub").ok()?).ok()?;

@@ -97,7 +97,8 @@ pub fn verify_pop(
         now.not_future(claims, "nbf")?;
         let upd = rules::text(claims, "upd", POP)?;
         if upd != Some(base64url_encode(&sha256(update.as_bytes())).as_str()) {
-            let found = if upd.is_some() { "`upd` is not the hash of this key update" } else { "`upd` is missing" };
+            let found =
+                if upd.is_some() { "`upd` is not the hash of this key update" } else { "`upd` is missing" };
             return Err(Refusal::Kind { found: found.into(), wanted: POP });
         }
         Ok(())
@@ -150,7 +151,8 @@ pub fn verify_legacy_pop(
     let algorithm = new_key.algorithm();
     let is_ecdsa = matches!(algorithm, drawbridge_jose::Algorithm::Es256 | drawbridge_jose::Algorithm::Es384);
     let signature = if is_ecdsa {
-        ecdsa_der_to_raw(&signature, algorithm).map_err(|_| refuse("it is not a DER-encoded ECDSA signature"))?
+        ecdsa_der_to_raw(&signature, algorithm)
+            .map_err(|_| refuse("it is not a DER-encoded ECDSA signature"))?
     } else {
         signature
     };

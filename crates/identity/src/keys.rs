@@ -29,7 +29,8 @@ impl RingKey {
     /// Whether the key may be used at this second.
     #[must_use]
     pub fn is_usable(&self, now_s: u64) -> bool {
-        self.not_before_s.is_none_or(|from_s| from_s <= now_s) && self.expires_s.is_none_or(|end_s| now_s < end_s)
+        self.not_before_s.is_none_or(|from_s| from_s <= now_s)
+            && self.expires_s.is_none_or(|end_s| now_s < end_s)
     }
 }
 
@@ -65,8 +66,11 @@ impl KeyRing {
             let named: Vec<_> =
                 usable().filter(|key| key.kid.as_str() == kid || key.label.as_deref() == Some(kid)).collect();
             if !named.is_empty() {
-                let fitting: Vec<_> =
-                    named.into_iter().filter(|key| key.public.algorithm() == algorithm).take(TRIED_MAX).collect();
+                let fitting: Vec<_> = named
+                    .into_iter()
+                    .filter(|key| key.public.algorithm() == algorithm)
+                    .take(TRIED_MAX)
+                    .collect();
                 return if fitting.is_empty() { Named::OtherAlgorithm } else { Named::Keys(fitting) };
             }
         }

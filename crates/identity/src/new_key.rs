@@ -11,7 +11,11 @@ pub const NEW_KEY_BYTES_MAX: usize = 2 * 1024;
 /// A key as PEM (on one line, too) or, as the legacy alias allows, as bare base64 of its DER.
 pub(crate) fn from_text(text: &str) -> Result<PublicKey, Refusal> {
     check_size(text)?;
-    let key = if text.contains("-----") { PublicKey::from_spki_pem(text) } else { PublicKey::from_bare_base64(text) };
+    let key = if text.contains("-----") {
+        PublicKey::from_spki_pem(text)
+    } else {
+        PublicKey::from_bare_base64(text)
+    };
     key.map_err(|error| Refusal::NewKey(error.to_string()))
 }
 
@@ -24,7 +28,9 @@ pub(crate) fn from_jwk(json: &str) -> Result<PublicKey, Refusal> {
 fn check_size(text: &str) -> Result<(), Refusal> {
     if text.len() > NEW_KEY_BYTES_MAX {
         let found = text.len();
-        return Err(Refusal::NewKey(format!("it has {found} bytes, at most {NEW_KEY_BYTES_MAX} are allowed")));
+        return Err(Refusal::NewKey(format!(
+            "it has {found} bytes, at most {NEW_KEY_BYTES_MAX} are allowed"
+        )));
     }
     Ok(())
 }

@@ -108,9 +108,8 @@ impl<'a> Presented<'a> {
         checker: &Checker,
     ) -> Result<Proven<'p>, Refusal> {
         let algorithm = self.jws.algorithm();
-        let named = candidate.map(|candidate| {
-            (candidate, candidate.ring.candidates(self.jws.kid(), algorithm, now_s))
-        });
+        let named = candidate
+            .map(|candidate| (candidate, candidate.ring.candidates(self.jws.kid(), algorithm, now_s)));
         let why = match named {
             None => NotProven::UnknownPrincipal,
             Some((_, Named::OtherAlgorithm)) => NotProven::AlgorithmOfKey,
@@ -158,9 +157,9 @@ fn judge_type(typ: Option<&str>, wanted: &Wanted) -> Result<(), Refusal> {
     };
     let is = |name: &str| {
         typ.eq_ignore_ascii_case(name)
-            || typ
-                .split_once('/')
-                .is_some_and(|(tree, rest)| tree.eq_ignore_ascii_case("application") && rest.eq_ignore_ascii_case(name))
+            || typ.split_once('/').is_some_and(|(tree, rest)| {
+                tree.eq_ignore_ascii_case("application") && rest.eq_ignore_ascii_case(name)
+            })
     };
     if wanted.types.iter().any(|name| is(name)) || (wanted.plain && is("JWT")) {
         return Ok(());

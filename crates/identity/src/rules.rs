@@ -198,7 +198,9 @@ mod tests {
         let of = |text: &str| jti(&claims(&format!("{{\"jti\":{text}}}")));
         assert!(of("\"0123456789abcdef\"").is_ok());
         assert!(of(&format!("\"{}\"", "x".repeat(128))).is_ok());
-        for bad in ["\"0123456789abcde\"", "\"0123456789abcdeä\"", "\"0123456789abcdef\\n\"", "7", "null", "[]"] {
+        for bad in
+            ["\"0123456789abcde\"", "\"0123456789abcdeä\"", "\"0123456789abcdef\\n\"", "7", "null", "[]"]
+        {
             assert!(of(bad).is_err(), "{bad}");
         }
         assert!(of(&format!("\"{}\"", "x".repeat(129))).is_err());

@@ -100,8 +100,8 @@ impl TestDevice {
     #[must_use]
     pub fn pop(&self, issuer: &str, update: &str) -> Draft<'_> {
         let upd = base64url_encode(&sha256(update.as_bytes()));
-        let mut draft = self
-            .draft(Some("key-pop+jwt"), json!({ "aud": issuer, "jti": fresh_jti(), "upd": upd }));
+        let mut draft =
+            self.draft(Some("key-pop+jwt"), json!({ "aud": issuer, "jti": fresh_jti(), "upd": upd }));
         draft.jwk = Some(self.public_key().clone());
         draft
     }
@@ -192,7 +192,8 @@ impl Draft<'_> {
     #[must_use]
     pub fn sign_raw(&self, header_json: &str) -> String {
         let body = Value::Object(self.claims.clone()).to_string();
-        let input = format!("{}.{}", base64url_encode(header_json.as_bytes()), base64url_encode(body.as_bytes()));
+        let input =
+            format!("{}.{}", base64url_encode(header_json.as_bytes()), base64url_encode(body.as_bytes()));
         let signature = self.device.key.sign(input.as_bytes()).expect("the library signs");
         format!("{input}.{}", base64url_encode(&signature))
     }

@@ -1,5 +1,5 @@
 //! A server's admission with a memory store, a fake clock and one registry; shared by the tests here.
-#![allow(dead_code, reason = "each test file uses its part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
 
 use std::sync::Arc;
 
