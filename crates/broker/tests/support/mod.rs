@@ -1,0 +1,503 @@
+//! Shards, clients and a fake clock in one process without sockets: what a driver would do, step by
+//! step. Time moves only by [`Net::pass`].
+
+#![allow(dead_code, reason = "each test file uses its part")]
+#![expect(unreachable_pub, reason = "a module of several test files, not a crate")]
+#![expect(clippy::disallowed_methods, reason = "one base instant; all later ones are sums")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use drawbridge_broker::{
+    Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlPublish, Directory, Effect, Interest,
+    Order, OrderOutcome, Publisher, Refused, Report, Shard, ShardConfig, Stats, What,
+};
+use drawbridge_mqtt::codec::{
+    Ack, Connect, ConnectProperties, Disconnect, Frame, Packet, PacketId, ProtocolVersion, Publish,
+    PublishProperties, Qos, ReasonCode, RetainHandling, Side, Subscribe, SubscribeEntry, Unsubscribe,
+    UserProperties, Will, decode,
+};
+use drawbridge_names::{
+    Epoch, KeyId, MqttClientId, PolicyName, PrincipalKind, PrincipalName, RegistryName, TopicName, Uid,
+};
+use drawbridge_policy::{Policy, Rights, Variables};
+
+pub use ProtocolVersion::{V5, V311};
+
+/// A packet from the server, owned and shortened to what tests look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Got {
+    ConnAck { reason: ReasonCode, text: Option<String>, session_expiry_s: Option<u32>, keep_alive_s: Option<u16> },
+    Message(Message),
+    PubAck { id: u16, reason: ReasonCode, text: Option<String> },
+    SubAck(Vec<ReasonCode>),
+    UnsubAck(Vec<ReasonCode>),
+    Pong,
+    Disconnect { reason: ReasonCode, text: Option<String> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Message {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub qos: u8,
+    pub retain: bool,
+    pub id: Option<u16>,
+    pub subscriptions: Vec<u32>,
+    pub expiry_s: Option<u32>,
+    pub user: Vec<(String, String)>,
+    pub content_type: Option<String>,
+}
+
+pub struct Client {
+    pub shard: usize,
+    pub conn: ConnId,
+    pub version: ProtocolVersion,
+    /// Takes no bytes: its output stays in the shard.
+    pub stalled: bool,
+    pub inbox: Vec<u8>,
+    pub closed: Option<Close>,
+    next_id: u16,
+}
+
+/// Several shards and their clients.
+pub struct Net {
+    pub now: Instant,
+    pub base: Instant,
+    pub shards: Vec<Shard>,
+    pub directory: Arc<Directory>,
+    pub clients: Vec<Client>,
+    /// Unanswered questions: shard, connection, request.
+    pub asked: Vec<(usize, ConnId, Box<ConnectRequest>)>,
+    pub reports: Vec<Report>,
+    pub controls: Vec<(usize, ConnId, Option<ControlAck>, ControlPublish)>,
+    pub orders_done: Vec<(u64, OrderOutcome)>,
+    pub crossings: usize,
+}
+
+impl Net {
+    pub fn new(shards: usize) -> Self {
+        Self::with(shards, |_| {})
+    }
+
+    pub fn with(shards: usize, settle: impl Fn(&mut ShardConfig)) -> Self {
+        let base = Instant::now();
+        let directory = Arc::new(Directory::new());
+        let interest = Arc::new(Interest::new(shards));
+        let shards = (0..shards)
+            .map(|index| {
+                let mut config = ShardConfig { index, shards, ..ShardConfig::default() };
+                settle(&mut config);
+                Shard::new(config, Arc::clone(&directory), Arc::clone(&interest))
+            })
+            .collect();
+        Self {
+            now: base,
+            base,
+            shards,
+            directory,
+            clients: Vec::new(),
+            asked: Vec::new(),
+            reports: Vec::new(),
+            controls: Vec::new(),
+            orders_done: Vec::new(),
+            crossings: 0,
+        }
+    }
+
+    /// Calls a shard and carries out its effects, until none is left.
+    pub fn run(&mut self, shard: usize, call: impl FnOnce(&mut Shard, Instant, &mut Vec<Effect>)) {
+        let mut effects = Vec::new();
+        call(&mut self.shards[shard], self.now, &mut effects);
+        let mut work: Vec<(usize, Effect)> = effects.into_iter().map(|effect| (shard, effect)).collect();
+        while !work.is_empty() {
+            for (shard, effect) in std::mem::take(&mut work) {
+                let mut effects = Vec::new();
+                let other = self.carry_out(shard, effect, &mut effects);
+                work.extend(effects.into_iter().map(|effect| (other, effect)));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, shard: usize, effect: Effect, fx: &mut Vec<Effect>) -> usize {
+        match effect {
+            Effect::Authenticate { conn, request } => self.asked.push((shard, conn, request)),
+            Effect::Write { conn } => self.take_output(shard, conn, fx),
+            Effect::Admitted { .. } => {}
+            Effect::Close { conn, how } => {
+                if how != Close::Silent {
+                    self.take_output(shard, conn, fx);
+                }
+                if let Some(client) = self.client_at(shard, conn) {
+                    assert_eq!(client.closed, None, "closed once");
+                    client.closed = Some(how);
+                }
+                self.shards[shard].hung_up(self.now, conn, fx);
+            }
+            Effect::Cross { shard: to, crossing } => {
+                assert_ne!(shard, to);
+                self.crossings += 1;
+                self.shards[to].crossings(self.now, vec![crossing], fx);
+                return to;
+            }
+            Effect::Control { conn, ack, publish } => self.controls.push((shard, conn, ack, publish)),
+            Effect::OrderDone { order, outcome } => self.orders_done.push((order, outcome)),
+            Effect::Report(report) => self.reports.push(report),
+        }
+        shard
+    }
+
+    fn client_at(&mut self, shard: usize, conn: ConnId) -> Option<&mut Client> {
+        self.clients.iter_mut().find(|client| (client.shard, client.conn) == (shard, conn))
+    }
+
+    fn take_output(&mut self, shard: usize, conn: ConnId, fx: &mut Vec<Effect>) {
+        if self.client_at(shard, conn).is_some_and(|client| client.stalled) {
+            return;
+        }
+        let Some(output) = self.shards[shard].output(conn) else { return };
+        let bytes = std::mem::take(output);
+        if let Some(client) = self.client_at(shard, conn) {
+            client.inbox.extend_from_slice(&bytes);
+        }
+        self.shards[shard].drained(self.now, conn, fx);
+    }
+
+    /// The client reads again.
+    pub fn unstall(&mut self, client: usize) {
+        self.clients[client].stalled = false;
+        let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
+        let bytes = std::mem::take(self.shards[shard].output(conn).expect("connected"));
+        self.clients[client].inbox.extend_from_slice(&bytes);
+        self.run(shard, |shard, now, fx| shard.drained(now, conn, fx));
+    }
+
+    /// Time passes in steps of 10 ms at most, and every shard is told when it asked to be.
+    pub fn pass(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            let next = self.shards.iter().filter_map(Shard::next_timeout).min();
+            match next {
+                Some(at) if at <= end => self.now = at.max(self.now),
+                _ => break,
+            }
+            for shard in 0..self.shards.len() {
+                self.run(shard, |shard, now, fx| shard.tick(now, fx));
+            }
+        }
+        self.now = end;
+    }
+
+    pub fn open(&mut self, shard: usize, version: ProtocolVersion) -> usize {
+        let now = self.now;
+        let conn = self.shards[shard].open(now, now + Duration::from_secs(10));
+        self.clients.push(Client {
+            shard,
+            conn,
+            version,
+            stalled: false,
+            inbox: Vec::new(),
+            closed: None,
+            next_id: 0,
+        });
+        self.clients.len() - 1
+    }
+
+    pub fn send_bytes(&mut self, client: usize, bytes: &[u8]) {
+        let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
+        self.run(shard, |shard, now, fx| shard.receive(now, conn, bytes, fx));
+    }
+
+    pub fn send(&mut self, client: usize, packet: &Packet<'_>) {
+        let bytes = encode(self.clients[client].version, packet);
+        self.send_bytes(client, &bytes);
+    }
+
+    pub fn hang_up(&mut self, client: usize) {
+        let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
+        self.run(shard, |shard, now, fx| shard.hung_up(now, conn, fx));
+    }
+
+    /// Opens, connects and is admitted: the usual start.
+    pub fn connect(&mut self, shard: usize, version: ProtocolVersion, admitted: Admitted) -> usize {
+        self.connect_with(shard, version, admitted, |_| {})
+    }
+
+    pub fn connect_with(
+        &mut self,
+        shard: usize,
+        version: ProtocolVersion,
+        admitted: Admitted,
+        change: impl FnOnce(&mut Connect<'_>),
+    ) -> usize {
+        let client = self.open(shard, version);
+        let id = admitted.client_id.clone();
+        let mut packet = connect(version, id.as_str());
+        change(&mut packet);
+        self.send(client, &packet.into());
+        self.answer(client, Ok(admitted));
+        client
+    }
+
+    /// As [`Self::connect`], and the CONNACK is looked at and removed.
+    pub fn join(&mut self, shard: usize, version: ProtocolVersion, admitted: Admitted) -> usize {
+        let client = self.connect(shard, version, admitted);
+        self.expect_welcome(client);
+        client
+    }
+
+    pub fn expect_welcome(&mut self, client: usize) {
+        let got = self.got(client);
+        assert!(matches!(got[..], [Got::ConnAck { reason: ReasonCode::Success, .. }]), "{got:?}");
+    }
+
+    pub fn answer(&mut self, client: usize, answer: Result<Admitted, Refused>) {
+        let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
+        let at = self.asked.iter().position(|(s, c, _)| (*s, *c) == (shard, conn));
+        self.asked.remove(at.expect("the shard has asked"));
+        self.run(shard, |shard, now, fx| shard.answer(now, conn, answer, fx));
+    }
+
+    pub fn subscribe(&mut self, client: usize, filter: &str, qos: Qos) -> Vec<Got> {
+        self.subscribe_as(client, SubscribeEntry::of(filter, qos), None)
+    }
+
+    pub fn subscribe_as(&mut self, client: usize, entry: SubscribeEntry<'_>, identifier: Option<u32>) -> Vec<Got> {
+        let packet_id = self.next_id(client);
+        let subscribe = Subscribe {
+            packet_id,
+            subscription_identifier: identifier.and_then(std::num::NonZeroU32::new),
+            user_properties: UserProperties::default(),
+            entries: vec![entry],
+        };
+        self.send(client, &Packet::Subscribe(subscribe));
+        self.got(client)
+    }
+
+    pub fn unsubscribe(&mut self, client: usize, filter: &str) -> Vec<Got> {
+        let packet_id = self.next_id(client);
+        let packet = Unsubscribe { packet_id, user_properties: UserProperties::default(), filters: vec![filter] };
+        self.send(client, &Packet::Unsubscribe(packet));
+        self.got(client)
+    }
+
+    pub fn publish(&mut self, client: usize, topic: &str, payload: &[u8], qos: Qos) -> Option<PacketId> {
+        self.publish_with(client, topic, payload, qos, false, PublishProperties::default())
+    }
+
+    pub fn retain(&mut self, client: usize, topic: &str, payload: &[u8]) {
+        self.publish_with(client, topic, payload, Qos::AtMostOnce, true, PublishProperties::default());
+    }
+
+    pub fn publish_with(
+        &mut self,
+        client: usize,
+        topic: &str,
+        payload: &[u8],
+        qos: Qos,
+        retain: bool,
+        properties: PublishProperties<'_>,
+    ) -> Option<PacketId> {
+        let packet_id = (qos != Qos::AtMostOnce).then(|| self.next_id(client));
+        let topic = TopicName::parse(topic).expect("a topic");
+        let publish = Publish { dup: false, qos, retain, topic: Some(topic), packet_id, properties, payload };
+        self.send(client, &Packet::Publish(publish));
+        packet_id
+    }
+
+    pub fn acknowledge(&mut self, client: usize, id: u16) {
+        let packet_id = PacketId::new(id).expect("not 0");
+        self.send(client, &Packet::PubAck(Ack::success(packet_id)));
+    }
+
+    pub fn next_id(&mut self, client: usize) -> PacketId {
+        let client = &mut self.clients[client];
+        client.next_id += 1;
+        PacketId::new(client.next_id).expect("fewer than 65,535 in a test")
+    }
+
+    /// What a client has received since it was last asked.
+    pub fn got(&mut self, client: usize) -> Vec<Got> {
+        let client = &mut self.clients[client];
+        let bytes = std::mem::take(&mut client.inbox);
+        let mut rest = &bytes[..];
+        let mut got = Vec::new();
+        while !rest.is_empty() {
+            match decode(rest, Some(client.version), usize::MAX, Side::FromServer) {
+                Ok(Frame::Complete { packet, bytes }) => {
+                    got.push(owned(&packet));
+                    rest = &rest[bytes..];
+                }
+                other => panic!("the server sent no whole packet: {other:?}"),
+            }
+        }
+        got
+    }
+
+    /// The messages among what a client has received; the rest is dropped.
+    pub fn messages(&mut self, client: usize) -> Vec<Message> {
+        let messages = self.got(client).into_iter().filter_map(|got| match got {
+            Got::Message(message) => Some(message),
+            _ => None,
+        });
+        messages.collect()
+    }
+
+    pub fn topics(&mut self, client: usize) -> Vec<String> {
+        self.messages(client).into_iter().map(|message| message.topic).collect()
+    }
+
+    pub fn payloads(&mut self, client: usize) -> Vec<String> {
+        let text = |message: Message| String::from_utf8(message.payload).expect("text");
+        self.messages(client).into_iter().map(text).collect()
+    }
+
+    pub fn order(&mut self, shard: usize, order: Order) {
+        self.run(shard, |shard, now, fx| shard.publish(now, order, fx));
+    }
+
+    pub fn stats(&self) -> Stats {
+        assert_eq!(self.shards.len(), 1);
+        self.shards[0].stats()
+    }
+
+    pub fn whats(&self) -> Vec<&What> {
+        self.reports.iter().map(|report| &report.what).collect()
+    }
+
+    pub fn reported(&self, code: &str) -> usize {
+        self.reports.iter().filter(|report| report.what.code() == Some(code)).count()
+    }
+}
+
+fn owned(packet: &Packet<'_>) -> Got {
+    let text = |text: Option<&str>| text.map(str::to_owned);
+    match packet {
+        Packet::ConnAck(p) => Got::ConnAck {
+            reason: p.reason,
+            text: text(p.properties.reason_string),
+            session_expiry_s: p.properties.session_expiry_s,
+            keep_alive_s: p.properties.server_keep_alive_s,
+        },
+        Packet::Publish(p) => Got::Message(Message {
+            topic: p.topic.expect("no alias from this server").as_str().to_owned(),
+            payload: p.payload.to_vec(),
+            qos: p.qos.bits(),
+            retain: p.retain,
+            id: p.packet_id.map(PacketId::get),
+            subscriptions: p.properties.subscription_identifiers.iter().map(std::num::NonZeroU32::get).collect(),
+            expiry_s: p.properties.message_expiry_s,
+            user: p.properties.user_properties.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+            content_type: text(p.properties.content_type),
+        }),
+        Packet::PubAck(p) => Got::PubAck { id: p.packet_id.get(), reason: p.reason, text: text(p.reason_string) },
+        Packet::SubAck(p) => Got::SubAck(p.codes.clone()),
+        Packet::UnsubAck(p) => Got::UnsubAck(p.codes.clone()),
+        Packet::PingResp => Got::Pong,
+        Packet::Disconnect(p) => Got::Disconnect { reason: p.reason, text: text(p.reason_string) },
+        other => panic!("a server does not send this: {other:?}"),
+    }
+}
+
+pub fn encode(version: ProtocolVersion, packet: &Packet<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    packet.encode(version, &mut bytes).expect("a packet");
+    bytes
+}
+
+pub fn connect(version: ProtocolVersion, client_id: &str) -> Connect<'_> {
+    Connect {
+        version,
+        clean_start: true,
+        keep_alive_s: 0,
+        client_id,
+        username: Some("unused"),
+        password: Some(b"a.jwt.here"),
+        will: None,
+        properties: ConnectProperties::default(),
+    }
+}
+
+pub fn will<'a>(topic: &'a str, payload: &'a [u8]) -> Will<'a> {
+    let topic = TopicName::parse(topic).expect("a topic");
+    Will { topic, payload, qos: Qos::AtLeastOnce, retain: false, properties: Default::default() }
+}
+
+pub fn goodbye(reason: ReasonCode) -> Packet<'static> {
+    Packet::Disconnect(Disconnect::of(reason))
+}
+
+pub fn rights(publish: &[&str], subscribe: &[&str]) -> Arc<Rights> {
+    let mut policy = "[[allow]]\n".to_owned();
+    for (word, patterns) in [("publish", publish), ("subscribe", subscribe)] {
+        if !patterns.is_empty() {
+            policy += &format!("{word} = {patterns:?}\n");
+        }
+    }
+    compiled(&policy, "test")
+}
+
+pub fn compiled(policy: &str, device: &str) -> Arc<Rights> {
+    let name = PolicyName::parse("test").expect("a name");
+    let policy = Policy::parse(&name, policy).expect("a policy");
+    let device = PrincipalName::parse(device).expect("a name");
+    let registry = RegistryName::default_registry();
+    let attributes = Default::default();
+    let variables = Variables { device: &device, registry: &registry, attributes: &attributes };
+    Arc::new(policy.compile(&variables).expect("compiles"))
+}
+
+/// An application that may everything, with the number `uid`.
+pub fn app(uid: u64) -> Admitted {
+    Admitted {
+        registry: RegistryName::default_registry(),
+        uid: Uid(uid),
+        name: PrincipalName::parse(&format!("app-{uid}")).expect("a name"),
+        kind: PrincipalKind::Application,
+        client_id: MqttClientId::parse(&format!("client-{uid}")).expect("a client id"),
+        assigned_client_id: false,
+        rights: rights(&["#"], &["#"]),
+        ends: None,
+        kid: None,
+        epoch: Epoch(0),
+        policy_epoch: 0,
+        sessions_max: 100,
+        leading_slash: false,
+    }
+}
+
+/// A device under the template `device`.
+pub fn device(uid: u64, name: &str) -> Admitted {
+    let template = Policy::device_template();
+    Admitted {
+        name: PrincipalName::parse(name).expect("a name"),
+        kind: PrincipalKind::Device,
+        client_id: MqttClientId::parse(name).expect("a client id"),
+        rights: compiled(template.source(), name),
+        sessions_max: 1,
+        ..app(uid)
+    }
+}
+
+pub fn kid(letter: char) -> KeyId {
+    KeyId::parse(&letter.to_string().repeat(43)).expect("a thumbprint")
+}
+
+pub fn command(net: &Net, id: u64, to: u64, topic: &str) -> Order {
+    Order {
+        id,
+        registry: RegistryName::default_registry(),
+        topic: topic.to_owned(),
+        payload: Arc::from(&b"on"[..]),
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        to: Some(Uid(to)),
+        deadline: net.now + Duration::from_secs(10),
+        publisher: Publisher { uid: Uid(999), policy_epoch: 0 },
+        rights: Some(rights(&["#"], &[])),
+    }
+}
+
+pub fn retained_as(filter: &str, handling: RetainHandling) -> SubscribeEntry<'_> {
+    SubscribeEntry { retain_handling: handling, ..SubscribeEntry::of(filter, Qos::AtLeastOnce) }
+}
