@@ -2,9 +2,9 @@
 //!
 //! One thread owns the connection that writes. It takes all changes that wait, runs each under a
 //! savepoint of its own in one transaction, commits once, and then answers all: a hundred logins
-//! cost one flush of the disk. Lookups (a login's reads) and lists (pages, the audit) have threads
-//! and connections of their own, so that a long list never stands before a login. The reasons are in
-//! `docs/decisions/0004-registry-store.md`.
+//! cost one flush of the disk. A login's lookups run at once on the caller's thread; lists (pages,
+//! the audit) have a thread of their own, so that a long one never stands before a login. The reasons
+//! are in `docs/decisions/0004-registry-store.md`.
 
 mod audit;
 mod control;

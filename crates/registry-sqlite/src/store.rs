@@ -13,23 +13,18 @@ use drawbridge_registry::{
 };
 
 use crate::file::{open_reader, open_writer};
-use crate::readers::Lane;
+use crate::readers::{Lists, Lookups};
 use crate::writer::{Counters, Writer};
 use crate::{audit, control, jti, keys, policies, principals, registries};
-
-/// Threads for lookups: two, so that one that waits for the disk does not hold up all.
-const LOOKUP_THREADS: usize = 2;
 
 /// The registry in one SQLite file. Works under any async runtime.
 ///
 /// Dropping it is [`SqliteStore::close`].
 pub struct SqliteStore {
     writer: Arc<Writer>,
-    /// What logins need: single records.
-    lookups: Arc<Lane>,
-    /// Pages and the audit: as long as the caller asked for.
-    lists: Arc<Lane>,
-    reading: Mutex<Vec<JoinHandle<()>>>,
+    lookups: Lookups,
+    lists: Arc<Lists>,
+    listing: Mutex<Option<JoinHandle<()>>>,
     writing: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -48,28 +43,20 @@ impl SqliteStore {
     /// damaged or not a registry, [`StoreError::Unavailable`] when it cannot be opened. The file is
     /// left as it was.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let conn = open_writer(path)?;
-        let readers = (0..=LOOKUP_THREADS).map(|_| open_reader(path)).collect::<Result<Vec<_>, _>>()?;
+        let writing = open_writer(path)?;
+        let listing = open_reader(path)?;
         let store = Self {
             writer: Writer::new(),
-            lookups: Arc::new(Lane::new()),
-            lists: Arc::new(Lane::new()),
-            reading: Mutex::new(Vec::new()),
+            lookups: Lookups::open(path)?,
+            lists: Arc::new(Lists::new()),
+            listing: Mutex::new(None),
             writing: Mutex::new(None),
         };
-        // Should a thread not start, dropping `store` ends those that did.
-        for (at, conn) in readers.into_iter().enumerate() {
-            let (lane, name) = if at < LOOKUP_THREADS {
-                (Arc::clone(&store.lookups), "registry-lookup")
-            } else {
-                (Arc::clone(&store.lists), "registry-list")
-            };
-            let thread = spawn(name, move || lane.run(&conn))?;
-            store.reading.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-        }
+        // Should the second thread not start, dropping `store` ends the first.
+        let lists = Arc::clone(&store.lists);
+        start(&store.listing, "registry-lists", move || lists.run(&listing))?;
         let writer = Arc::clone(&store.writer);
-        let thread = spawn("registry-writer", move || writer.run(&conn))?;
-        *store.writing.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        start(&store.writing, "registry-writer", move || writer.run(&writing))?;
         Ok(store)
     }
 
@@ -78,12 +65,10 @@ impl SqliteStore {
     pub fn close(&self) {
         self.lookups.close();
         self.lists.close();
-        let reading = std::mem::take(&mut *self.reading.lock().unwrap_or_else(PoisonError::into_inner));
-        reading.into_iter().for_each(join);
+        join(&self.listing);
         // The writer last: it can empty the log only when nobody reads it any more.
         self.writer.close();
-        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner).take();
-        writing.into_iter().for_each(join);
+        join(&self.writing);
     }
 
     /// How many changes were made with how many commits since the store was opened.
@@ -99,13 +84,21 @@ impl Drop for SqliteStore {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+fn start(
+    place: &Mutex<Option<JoinHandle<()>>>,
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<(), StoreError> {
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
-    thread.map_err(|error| StoreError::Unavailable(format!("a thread could not be started: {error}")))
+    let thread =
+        thread.map_err(|error| StoreError::Unavailable(format!("a thread could not be started: {error}")))?;
+    *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    Ok(())
 }
 
-fn join(thread: JoinHandle<()>) {
-    if thread.join().is_err() {
+fn join(place: &Mutex<Option<JoinHandle<()>>>) {
+    let thread = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if thread.is_some_and(|thread| thread.join().is_err()) {
         tracing::error!("a thread of the registry's store has panicked");
     }
 }
@@ -121,8 +114,7 @@ impl Store for SqliteStore {
     }
 
     async fn registry(&self, name: &RegistryName) -> Result<Option<RegistryRecord>, StoreError> {
-        let name = name.clone();
-        self.lookups.read(move |conn| registries::one(conn, &name)).await
+        self.lookups.read(|conn| registries::one(conn, name))
     }
 
     async fn registries(&self) -> Result<Vec<RegistryRecord>, StoreError> {
@@ -143,13 +135,11 @@ impl Store for SqliteStore {
         registry: &RegistryName,
         name: &PrincipalName,
     ) -> Result<Option<Known>, StoreError> {
-        let (registry, name) = (registry.clone(), name.clone());
-        self.lookups.read(move |conn| principals::known(conn, &registry, &name)).await
+        self.lookups.read(|conn| principals::known(conn, registry, name))
     }
 
     async fn known_by_uid(&self, registry: &RegistryName, uid: Uid) -> Result<Option<Known>, StoreError> {
-        let registry = registry.clone();
-        self.lookups.read(move |conn| principals::known_by_uid(conn, &registry, uid)).await
+        self.lookups.read(|conn| principals::known_by_uid(conn, registry, uid))
     }
 
     async fn owner_of_key(
@@ -157,8 +147,7 @@ impl Store for SqliteStore {
         registry: &RegistryName,
         kid: &KeyId,
     ) -> Result<Option<(Uid, PrincipalName)>, StoreError> {
-        let (registry, kid) = (registry.clone(), kid.clone());
-        self.lookups.read(move |conn| principals::owner_of_key(conn, &registry, &kid)).await
+        self.lookups.read(|conn| principals::owner_of_key(conn, registry, kid))
     }
 
     async fn principals(
@@ -262,8 +251,7 @@ impl Store for SqliteStore {
         registry: &RegistryName,
         name: &PolicyName,
     ) -> Result<Option<PolicyRecord>, StoreError> {
-        let (registry, name) = (registry.clone(), name.clone());
-        self.lookups.read(move |conn| policies::one(conn, &registry, &name)).await
+        self.lookups.read(|conn| policies::one(conn, registry, name))
     }
 
     async fn policies(&self, registry: &RegistryName) -> Result<Vec<PolicyRecord>, StoreError> {
@@ -282,8 +270,7 @@ impl Store for SqliteStore {
     }
 
     async fn secret(&self, registry: &RegistryName, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let (registry, name) = (registry.clone(), name.to_owned());
-        self.lookups.read(move |conn| policies::secret(conn, &registry, &name)).await
+        self.lookups.read(|conn| policies::secret(conn, registry, name))
     }
 
     async fn replace_secret(
@@ -328,8 +315,7 @@ impl Store for SqliteStore {
     }
 
     async fn config(&self, registry: &RegistryName, uid: Uid) -> Result<Option<ConfigVersion>, StoreError> {
-        let registry = registry.clone();
-        self.lookups.read(move |conn| control::config(conn, &registry, uid)).await
+        self.lookups.read(|conn| control::config(conn, registry, uid))
     }
 
     async fn configs(
@@ -354,7 +340,7 @@ impl Store for SqliteStore {
 
     async fn states(&self, registry: &RegistryName, uid: Uid) -> Result<Vec<StateReport>, StoreError> {
         let registry = registry.clone();
-        self.lookups.read(move |conn| control::states(conn, &registry, uid)).await
+        self.lists.read(move |conn| control::states(conn, &registry, uid)).await
     }
 
     async fn record(&self, registry: &RegistryName, audit: AuditEntry) -> Result<(), StoreError> {

@@ -167,3 +167,91 @@ fn run_group(conn: &Connection, group: &mut [Box<dyn Change>]) -> Result<(), Fau
 fn execute(conn: &Connection, sql: &str) -> rusqlite::Result<()> {
     conn.prepare_cached(sql)?.execute([]).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::open_writer;
+
+    /// Runs changes as one group and answers what each caller got.
+    fn answers(conn: &Connection, statements: &[&str]) -> Vec<Result<(), StoreError>> {
+        let mut group: Vec<Box<dyn Change>> = Vec::new();
+        let mut callers = Vec::new();
+        for sql in statements {
+            let sql = (*sql).to_owned();
+            let (reply, answer) = oneshot::channel();
+            let work = move |turn: &mut Turn<'_>| -> Result<(), Fault> { Ok(turn.conn.execute_batch(&sql)?) };
+            group.push(Box::new(Call { work: Some(work), outcome: None, reply }));
+            callers.push(answer);
+        }
+        let committed = commit_group(conn, &mut group);
+        group.into_iter().for_each(|change| change.answer(&committed));
+        callers.into_iter().map(|mut answer| answer.try_recv().expect("everyone is answered")).collect()
+    }
+
+    fn registries(conn: &Connection) -> i64 {
+        conn.query_row("SELECT COUNT(*) FROM registry", [], |row| row.get(0)).expect("a count")
+    }
+
+    const SMALL: &str = "INSERT INTO registry VALUES (hex(randomblob(8)), '', '', 0, 0, NULL, NULL, 0)";
+    const HUGE: &str =
+        "INSERT INTO registry VALUES ('huge', hex(zeroblob(9000000)), '', 0, 0, NULL, NULL, 0)";
+    const WRONG: &str = "INSERT INTO registry VALUES ('half', '', '', 0, 0, NULL, NULL, 0);
+                         INSERT INTO registry VALUES ('half', '', '', 0, 0, NULL, NULL, 0)";
+
+    #[test]
+    fn a_change_that_fails_is_taken_back_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let conn = open_writer(&folder.path().join("registry.db")).expect("the file opens");
+        let got = answers(&conn, &[SMALL, WRONG, SMALL]);
+        assert!(matches!(got[..], [Ok(()), Err(StoreError::Corrupt(_)), Ok(())]), "{got:?}");
+        assert_eq!(registries(&conn), 2, "the first half of the wrong one is gone, too");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_to_all_and_nothing_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let conn = open_writer(&folder.path().join("registry.db")).expect("the file opens");
+        answers(&conn, &[SMALL]).into_iter().for_each(|answer| answer.expect("there is room"));
+        conn.query_row("PRAGMA max_page_count = 100", [], |_| Ok(())).expect("a small disk");
+        let got = answers(&conn, &[SMALL, HUGE, SMALL]);
+        for (at, answer) in got.iter().enumerate() {
+            let unavailable = matches!(answer, Err(StoreError::Unavailable(_)));
+            // SQLite may take back one statement or the whole transaction; in both cases nobody whose
+            // change is not there is told that it is.
+            assert!(unavailable || (at != 1 && answer.is_ok()), "{at}: {answer:?}");
+        }
+        let told = got.iter().filter(|answer| answer.is_ok()).count();
+        assert_eq!(registries(&conn), 1 + i64::try_from(told).expect("small"));
+        conn.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(())).expect("a large disk");
+        answers(&conn, &[SMALL]).into_iter().for_each(|answer| answer.expect("there is room again"));
+    }
+
+    #[test]
+    fn when_the_commit_cannot_begin_all_are_told_and_the_next_one_works() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("registry.db");
+        let conn = open_writer(&path).expect("the file opens");
+        conn.busy_timeout(std::time::Duration::ZERO).expect("set");
+        let other = Connection::open(&path).expect("a second connection");
+        other.execute_batch("BEGIN IMMEDIATE").expect("the file is free");
+        let got = answers(&conn, &[SMALL, SMALL]);
+        assert!(got.iter().all(|answer| matches!(answer, Err(StoreError::Unavailable(_)))), "{got:?}");
+        other.execute_batch("ROLLBACK").expect("the file is let go");
+        answers(&conn, &[SMALL]).into_iter().for_each(|answer| answer.expect("the file is free"));
+        assert_eq!(registries(&conn), 1);
+    }
+
+    #[test]
+    fn when_the_transaction_is_gone_in_the_middle_all_are_told_and_nothing_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let conn = open_writer(&folder.path().join("registry.db")).expect("the file opens");
+        // As SQLite does by itself after some errors of the disk.
+        let gone = "ROLLBACK; SELECT no_such_function()";
+        let got = answers(&conn, &[SMALL, gone, SMALL]);
+        assert!(got.iter().all(Result::is_err), "{got:?}");
+        assert!(matches!(got[0], Err(StoreError::Unavailable(_))), "{got:?}");
+        assert_eq!(registries(&conn), 0);
+        answers(&conn, &[SMALL]).into_iter().for_each(|answer| answer.expect("it goes on"));
+    }
+}
