@@ -1,6 +1,7 @@
 //! What the rest of the house holds of a bridge: sending to devices, ending sessions, the numbers.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,20 +38,23 @@ pub struct BridgeStats {
     pub accepted: u64,
     /// Refusals and ends since the start, by the word of `docs/errors.md`.
     pub refused: BTreeMap<&'static str, u64>,
-    /// Each shard's own numbers, at most about a second old.
+    /// Each shard's own numbers, as of the call before this one.
     pub shards: Vec<Stats>,
 }
 
-/// Where a shard leaves its numbers.
+/// Where a shard leaves its numbers. They cost it a walk over its connections, so it leaves them only
+/// when somebody asks.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     pub(crate) refused: Arc<Counts>,
+    asked: AtomicBool,
     latest: Mutex<Stats>,
 }
 
 impl Meter {
     pub(crate) fn leave(&self, stats: Stats) {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+        self.asked.store(false, Relaxed);
     }
 }
 
@@ -59,12 +63,16 @@ impl BridgeHandle {
         Self { shared }
     }
 
-    /// The numbers now.
+    /// The numbers now; those of the shards as they were when they were last asked for, which this
+    /// call does anew.
     #[must_use]
     pub fn stats(&self) -> BridgeStats {
         let mut refused = BTreeMap::new();
         let mut shards = Vec::with_capacity(self.shared.meters.len());
-        for meter in &self.shared.meters {
+        for (meter, inbox) in self.shared.meters.iter().zip(&self.shared.inboxes) {
+            if !meter.asked.swap(true, Relaxed) {
+                inbox.push(ToShard::LeaveNumbers);
+            }
             meter.refused.add_to(&mut refused);
             shards.push(*meter.latest.lock().unwrap_or_else(PoisonError::into_inner));
         }

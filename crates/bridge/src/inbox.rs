@@ -26,6 +26,8 @@ pub(crate) enum ToShard {
     PolicyChanged { registry: RegistryName, policy: PolicyName },
     /// What another shard collected in one turn.
     Crossings(Vec<Crossing>),
+    /// Somebody wants this shard's numbers.
+    LeaveNumbers,
     /// Say goodbye to everybody, and be gone at `by`.
     Stop { by: Instant },
 }

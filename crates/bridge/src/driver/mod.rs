@@ -35,9 +35,6 @@ const FIRST_DOOR: usize = 1 << 40;
 const EVENTS_PER_TURN: usize = 1024;
 /// Rounds of effects and flushes in one turn: what is left waits until others had their turn.
 const ROUNDS_PER_TURN: usize = 16;
-/// How old the numbers of a busy shard may be.
-/// They cost a walk over all connections.
-const METER_SPAN: Duration = Duration::from_secs(1);
 
 /// One shard and everything it owns.
 pub(crate) struct Driver {
@@ -64,7 +61,6 @@ pub(crate) struct Driver {
     incoming: Vec<ToShard>,
     orders: HashMap<u64, oneshot::Sender<OrderOutcome>>,
     journal: Journal,
-    meter_due: Option<Instant>,
     stop: Option<Instant>,
 }
 
@@ -127,7 +123,6 @@ impl Driver {
             incoming: Vec::new(),
             orders: HashMap::new(),
             journal: Journal::new(refused),
-            meter_due: None,
             stop: None,
         })
     }
@@ -177,7 +172,6 @@ impl Driver {
             self.shard.next_timeout(),
             self.closings.peek().map(|Reverse((due, _))| *due),
             self.journal.next_timeout(),
-            self.meter_due,
             self.stop,
         ];
         let resting = self.doorways.iter().filter_map(|doorway| doorway.resting_until);
@@ -211,7 +205,6 @@ impl Driver {
         self.accept_all(now);
         self.settle(now);
         self.journal.tick(now);
-        self.leave_numbers(now);
     }
 
     fn socket_event(&mut self, now: Instant, slot: usize, event: &mio::event::Event) {
@@ -269,6 +262,7 @@ impl Driver {
                 ToShard::Ended(ended) => self.shard.end_sessions(now, &ended, &mut self.effects),
                 ToShard::PolicyChanged { registry, policy } => self.policy_changed(registry, policy),
                 ToShard::Crossings(batch) => self.shard.crossings(now, batch, &mut self.effects),
+                ToShard::LeaveNumbers => self.leave_numbers(),
                 ToShard::Stop { by } => self.begin_stop(now, by),
             }
         }
@@ -308,23 +302,12 @@ impl Driver {
         let rest: Vec<ConnId> = self.sockets.iter().flatten().map(|socket| socket.conn).collect();
         rest.into_iter().for_each(|conn| self.leave(conn));
         self.carry_out_all(now);
-        if let Some(meter) = self.shared.meters.get(self.index) {
-            meter.leave(self.shard.stats());
-        }
+        self.leave_numbers();
     }
 
-    /// Leaves the shard's numbers where handles find them: now and then, and once more before a
-    /// long sleep.
-    fn leave_numbers(&mut self, now: Instant) {
-        match self.meter_due {
-            Some(due) if due <= now => {
-                self.meter_due = None;
-                if let Some(meter) = self.shared.meters.get(self.index) {
-                    meter.leave(self.shard.stats());
-                }
-            }
-            Some(_) => {}
-            None => self.meter_due = Some(now + METER_SPAN),
+    fn leave_numbers(&self) {
+        if let Some(meter) = self.shared.meters.get(self.index) {
+            meter.leave(self.shard.stats());
         }
     }
 

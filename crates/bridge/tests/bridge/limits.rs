@@ -47,10 +47,8 @@ fn a_subscriber_that_never_reads_costs_bounded_memory_and_nobody_else_waits() {
         assert_eq!(speaker.packet().expect("PUBACK").0, 0x40);
         assert_eq!(reader.message().1.len(), payload.len());
     }
-    wait_until("the shard's numbers are fresh", || {
-        rig.handle.stats().shards.first().is_some_and(|shard| shard.received == 4096)
-    });
-    let shard = rig.handle.stats().shards[0];
+    let shard = rig.shards()[0];
+    assert_eq!(shard.received, 4096);
     assert!(shard.buffer_bytes < 1 << 20, "{} bytes of buffers", shard.buffer_bytes);
     assert!(shard.log_bytes <= 5 << 20, "{} bytes of log", shard.log_bytes);
 }
@@ -72,11 +70,12 @@ fn a_client_that_asks_and_never_reads_the_answers_is_read_no_further() {
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     }
-    // Any event makes the shard leave its numbers.
-    rig.guest("other", Level::V311);
-    std::thread::sleep(Duration::from_millis(1100));
-    let shard = rig.handle.stats().shards[0];
-    assert!(shard.buffer_bytes < 2 << 20, "{} bytes of buffers", shard.buffer_bytes);
+    let shard = rig.shards()[0];
+    assert!(
+        shard.buffer_bytes >= 128 << 10 && shard.buffer_bytes < 2 << 20,
+        "{} bytes of buffers",
+        shard.buffer_bytes
+    );
     // It reads after all: then it is served on.
     stream.set_nonblocking(false).expect("blocking");
     let mut answers = vec![0; 1 << 20];

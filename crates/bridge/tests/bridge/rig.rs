@@ -95,10 +95,12 @@ async fn furnished(clock: &Arc<dyn Clock>) -> Admission {
 }
 
 fn certificates() -> (CertificateDer<'static>, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
     let ca_key = KeyPair::generate().expect("a key");
     let mut ca = CertificateParams::new(Vec::new()).expect("no names");
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // OpenSSL takes a leaf of the same name as its issuer for self-signed.
+    ca.distinguished_name.push(DnType::CommonName, "test root");
     let ca_certificate = ca.self_signed(&ca_key).expect("a root");
     let key = KeyPair::generate().expect("a key");
     let leaf = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
@@ -156,6 +158,15 @@ impl Rig {
     /// A guest that is in, without TLS.
     pub(crate) fn guest(&self, client_id: &str, level: Level) -> Client {
         Client::plain(self.plain, level).enter(client_id, None, None)
+    }
+
+    /// The numbers of the shards now: asked for, then left, then read.
+    pub(crate) fn shards(&self) -> Vec<drawbridge_broker::Stats> {
+        for _ in 0..2 {
+            let _ = self.handle.stats();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        self.handle.stats().shards
     }
 
     pub(crate) fn refused(&self, word: &str) -> u64 {
