@@ -1,0 +1,330 @@
+//! Paths, methods, sizes, headers, discovery: what a stranger can touch.
+
+use std::time::Duration;
+
+use drawbridge_admission::{Actor, NewRegistry};
+use drawbridge_http::HttpConfig;
+use drawbridge_names::RegistryName;
+use drawbridge_testkit::TestDevice;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::world::{Answer, Ask, ISSUER, World, login_form};
+
+#[tokio::test]
+async fn unknown_paths_are_404_and_unknown_methods_405_with_allow_in_the_dialect_of_the_path() {
+    let world = World::new().await;
+    for path in [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/nothing",
+        "/v1/devices/",
+        "/oauth",
+        "/oauth/authorize",
+        "/as",
+        "/as/renew/token",
+        "/r/ghost/v1/devices",
+        "/r/default/v1/devices",
+        "/r/",
+        "/r/x",
+        "//",
+        "/v1/devices/a/b/c",
+        "/../etc/passwd",
+        "/.well-known/oauth-authorization-server/r/ghost",
+        "/.well-known/oauth-authorization-server/x",
+        "/.well-known/",
+        "/v1/self/keys/x",
+    ] {
+        let answer = world.send(Ask::get(path)).await;
+        assert_eq!(answer.status, 404, "{path}: {answer:?}");
+        assert!(
+            answer.json()["code"] == "DB-4201" || answer.json()["error"].is_object(),
+            "{path}: {answer:?}"
+        );
+    }
+    let table = [
+        ("GET", "/oauth/token", "POST"),
+        ("POST", "/oauth/jwks", "GET,HEAD"),
+        ("DELETE", "/v1/devices", "GET,HEAD,POST"),
+        ("PATCH", "/v1/devices/lamp", "GET,HEAD,PUT,DELETE"),
+        ("GET", "/v1/devices/lamp/commands", "POST"),
+        ("GET", "/as/token", "POST"),
+        ("OPTIONS", "/v1/self", "GET,HEAD"),
+        ("BREW", "/health", "GET,HEAD"),
+        ("PUT", "/r/plant/oauth/token", "POST"),
+    ];
+    let plant = NewRegistry::named(RegistryName::parse("plant").expect("plant"), None);
+    world.admission.create_registry(plant, &Actor::Admin).await.expect("plant");
+    for (method, path, allow) in table {
+        let answer = world.send(Ask::new(method, path)).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)), "{method} {path}");
+        assert!(answer.header("request-id").is_some());
+        // CORS is off: no answer invites another origin.
+        assert!(answer.header("access-control-allow-origin").is_none());
+    }
+    let oauth = world.send(Ask::get("/oauth/token")).await;
+    assert_eq!(
+        (oauth.word().as_str(), oauth.header("content-type")),
+        ("invalid_request", Some("application/json"))
+    );
+    let v1 = world.send(Ask::new("DELETE", "/v1/self")).await;
+    assert_eq!(v1.word(), "method-not-allowed");
+    assert_eq!(v1.header("content-type"), Some("application/problem+json"));
+    assert_eq!(world.send(Ask::get("/as/token")).await.word(), "Method Not Allowed");
+}
+
+#[tokio::test]
+async fn the_metadata_documents_are_one_and_know_only_the_stored_issuer() {
+    let world = World::new().await;
+    let answer = world.send(Ask::get("/.well-known/oauth-authorization-server")).await;
+    let expected = json!({
+        "issuer": "https://id.example",
+        "token_endpoint": "https://id.example/oauth/token",
+        "jwks_uri": "https://id.example/oauth/jwks",
+        "response_types_supported": [],
+        "grant_types_supported": ["client_credentials"],
+        "token_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported":
+            ["ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"],
+        "subject_types_supported": ["public"],
+        "bridge_audience": "https://id.example/mqtt",
+        "api_audience": "https://id.example/v1",
+    });
+    assert_eq!((answer.status, answer.json()), (200, expected.clone()));
+    let openid = world.send(Ask::get("/.well-known/openid-configuration")).await;
+    assert_eq!(openid.json(), expected);
+    // The client sends `Host: evil.example`.
+    assert!(!answer.text.contains("evil"));
+
+    let jwks = world.send(Ask::get("/oauth/jwks")).await;
+    assert_eq!(jwks.header("content-type"), Some("application/jwk-set+json"));
+    let key = &jwks.json()["keys"][0];
+    assert_eq!(
+        (key["kty"].as_str(), key["crv"].as_str(), key["d"].as_str()),
+        (Some("EC"), Some("P-256"), None)
+    );
+    assert!(key["kid"].is_string() && key["alg"] == "ES256", "{key}");
+}
+
+#[tokio::test]
+async fn every_registry_has_its_own_paths_issuer_and_devices() {
+    let world = World::new().await;
+    let made = world.admin(Ask::post("/v1/registries").json(&json!({ "name": "plant" }))).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    assert_eq!(made.json()["issuer"], "https://id.example/r/plant");
+    let names = world.admin(Ask::get("/v1/registries")).await.json();
+    let names: Vec<_> = names["items"].as_array().expect("items").iter().map(|item| &item["name"]).collect();
+    assert_eq!(names, ["default", "plant"]);
+
+    for path in [
+        "/.well-known/oauth-authorization-server/r/plant",
+        "/r/plant/.well-known/oauth-authorization-server",
+        "/r/plant/.well-known/openid-configuration",
+    ] {
+        let metadata = world.send(Ask::get(path)).await.json();
+        assert_eq!(metadata["token_endpoint"], "https://id.example/r/plant/oauth/token", "{path}");
+    }
+    let ours = world.send(Ask::get("/oauth/jwks")).await.json();
+    let theirs = world.send(Ask::get("/r/plant/oauth/jwks")).await.json();
+    assert_ne!(ours["keys"][0]["kid"], theirs["keys"][0]["kid"], "each registry has an issuer key");
+
+    let lamp = TestDevice::new("lamp");
+    let jwk: serde_json::Value = serde_json::from_str(&lamp.public_key().to_jwk_json()).expect("a JWK");
+    let body = json!({ "name": "lamp", "keys": [{ "jwk": jwk }] });
+    let added = world.admin(Ask::post("/r/plant/v1/devices").json(&body)).await;
+    assert_eq!(
+        (added.status, added.header("location")),
+        (201, Some("https://id.example/r/plant/v1/devices/lamp"))
+    );
+    assert_eq!(world.admin(Ask::get("/v1/devices/lamp")).await.status, 404, "not in `default`");
+
+    let issuer = format!("{ISSUER}/r/plant");
+    let login = |path: &str| {
+        let jwt = lamp.assertion(&issuer, world.clock.now_s()).sign();
+        Ask::post(path).form(&login_form(&jwt))
+    };
+    let token = world.send(login("/r/plant/oauth/token")).await;
+    assert_eq!(token.status, 200, "{}", token.text);
+    assert_eq!(world.send(login("/oauth/token")).await.status, 401, "a stranger to `default`");
+    let token = token.json()["access_token"].as_str().expect("a token").to_owned();
+    assert_eq!(world.send(Ask::get("/r/plant/v1/self").bearer(&token)).await.json()["registry"], "plant");
+    assert_eq!(world.send(Ask::get("/v1/self").bearer(&token)).await.status, 401, "no registry is crossed");
+}
+
+#[tokio::test]
+async fn every_answer_has_a_date_a_request_id_of_its_own_and_tokens_are_never_stored() {
+    let world = World::new().await;
+    let lamp = world.device("lamp").await;
+    let mut seen = std::collections::BTreeSet::new();
+    for ask in [
+        Ask::get("/health"),
+        Ask::get("/healthz"),
+        Ask::get("/oauth/jwks"),
+        Ask::get("/nothing"),
+        Ask::get("/v1/self"),
+    ] {
+        let answer = world.send(ask).await;
+        assert!(answer.header("date").is_some());
+        let id = answer.header("request-id").expect("an id").to_owned();
+        assert_eq!(id.len(), 22);
+        assert!(seen.insert(id), "a request id came twice");
+    }
+    let jwt = lamp.assertion(ISSUER, world.clock.now_s()).sign();
+    let granted = world.send(Ask::post("/oauth/token").form(&login_form(&jwt))).await;
+    assert_eq!((granted.status, granted.header("cache-control")), (200, Some("no-store")));
+    let json = granted.json();
+    assert_eq!((json["token_type"].as_str(), json["expires_in"].as_u64()), (Some("Bearer"), Some(3600)));
+    let health = world.send(Ask::get("/health")).await;
+    assert_eq!(health.json(), json!({ "status": "ok" }), "no details");
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_is_answered_413_although_the_client_sends_it_all_first() {
+    let world = World::new().await;
+    for (path, length) in [
+        ("/oauth/token", 16_385),
+        ("/oauth/token", 900_000),
+        ("/v1/self/keys", 65_537),
+        ("/as/token", 500_000),
+    ] {
+        let answer = world.send(Ask::post(path).body("application/json", vec![b'x'; length])).await;
+        assert_eq!(answer.status, 413, "{path} {length}: {answer:?}");
+        assert_eq!(answer.header("connection"), Some("close"));
+    }
+    // In chunks nothing is declared: the count decides.
+    let mut chunked = b"POST /oauth/token HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..40 {
+        chunked.extend_from_slice(b"400\r\n");
+        chunked.extend_from_slice(&[b'x'; 0x400]);
+        chunked.extend_from_slice(b"\r\n");
+    }
+    chunked.extend_from_slice(b"0\r\n\r\n");
+    assert_eq!(world.send_raw(&chunked).await.status, 413);
+    // Also who is refused before its body is read gets to read why.
+    let body = Ask::post("/v1/devices").body("application/json", vec![b'x'; 300_000]);
+    assert_eq!(world.send(body.clone()).await.status, 401);
+    assert_eq!(world.admin(body).await.status, 413);
+    let nowhere = Ask::post("/nothing").body("application/json", vec![b'x'; 300_000]);
+    assert_eq!(world.send(nowhere).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_cut_off_after_the_linger() {
+    let world = World::new().await;
+    let mut stream = world.connect().await;
+    let head = b"POST /oauth/token HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n";
+    stream.write_all(head).await.expect("written");
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let flood = tokio::spawn(async move {
+        let mut sent = 0_usize;
+        while writer.write_all(&[b'x'; 65_536]).await.is_ok() {
+            sent += 65_536;
+            assert!(sent < 200_000_000, "the server reads without end");
+        }
+    });
+    let mut read = Vec::new();
+    let _ =
+        tokio::time::timeout(Duration::from_secs(20), reader.read_to_end(&mut read)).await.expect("closed");
+    assert!(String::from_utf8_lossy(&read).starts_with("HTTP/1.1 413 "));
+    tokio::time::timeout(Duration::from_secs(20), flood)
+        .await
+        .expect("the socket is closed")
+        .expect("no flood");
+}
+
+#[tokio::test]
+async fn a_header_section_beyond_16_kib_is_refused_and_one_below_is_not() {
+    let world = World::new().await;
+    let with = |length: usize| Ask::get("/health").header("X-Filler", &"x".repeat(length));
+    assert_eq!(world.send(with(8_000)).await.status, 200);
+    let answer = world.send(with(17_000)).await;
+    assert!(answer.status == 431 || answer.status == 0, "{answer:?}");
+    let answer = world.send(Ask::get(&format!("/{}", "x".repeat(17_000)))).await;
+    assert!([0, 414, 431].contains(&answer.status), "{answer:?}");
+    let token = "x".repeat(4097);
+    assert_eq!(world.send(Ask::get("/v1/self").bearer(&token)).await.status, 400);
+}
+
+#[tokio::test]
+async fn garbage_ends_a_connection_and_nothing_else() {
+    let world = World::new().await;
+    for garbage in [
+        &b"\0\0\0\0\r\n\r\n"[..],
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let answer: Answer = world.send_raw(garbage).await;
+        assert!(answer.status == 400 || answer.status == 0 || answer.status == 505, "{answer:?}");
+    }
+    let mut plain = tokio::net::TcpStream::connect(world.address()).await.expect("connected");
+    plain.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
+    let mut read = Vec::new();
+    let _ = plain.read_to_end(&mut read).await;
+    assert!(!read.starts_with(b"HTTP"), "nothing is served without TLS");
+    assert_eq!(world.send(Ask::get("/health")).await.status, 200);
+}
+
+#[tokio::test]
+async fn silent_connections_hold_nobody_up_and_are_closed_in_time() {
+    let config = HttpConfig { handshake_s_max: 1, header_s_max: 1, body_s_max: 1, ..HttpConfig::default() };
+    let world = World::with_config(config).await;
+    let closed = |mut stream: tokio::net::TcpStream| async move {
+        let mut byte = [0; 1];
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut byte))
+            .await
+            .expect("closed in time");
+        assert!(matches!(read, Ok(0) | Err(_)));
+    };
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(tokio::net::TcpStream::connect(world.address()).await.expect("connected"));
+    }
+    assert_eq!(world.send(Ask::get("/health")).await.status, 200, "handshakes run side by side");
+    for stream in silent {
+        closed(stream).await;
+    }
+    let mut half = world.connect().await;
+    half.write_all(b"GET /health HTT").await.expect("written");
+    let mut read = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), half.read_to_end(&mut read)).await.expect("closed");
+    assert!(!read.starts_with(b"HTTP/1.1 200"));
+    let mut slow = world.connect().await;
+    slow.write_all(b"POST /oauth/token HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nx")
+        .await
+        .expect("written");
+    let mut read = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), slow.read_to_end(&mut read)).await.expect("closed");
+    assert!(
+        String::from_utf8_lossy(&read).starts_with("HTTP/1.1 408 "),
+        "{}",
+        String::from_utf8_lossy(&read)
+    );
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_requests_and_speaks_http_1_1_only() {
+    let world = World::new().await;
+    let mut stream = world.connect().await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    for path in ["/health", "/nothing", "/oauth/jwks"] {
+        let ask = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(ask.as_bytes()).await.expect("the connection stays open");
+        let mut read = Vec::new();
+        while !complete(&read) {
+            let mut chunk = [0; 4096];
+            let length = stream.read(&mut chunk).await.expect("an answer");
+            assert_ne!(length, 0, "closed too early");
+            read.extend_from_slice(&chunk[..length]);
+        }
+    }
+}
+
+fn complete(read: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(read);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length =
+        head.lines().find_map(|line| line.strip_prefix("content-length: ")).and_then(|l| l.parse().ok());
+    length.is_some_and(|length: usize| body.len() >= length)
+}
