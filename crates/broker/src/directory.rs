@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn the_sixth_takeover_in_ten_seconds_is_refused_and_later_allowed_again() {
         let (directory, registry, t0) = (Directory::new(), RegistryName::default_registry(), Instant::now());
-        let mut claim = |ms: u64| {
+        let claim = |ms: u64| {
             let now = t0 + Duration::from_millis(ms);
             let slot = u32::try_from(ms).expect("small");
             directory.claim(now, &registry, Uid(7), (0, conn(slot)), &client("lamp"), 1).is_ok()

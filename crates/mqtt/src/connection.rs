@@ -685,3 +685,91 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection").field("state", &state).field("version", &self.version()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "one base instant; all later ones are sums")]
+    use super::*;
+    use crate::codec::ConnectProperties;
+
+    const LIMITS: Limits = Limits {
+        packet_bytes_before_auth_max: 16 << 10,
+        packet_bytes_max: 1 << 20,
+        receive_maximum: 10,
+        topic_alias_maximum: 10,
+        keep_alive_s_max: u16::MAX,
+        inflight_max: 3,
+    };
+
+    fn open(version: ProtocolVersion, properties: ConnectProperties<'_>) -> (Connection, Instant) {
+        let now = Instant::now();
+        let mut connection = Connection::new(LIMITS);
+        let connect = Connect {
+            version,
+            clean_start: true,
+            keep_alive_s: 10,
+            client_id: "c",
+            username: None,
+            password: None,
+            will: None,
+            properties,
+        };
+        let mut bytes = Vec::new();
+        Packet::from(connect).encode(version, &mut bytes).expect("a CONNECT");
+        assert!(matches!(connection.next(now, &bytes), Step::Took { event: Event::Connect(_), .. }));
+        assert!(matches!(connection.next(now, &[0xc0, 0]), Step::Hold), "held until admitted");
+        connection.admit(now, None, &mut Vec::new());
+        (connection, now)
+    }
+
+    #[test]
+    fn the_window_is_the_smaller_of_both_sides_and_opens_by_puback() {
+        let asked = ConnectProperties { receive_maximum: NonZeroU16::new(2), ..ConnectProperties::default() };
+        for (properties, window) in [(asked, 2), (ConnectProperties::default(), 3)] {
+            let (mut connection, now) = open(ProtocolVersion::V5, properties);
+            for n in 1..=window {
+                assert_eq!(connection.reserve().map(PacketId::get), Some(n));
+            }
+            assert!(!connection.has_window() && connection.reserve().is_none());
+            // Not the oldest first: that is the client's affair.
+            let step = connection.next(now, &[0x40, 2, 0, 2]);
+            assert!(matches!(step, Step::Took { event: Event::Acknowledged { .. }, .. }), "{step:?}");
+            let step = connection.next(now, &[0x40, 2, 0, 2]);
+            assert!(matches!(step, Step::Took { event: Event::Nothing, .. }), "{step:?}");
+            let next = connection.reserve().expect("room for one");
+            assert_eq!(next.get(), window + 1);
+            connection.give_back(next);
+            assert!(connection.has_window());
+        }
+    }
+
+    #[test]
+    fn a_reason_string_that_does_not_fit_is_left_out_and_never_breaks_utf_8() {
+        let long = "ä\n".repeat(2_000);
+        for (bytes_max, fits) in [(None, true), (NonZeroU32::new(100), false)] {
+            let properties = ConnectProperties { maximum_packet_size: bytes_max, ..ConnectProperties::default() };
+            let (mut connection, _) = open(ProtocolVersion::V5, properties);
+            let mut out = Vec::new();
+            assert!(connection.disconnect(ReasonCode::NotAuthorized, Some(&long), &mut out));
+            let frame = decode(&out, Some(ProtocolVersion::V5), usize::MAX, Side::FromServer);
+            let Ok(Frame::Complete { packet: Packet::Disconnect(disconnect), bytes }) = frame else {
+                panic!("{frame:?}")
+            };
+            assert_eq!((bytes, disconnect.reason_string.is_some()), (out.len(), fits));
+            assert!(!connection.disconnect(ReasonCode::NotAuthorized, None, &mut out), "once");
+        }
+    }
+
+    #[test]
+    fn the_timeout_moves_with_each_packet_and_is_absent_without_keep_alive() {
+        let (mut connection, t0) = open(ProtocolVersion::V311, ConnectProperties::default());
+        assert_eq!(connection.timeout(), Some(t0 + Duration::from_secs(15)));
+        let t1 = t0 + Duration::from_secs(9);
+        assert!(matches!(connection.next(t1, &[0xc0]), Step::NeedMore));
+        assert_eq!(connection.timeout(), Some(t0 + Duration::from_secs(15)), "half a packet is none");
+        assert!(matches!(connection.next(t1, &[0xc0, 0]), Step::Took { event: Event::Ping, .. }));
+        assert_eq!(connection.timeout(), Some(t1 + Duration::from_secs(15)));
+        connection.close();
+        assert_eq!(connection.timeout(), None);
+    }
+}

@@ -15,6 +15,7 @@ use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_mqtt::connection::{Connection, Event, Limits, Step};
 use drawbridge_names::RegistryName;
 use slab::Slab;
+use zeroize::Zeroize;
 
 use crate::deliver::Voices;
 use crate::directory::{Directory, Interest};
@@ -293,11 +294,17 @@ impl Shard {
     /// Works on what the connection has kept.
     fn replay(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
         let Some(state) = self.conn(conn) else { return };
+        let early = state.session.is_none();
         let mut input = mem::take(&mut state.input);
         let used = self.work(now, conn, &input, fx);
-        let Some(state) = self.conn(conn) else { return };
-        if used < input.len() && !state.closed {
-            input.drain(..used);
+        let kept = input.len() - used;
+        input.copy_within(used.., 0);
+        if early {
+            // A CONNECT stood there, and with it a credential.
+            input[kept..].zeroize();
+        }
+        input.truncate(kept);
+        if let Some(state) = self.conn(conn).filter(|state| kept > 0 && !state.closed) {
             state.input = input;
         }
     }
@@ -566,6 +573,7 @@ impl Shard {
     fn close(&mut self, conn: ConnId, how: Close, fx: &mut Vec<Effect>) {
         let Some(state) = self.conn(conn).filter(|state| !state.closed) else { return };
         state.closed = true;
+        state.input.zeroize();
         state.input = Vec::new();
         if how == Close::Silent {
             state.output.clear();

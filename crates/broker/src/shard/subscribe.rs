@@ -249,8 +249,9 @@ impl Shard {
                 Offered::TooLarge => {}
             }
         }
-        self.set_cursor(conn, Some(seq + 1));
-        true
+        let more = seq + 1 < self.registries[index].log.tail();
+        self.set_cursor(conn, more.then_some(seq + 1));
+        more
     }
 
     /// An order that waited in the log is on its way.
