@@ -11,7 +11,7 @@ use drawbridge_admission::{
 };
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName, TopicName, Uid};
 use drawbridge_policy::Action;
-use drawbridge_testkit::{SeededRandom, TestDevice};
+use drawbridge_testkit::{FakeClock, FlakyStore, SeededRandom, TestDevice};
 use world::{API, BRIDGE, ISSUER, World, name_of, open};
 
 async fn bearer(world: &World, token: &str, audience: Audience) -> Result<Caller, Refusal> {
@@ -104,6 +104,38 @@ async fn a_device_with_a_thousand_live_assertions_waits_until_some_are_dead() {
 }
 
 #[tokio::test]
+async fn a_key_that_has_signed_too_many_jwts_without_exp_is_exhausted_until_it_is_replaced() {
+    let world = World::new().await;
+    let random = Arc::new(SeededRandom::new(5));
+    let settings = AdmissionConfig { legacy_jti_max: 3, ..AdmissionConfig::default() };
+    let store = world.store.clone();
+    let admission = Admission::open(store, world.clock.clone(), random, settings).await.expect("opened");
+    let world = World { admission, ..world };
+    let device = world.legacy_device("sensor").await;
+    world.application("backend", &TestDevice::new("backend"), "").await;
+    for _ in 0..2 {
+        world.legacy_login(&device.legacy_login().sign()).await.expect("in");
+    }
+    let new = TestDevice::new("sensor");
+    let update = device.legacy_update(new.public_key()).sign();
+    let update_of = world.admission.legacy_update_key(
+        &world.registry,
+        &update,
+        &new.legacy_pop(&update),
+        Peer::default(),
+    );
+    assert!(update_of.await.expect("the third").changed);
+    world.clock.advance_s(100_000);
+    let exhausted = world.legacy_login(&device.legacy_login().sign()).await;
+    assert_eq!(exhausted.expect_err("its grace is over").word(), "not-proven");
+    for _ in 0..3 {
+        world.legacy_login(&new.legacy_login().sign()).await.expect("the new key starts afresh");
+    }
+    let exhausted = world.legacy_login(&new.legacy_login().sign()).await;
+    assert_eq!(exhausted.expect_err("exhausted"), Refusal::JtiFull { for_life: true });
+}
+
+#[tokio::test]
 async fn i6_blocking_ends_tokens_and_tells_the_watcher_after_the_commit() {
     let world = World::new().await;
     let device = world.device("sensor").await;
@@ -185,9 +217,11 @@ async fn a_name_used_again_after_delete_is_another_principal() {
         "{events:?}"
     );
     assert_eq!(bearer(&world, &token, Audience::Bridge).await.expect_err("gone"), Refusal::KeyGone);
-    let heir = world.device("sensor").await;
+    // The same name, the same key, the same epoch: but another number.
+    world.register(&device, false).await;
     assert_eq!(bearer(&world, &token, Audience::Bridge).await.expect_err("another uid"), Refusal::KeyGone);
-    world.token(&heir, None).await;
+    assert_eq!(world.connect("sensor", &token).await.expect_err("another uid"), Refusal::KeyGone);
+    world.token(&device, None).await;
 }
 
 #[tokio::test]
@@ -328,6 +362,39 @@ async fn i6_a_block_that_races_a_connect_leaves_no_session() {
         block.await.expect("no panic");
         assert_eq!(*bridge.0.lock().expect("no panic"), None, "round {round}");
     }
+}
+
+#[tokio::test]
+async fn when_the_store_does_not_answer_nobody_gets_in_and_no_jti_is_lost() {
+    let store = Arc::new(FlakyStore::default());
+    let (clock, random) = (Arc::new(FakeClock::default()), Arc::new(SeededRandom::new(4)));
+    let settings = AdmissionConfig::default();
+    let admission = Admission::open(store.clone(), clock.clone(), random, settings).await.expect("opened");
+    let registry = RegistryName::default_registry();
+    let new = drawbridge_admission::NewRegistry::named(registry.clone(), Some(ISSUER.into()));
+    admission.create_registry(new, &Actor::Admin).await.expect("made");
+    let device = TestDevice::new("sensor");
+    let new = drawbridge_admission::NewDevice::with_key(device.name.clone(), device.public_key().clone());
+    admission.add_device(&registry, new, &Actor::Admin).await.expect("registered");
+    let login = async |assertion: &str| {
+        let (client_id, scope, resource, peer) = (None, None, None, Peer::default());
+        let request = drawbridge_admission::LoginRequest { assertion, client_id, scope, resource, peer };
+        admission.login(&registry, request).await
+    };
+    let assertion = device.assertion(ISSUER, clock.now_s()).sign();
+    // Once before the device is in memory, once when only its `jti` must be remembered.
+    for _ in 0..2 {
+        store.set_down(true);
+        let refusal = login(&assertion).await.expect_err("down");
+        assert!(matches!(refusal, Refusal::Unavailable(_)) && refusal.is_temporary(), "{refusal}");
+        assert_eq!((refusal.word(), refusal.reason()), ("temporarily-unavailable", "store"));
+        assert_eq!(refusal.for_owner(), None);
+        let blocked = admission.block(&registry, &device.name, None, &Actor::Admin).await;
+        assert_eq!(blocked.expect_err("down").code(), "DB-5001");
+        store.set_down(false);
+        login(&device.assertion(ISSUER, clock.now_s()).sign()).await.expect("up");
+    }
+    login(&assertion).await.expect("its jti was not used up");
 }
 
 #[tokio::test]

@@ -222,3 +222,77 @@ async fn all_five_algorithms_log_in_and_a_foreign_key_of_each_does_not() {
         world.login(&draft.sign()).await.unwrap_or_else(|refusal| panic!("{algorithm}: {refusal}"));
     }
 }
+
+/// Claims of a legacy login: what is optional there is checked whenever it is sent.
+const LEGACY: &[(&str, Change, Result<(), &str>)] = &[
+    ("as it should be", |d, _| d, Ok(())),
+    ("aud the issuer", |d, _| d.with("aud", json!(ISSUER)), Ok(())),
+    ("iss the device", |d, _| d.with("iss", json!("sensor")), Ok(())),
+    ("exp ahead", |d, now| d.with("exp", json!(now + 60)), Ok(())),
+    ("exp years ahead", |d, now| d.with("exp", json!(now + 100_000_000)), Ok(())),
+    ("iat now", |d, now| d.with("iat", json!(now)), Ok(())),
+    ("kid something else", |d, _| d.kid(Some("x")), Err("subject")),
+    ("kid absent", |d, _| d.kid(None), Err("subject")),
+    ("typ absent", |d, _| d.typ(None), Err("token-type")),
+    ("typ of an assertion", |d, _| d.typ(Some("client-authentication+jwt")), Err("token-type")),
+    ("typ of a key update", |d, _| d.typ(Some("key-update+jwt")), Err("token-type")),
+    ("sub absent", |d, _| d.without("sub").with("iss", json!("sensor")), Err("not-proven")),
+    ("sub another", |d, _| d.with("sub", json!("other")), Err("not-proven")),
+    ("aud the bridge", |d, _| d.with("aud", json!(BRIDGE)), Err("audience")),
+    ("aud two values", |d, _| d.with("aud", json!([ISSUER, BRIDGE])), Err("audience")),
+    ("iss another", |d, _| d.with("iss", json!("other")), Err("subject")),
+    ("exp past", |d, now| d.with("exp", json!(now - 60)), Err("time")),
+    ("exp a text", |d, _| d.with("exp", json!("x")), Err("time")),
+    ("iat ahead", |d, now| d.with("iat", json!(now + 61)), Err("time")),
+    ("nbf ahead", |d, now| d.with("nbf", json!(now + 61)), Err("time")),
+    ("jti absent", |d, _| d.without("jti"), Err("jti")),
+    ("jti short", |d, _| d.with("jti", json!("x")), Err("jti")),
+    ("public_key in it", |d, _| d.with("public_key", json!("x")), Err("token-kind")),
+    ("public_key null in it", |d, _| d.with("public_key", json!(null)), Err("token-kind")),
+    ("cnf in it", |d, _| d.with("cnf", json!({})), Err("token-kind")),
+];
+
+#[tokio::test]
+async fn every_claim_of_a_legacy_login_is_judged() {
+    for (case, change, wanted) in LEGACY {
+        let world = World::new().await;
+        let device = world.legacy_device("sensor").await;
+        world.application("backend", &TestDevice::new("backend"), "").await;
+        let jwt = change(device.legacy_login(), world.now_s()).sign();
+        let found = world.legacy_login(&jwt).await;
+        assert_eq!(found.as_ref().map(|_| ()).map_err(Refusal::word), *wanted, "{case}: {found:?}");
+        if found.is_ok() {
+            assert_eq!(world.legacy_login(&jwt).await.expect_err(case), Refusal::Replay, "{case}");
+        }
+    }
+    println!("{} cases of legacy claims", LEGACY.len());
+}
+
+#[tokio::test]
+async fn a_legacy_login_names_a_registered_application_and_a_marked_device() {
+    let world = World::new().await;
+    let device = world.legacy_device("sensor").await;
+    let unmarked = world.device("unmarked").await;
+    world.application("backend", &TestDevice::new("backend"), "").await;
+    let login = async |jwt: &str, client_id: Option<&str>| {
+        let peer = drawbridge_admission::Peer::default();
+        world.admission.legacy_login(&world.registry, jwt, client_id, None, peer).await
+    };
+    let jwt = device.legacy_login().sign();
+    for client_id in [None, Some(""), Some("nobody"), Some("sensor"), Some("a/b")] {
+        assert_eq!(
+            login(&jwt, client_id).await.expect_err("no application").word(),
+            "client",
+            "{client_id:?}"
+        );
+    }
+    login(&jwt, Some("backend")).await.expect("nothing was used up");
+    let refusal = login(&unmarked.legacy_login().sign(), Some("backend")).await.expect_err("not marked");
+    assert_eq!(refusal, Refusal::LegacyNotAllowed);
+    let new = TestDevice::new("unmarked");
+    let update = unmarked.legacy_update(new.public_key()).sign();
+    let peer = drawbridge_admission::Peer::default();
+    let found =
+        world.admission.legacy_update_key(&world.registry, &update, &new.legacy_pop(&update), peer).await;
+    assert_eq!(found.expect_err("not marked"), Refusal::LegacyNotAllowed);
+}

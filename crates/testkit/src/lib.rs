@@ -4,6 +4,8 @@
 
 mod ambient;
 mod device;
+mod store;
 
 pub use ambient::{FakeClock, RecordingWatcher, SeededRandom};
 pub use device::{Draft, TestDevice};
+pub use store::FlakyStore;
