@@ -118,13 +118,9 @@ async fn a_key_that_has_signed_too_many_jwts_without_exp_is_exhausted_until_it_i
     }
     let new = TestDevice::new("sensor");
     let update = device.legacy_update(new.public_key()).sign();
-    let update_of = world.admission.legacy_update_key(
-        &world.registry,
-        &update,
-        &new.legacy_pop(&update),
-        Peer::default(),
-    );
-    assert!(update_of.await.expect("the third").changed);
+    let pop = new.legacy_pop(&update);
+    let updated = world.admission.legacy_update_key(&world.registry, &update, &pop, Peer::default()).await;
+    assert!(updated.expect("the third").changed);
     world.clock.advance_s(100_000);
     let exhausted = world.legacy_login(&device.legacy_login().sign()).await;
     assert_eq!(exhausted.expect_err("its grace is over").word(), "not-proven");
