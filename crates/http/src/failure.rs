@@ -519,6 +519,28 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_does_not_answer_refuses_and_tells_no_inner_parts() {
+        let inner = "database is locked: registry.sqlite";
+        let failures = [
+            Failure::from(Refusal::Unavailable(inner.into())),
+            Failure::from(StoreError::Unavailable(inner.into())),
+            Failure::from(AdmissionError::Store(StoreError::Unavailable(inner.into()))),
+            Failure::from(ControlError::Store(StoreError::Unavailable(inner.into()))),
+        ];
+        for failure in failures {
+            let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+            assert_eq!(
+                (failure.status, failure.oauth),
+                (unavailable, (unavailable, "temporarily_unavailable"))
+            );
+            assert_eq!(failure.alias, StatusCode::INTERNAL_SERVER_ERROR);
+            assert!(!failure.detail.contains("sqlite"), "{}", failure.detail);
+            assert!(failure.log.as_deref().is_some_and(|log| log.contains(inner)), "the log has the reason");
+            assert!(failure.retry_after_s.is_some());
+        }
+    }
+
+    #[test]
     fn each_path_has_its_dialect() {
         let table = [
             ("/oauth/token", Dialect::OAuth),

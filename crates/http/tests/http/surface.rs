@@ -239,9 +239,9 @@ async fn a_header_section_beyond_16_kib_is_refused_and_one_below_is_not() {
     let with = |length: usize| Ask::get("/health").header("X-Filler", &"x".repeat(length));
     assert_eq!(world.send(with(8_000)).await.status, 200);
     let answer = world.send(with(17_000)).await;
-    assert!(answer.status == 431 || answer.status == 0, "{answer:?}");
+    assert_eq!(answer.status, 431, "{answer:?}");
     let answer = world.send(Ask::get(&format!("/{}", "x".repeat(17_000)))).await;
-    assert!([0, 414, 431].contains(&answer.status), "{answer:?}");
+    assert!([414, 431].contains(&answer.status), "{answer:?}");
     let token = "x".repeat(4097);
     assert_eq!(world.send(Ask::get("/v1/self").bearer(&token)).await.status, 400);
 }
@@ -249,14 +249,16 @@ async fn a_header_section_beyond_16_kib_is_refused_and_one_below_is_not() {
 #[tokio::test]
 async fn garbage_ends_a_connection_and_nothing_else() {
     let world = World::new().await;
-    for garbage in [
-        &b"\0\0\0\0\r\n\r\n"[..],
-        b"GET\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    ] {
+    // The preface of HTTP/2 is closed without an answer (0): whoever sent it would not read one.
+    let table = [
+        (&b"\0\0\0\0\r\n\r\n"[..], 400),
+        (b"GET\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0),
+    ];
+    for (garbage, status) in table {
         let answer: Answer = world.send_raw(garbage).await;
-        assert!(answer.status == 400 || answer.status == 0 || answer.status == 505, "{answer:?}");
+        assert_eq!(answer.status, status, "{garbage:?}: {answer:?}");
     }
     let mut plain = tokio::net::TcpStream::connect(world.address()).await.expect("connected");
     plain.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
