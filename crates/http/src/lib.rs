@@ -5,7 +5,7 @@
 //! ```
 //!
 //! One file per resource. Every path below belongs to the registry `default`; below `/r/NAME` the same
-//! paths belong to registry NAME. Handlers answer a [`failure::Failure`] as their error and do not
+//! paths belong to registry NAME. Handlers answer a `Failure` as their error and do not
 //! know in which dialect it is written: the path decides, in one place.
 
 mod aliases;
