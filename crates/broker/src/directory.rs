@@ -130,14 +130,26 @@ impl Directory {
     }
 
     /// Notes that a shard holds back the will of a session that has ended.
-    pub(crate) fn delay_will(&self, registry: &RegistryName, uid: Uid, client_id: &MqttClientId, shard: usize) {
+    pub(crate) fn delay_will(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        client_id: &MqttClientId,
+        shard: usize,
+    ) {
         let mut principals = self.lock();
         let presence = principals.entry(registry.clone()).or_default().entry(uid).or_default();
         presence.delayed_wills.push((client_id.clone(), shard));
     }
 
     /// Notes that the will is held back no longer.
-    pub(crate) fn will_gone(&self, registry: &RegistryName, uid: Uid, client_id: &MqttClientId, shard: usize) {
+    pub(crate) fn will_gone(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        client_id: &MqttClientId,
+        shard: usize,
+    ) {
         let mut principals = self.lock();
         let Some(uids) = principals.get_mut(registry) else { return };
         let Some(presence) = uids.get_mut(&uid) else { return };
@@ -218,12 +230,17 @@ mod tests {
         let (directory, registry, now) = (Directory::new(), RegistryName::default_registry(), Instant::now());
         let first = directory.claim(now, &registry, Uid(7), (0, conn(1)), &client("lamp"), 1).expect("first");
         assert!(first.older.is_empty());
-        let second = directory.claim(now, &registry, Uid(7), (1, conn(9)), &client("lamp:2"), 1).expect("second");
+        let second =
+            directory.claim(now, &registry, Uid(7), (1, conn(9)), &client("lamp:2"), 1).expect("second");
         assert_eq!(second.older, [(0, conn(1))]);
         assert!(second.owner_epoch > first.owner_epoch);
         assert_eq!(directory.find(&registry, Uid(7)), Some((1, conn(9))));
         directory.release(now, &registry, Uid(7), (0, conn(1)));
-        assert_eq!(directory.find(&registry, Uid(7)), Some((1, conn(9))), "the late end of the old one is harmless");
+        assert_eq!(
+            directory.find(&registry, Uid(7)),
+            Some((1, conn(9))),
+            "the late end of the old one is harmless"
+        );
         directory.release(now, &registry, Uid(7), (1, conn(9)));
         assert_eq!(directory.find(&registry, Uid(7)), None);
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drawbridge_mqtt::codec::{Qos, ReasonCode, ProtocolVersion};
+use drawbridge_mqtt::codec::{ProtocolVersion, Qos, ReasonCode};
 use drawbridge_names::{Epoch, KeyId, MqttClientId, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_policy::Rights;
 use zeroize::Zeroizing;
@@ -418,7 +418,14 @@ mod tests {
         assert_eq!(of("devices/lamp/commands/a/b"), Some(("lamp".to_owned(), command(Some("a/b")))));
         assert_eq!(of("devices/lamp/config"), Some(("lamp".to_owned(), ControlKind::Config)));
         assert_eq!(of("devices/lamp/state"), Some(("lamp".to_owned(), ControlKind::State)));
-        for other in ["devices/lamp/events", "devices/lamp/config/x", "devices/lamp", "devices//config", "x/lamp/config", "devices/lamp/commandsx"] {
+        for other in [
+            "devices/lamp/events",
+            "devices/lamp/config/x",
+            "devices/lamp",
+            "devices//config",
+            "x/lamp/config",
+            "devices/lamp/commandsx",
+        ] {
             assert_eq!(of(other), None, "{other}");
         }
     }

@@ -37,8 +37,8 @@ mod wheel;
 
 pub use directory::{Directory, Interest};
 pub use effect::{
-    Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlKind, ControlPublish, Crossing, Effect, Ended,
-    EndedWhy, Order, OrderOutcome, Refused, RefusedReason,
+    Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlKind, ControlPublish, Crossing, Effect,
+    Ended, EndedWhy, Order, OrderOutcome, Refused, RefusedReason,
 };
 pub use log::{Conflict, Log, MemoryLog, Read};
 pub use message::{Message, Publisher};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use drawbridge_mqtt::codec::{ReasonCode, ProtocolVersion};
+use drawbridge_mqtt::codec::{ProtocolVersion, ReasonCode};
 use drawbridge_mqtt::connection::Fault;
 use drawbridge_names::{MqttClientId, PrincipalKind, PrincipalName, RegistryName, TopicFilter, Uid};
 
@@ -64,6 +64,8 @@ pub enum What {
     TakeoverStorm { client_id: MqttClientId },
     /// A publish was refused.
     PublishDenied { topic: String, rule: String },
+    /// The edge refused a control publish, and MQTT 3.1.1 has no word for that but the end.
+    ControlRefused { reason: ReasonCode },
     /// A subscription was refused.
     SubscribeDenied { filter: TopicFilter, rule: String },
     /// A CONNECT was refused because of its will, or a will was not published.
@@ -107,6 +109,7 @@ impl What {
             Self::FellBehind { .. } => ("DB-2041", "mqtt-session-fell-behind"),
             Self::SubscriptionRefused { .. } => ("DB-2042", "mqtt-subscription-refused"),
             Self::RetainedFull { .. } => ("DB-2043", "mqtt-retained-full"),
+            Self::ControlRefused { .. } => ("DB-2044", "mqtt-control-refused"),
         })
     }
 }
@@ -123,7 +126,9 @@ impl fmt::Display for What {
             }
             Self::Disconnected { by_client: true } => f.write_str("disconnected by the client"),
             Self::Disconnected { by_client: false } => f.write_str("the connection was lost"),
-            Self::ConnectTimeout => f.write_str("no CONNECT was admitted in time; connect and authenticate at once"),
+            Self::ConnectTimeout => {
+                f.write_str("no CONNECT was admitted in time; connect and authenticate at once")
+            }
             Self::TooMuchBeforeAuthentication { bytes_max } => write!(
                 f,
                 "more than {bytes_max} bytes came before authentication; wait for CONNACK before sending more"
@@ -137,7 +142,9 @@ impl fmt::Display for What {
             ),
             Self::Expired => f.write_str("the right of the session ended; log in with a new token"),
             Self::Ended(why) => write!(f, "the session was ended: {why:?}"),
-            Self::KeyRemoved => f.write_str("the key that opened the session was removed; log in with another"),
+            Self::KeyRemoved => {
+                f.write_str("the key that opened the session was removed; log in with another")
+            }
             Self::PolicyChanged => f.write_str("the policy changed; log in again"),
             Self::ShuttingDown => f.write_str("the server shuts down"),
             Self::TakenOver => f.write_str("a newer session of the same principal took its place"),
@@ -147,6 +154,12 @@ impl fmt::Display for What {
                 client_id.as_str()
             ),
             Self::PublishDenied { topic, rule } => write!(f, "publish to {topic:?} denied: {rule}"),
+            Self::ControlRefused { reason } => {
+                write!(
+                    f,
+                    "a command, configuration or state was refused ({reason}), which MQTT 3.1.1 cannot say"
+                )
+            }
             Self::SubscribeDenied { filter, rule } => write!(f, "subscription to {filter:?} denied: {rule}"),
             Self::WillDenied { topic, rule } => write!(f, "the will on {topic:?} is denied: {rule}"),
             Self::FellBehind { seq, first } => write!(
@@ -154,7 +167,9 @@ impl fmt::Display for What {
                 "the client was at message {seq} of the log, which begins at {first} by now; \
                  acknowledge faster or raise `broker.log_bytes_max`"
             ),
-            Self::SubscriptionRefused { filter, why } => write!(f, "subscription to {filter:?} refused: {why}"),
+            Self::SubscriptionRefused { filter, why } => {
+                write!(f, "subscription to {filter:?} refused: {why}")
+            }
             Self::RetainedFull { topic, bytes_max } => write!(
                 f,
                 "the message on {topic:?} was not retained: the registry keeps at most {bytes_max} bytes; \

@@ -67,7 +67,8 @@ impl Retained {
         while let Some((at, topic)) = self.marks.front()
             && *at <= now
         {
-            if self.by_topic.get(topic).is_some_and(|m| m.payload.is_empty() && m.received + MARK_KEPT <= now) {
+            if self.by_topic.get(topic).is_some_and(|m| m.payload.is_empty() && m.received + MARK_KEPT <= now)
+            {
                 self.bytes -= self.bytes_of(topic);
                 self.by_topic.remove(topic);
             }
@@ -78,7 +79,12 @@ impl Retained {
     /// The first retained message after the topic `after` (from the beginning without) that `filter`
     /// means and that has not expired at `now`. A subscriber walks on from topic to topic, so that a
     /// slow one holds a topic, not a list of messages.
-    pub(crate) fn next(&self, filter: &TopicFilter, after: Option<&str>, now: Instant) -> Option<&Arc<Message>> {
+    pub(crate) fn next(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&str>,
+        now: Instant,
+    ) -> Option<&Arc<Message>> {
         let wanted = |message: &&Arc<Message>| {
             !message.payload.is_empty()
                 && message.expires.is_none_or(|expires| expires > now)
@@ -151,10 +157,15 @@ mod tests {
         for topic in known {
             put(&mut store, topic, "1", now);
         }
-        for text in ["#", "a/#", "+/b", "a/b/#", "a/+/c", "a/b", "/#", "$SYS/#", "+", "+/#", "a/+", "nothing/#"] {
+        for text in
+            ["#", "a/#", "+/b", "a/b/#", "a/+/c", "a/b", "/#", "$SYS/#", "+", "+/#", "a/+", "nothing/#"]
+        {
             let filter = TopicFilter::parse(text).expect(text);
-            let mut expected: Vec<_> =
-                known.iter().filter(|t| filter.matches(TopicName::parse(t).expect(t))).map(|t| (*t).to_owned()).collect();
+            let mut expected: Vec<_> = known
+                .iter()
+                .filter(|t| filter.matches(TopicName::parse(t).expect(t)))
+                .map(|t| (*t).to_owned())
+                .collect();
             expected.sort();
             let mut found = topics(&store, text, now);
             found.sort();

@@ -6,10 +6,10 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drawbridge_broker::{
-    Close, ControlKind, Ended, EndedWhy, Order, OrderOutcome, Publisher, What,
+use drawbridge_broker::{Close, ControlKind, Ended, EndedWhy, Order, OrderOutcome, Publisher, What};
+use drawbridge_mqtt::codec::{
+    PublishProperties, Qos, ReasonCode, RetainHandling, SubscribeEntry, UserProperties,
 };
-use drawbridge_mqtt::codec::{PublishProperties, Qos, ReasonCode, RetainHandling, SubscribeEntry, UserProperties};
 use drawbridge_names::{RegistryName, TopicName, Uid};
 use support::{Got, Net, V5, V311, app, command, compiled, device, goodbye, retained_as, rights, will};
 
@@ -31,7 +31,8 @@ fn a_retained_message_is_told_to_new_subscribers_on_every_shard_and_an_empty_one
         for version in [V311, V5] {
             let reader = net.join(shard, version, app(10));
             let got = net.subscribe(reader, "a/#", QOS1);
-            let messages: Vec<_> = got.iter().filter_map(|g| if let Got::Message(m) = g { Some(m) } else { None }).collect();
+            let messages: Vec<_> =
+                got.iter().filter_map(|g| if let Got::Message(m) = g { Some(m) } else { None }).collect();
             assert!(matches!(got[0], Got::SubAck(_)), "SUBACK first");
             assert_eq!(messages.len(), 2);
             assert!(messages.iter().all(|m| m.retain && m.qos == 0), "published at QoS 0, and kept");
@@ -238,7 +239,14 @@ fn retained_messages_beyond_window_and_buffer_come_later_and_all_of_them() {
     let publisher = net.join(0, V5, app(1));
     for n in 0..100 {
         let qos = if n % 2 == 0 { QOS0 } else { QOS1 };
-        net.publish_with(publisher, &format!("a/{n:03}"), &[b'x'; 100], qos, true, PublishProperties::default());
+        net.publish_with(
+            publisher,
+            &format!("a/{n:03}"),
+            &[b'x'; 100],
+            qos,
+            true,
+            PublishProperties::default(),
+        );
     }
     let reader = net.connect_with(0, V5, app(2), |packet| {
         packet.properties.receive_maximum = std::num::NonZeroU16::new(5);
@@ -315,7 +323,8 @@ fn control_topics_go_to_the_edge_and_state_goes_to_subscribers_as_well() {
     assert_eq!(net.payloads(listener), ["on"]);
     assert_eq!((net.got(operator).len(), net.got(lamp).len()), (0, 0), "the edge has not answered");
     let controls = std::mem::take(&mut net.controls);
-    let kinds: Vec<_> = controls.iter().map(|(_, _, ack, publish)| (ack.is_some(), publish.kind.clone())).collect();
+    let kinds: Vec<_> =
+        controls.iter().map(|(_, _, ack, publish)| (ack.is_some(), publish.kind.clone())).collect();
     let blink = ControlKind::Command { subfolder: Some("blink".to_owned()) };
     assert_eq!(kinds, [(true, blink), (false, ControlKind::Config), (true, ControlKind::State)]);
     assert_eq!(controls[0].3.device.as_str(), "lamp");
@@ -344,6 +353,7 @@ fn a_control_publish_that_the_edge_refuses_is_said_in_5_and_closes_3_1_1() {
             assert!(matches!(got[..], [Got::PubAck { reason: ReasonCode::QuotaExceeded, .. }]), "{got:?}");
         } else {
             assert_eq!(net.clients[operator].closed, Some(Close::AfterFlush { linger: false }));
+            assert_eq!(net.reported("DB-2044"), 1);
         }
     }
 }
@@ -446,7 +456,12 @@ const PATHS: [Path; 7] =
 
 /// Sends one message on `topic` by `path` to a reader of `a/#` with the rights `reader`; returns
 /// the topics that reached it. The publisher has the rights `publisher`.
-fn by_path(path: Path, topic: &'static str, publisher: &Arc<drawbridge_policy::Rights>, reader: &Arc<drawbridge_policy::Rights>) -> (Net, Vec<String>) {
+fn by_path(
+    path: Path,
+    topic: &'static str,
+    publisher: &Arc<drawbridge_policy::Rights>,
+    reader: &Arc<drawbridge_policy::Rights>,
+) -> (Net, Vec<String>) {
     let crosses = matches!(path, Path::Crossed | Path::CrossedWill);
     let mut net = Net::with(2, |config| config.inflight_max = 1);
     let reader = drawbridge_broker::Admitted { rights: Arc::clone(reader), ..app(1) };
@@ -459,7 +474,8 @@ fn by_path(path: Path, topic: &'static str, publisher: &Arc<drawbridge_policy::R
             net.publish_with(speaker, topic, b"x", QOS1, true, PublishProperties::default());
             let reader = net.join(0, V5, reader);
             let got = net.subscribe(reader, "a/#", QOS1);
-            let topics = got.into_iter().filter_map(|g| if let Got::Message(m) = g { Some(m.topic) } else { None });
+            let topics =
+                got.into_iter().filter_map(|g| if let Got::Message(m) = g { Some(m.topic) } else { None });
             (net, topics.collect())
         }
         Path::Live | Path::Crossed | Path::Queued => {
@@ -482,7 +498,8 @@ fn by_path(path: Path, topic: &'static str, publisher: &Arc<drawbridge_policy::R
         Path::Will | Path::CrossedWill => {
             let reader = net.join(0, V5, reader);
             net.subscribe(reader, "a/#", QOS1);
-            let speaker = net.connect_with(shard, V5, speaker, |packet| packet.will = Some(will(topic, b"x")));
+            let speaker =
+                net.connect_with(shard, V5, speaker, |packet| packet.will = Some(will(topic, b"x")));
             if net.clients[speaker].closed.is_none() {
                 net.hang_up(speaker);
             }
@@ -548,7 +565,9 @@ fn i4_what_a_blocked_or_re_judged_publisher_left_behind_is_not_delivered_on_any_
     let judged = Ended::Policy { registry: registry.clone(), uid, rights: Some(rights(&["b"], &[])) };
     let unjudged = Ended::Policy { registry: registry.clone(), uid, rights: None };
     let revoked = Ended::Principal { registry, uid, why: EndedWhy::Revoked };
-    for (ended, silenced) in [(blocked, true), (deleted, true), (judged, true), (unjudged, true), (revoked, false)] {
+    for (ended, silenced) in
+        [(blocked, true), (deleted, true), (judged, true), (unjudged, true), (revoked, false)]
+    {
         let mut net = Net::with(2, |config| config.inflight_max = 1);
         let reader = net.join(0, V5, app(1));
         net.subscribe(reader, "a/#", QOS1);

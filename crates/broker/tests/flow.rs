@@ -6,7 +6,9 @@ mod support;
 use std::time::Duration;
 
 use drawbridge_broker::{Close, Effect, Refused, RefusedReason, What};
-use drawbridge_mqtt::codec::{Packet, Publish, PublishProperties, Qos, ReasonCode, Subscribe, SubscribeEntry};
+use drawbridge_mqtt::codec::{
+    Packet, Publish, PublishProperties, Qos, ReasonCode, Subscribe, SubscribeEntry,
+};
 use drawbridge_names::TopicName;
 use support::{Got, Message, Net, V5, V311, app, connect, device, encode, rights};
 
@@ -35,7 +37,11 @@ fn a_device_publishes_and_an_application_hears_it_in_every_pair_of_versions() {
             assert_eq!(got.len(), 2);
             assert_eq!(
                 got[0],
-                Message { topic: "devices/lamp/events/warm".into(), payload: b"21".to_vec(), ..Message::default() }
+                Message {
+                    topic: "devices/lamp/events/warm".into(),
+                    payload: b"21".to_vec(),
+                    ..Message::default()
+                }
             );
             assert_eq!((got[1].qos, got[1].id, &got[1].payload[..]), (1, Some(1), &b"22"[..]));
             net.acknowledge(app, 1);
@@ -78,9 +84,13 @@ fn five_packets_queued_behind_connect_are_worked_on_after_the_answer_and_in_orde
         let got = net.got(client);
         assert!(matches!(got[0], Got::ConnAck { reason: ReasonCode::Success, .. }), "{got:?}");
         assert_eq!(got[1], Got::SubAck(vec![ReasonCode::Success]));
-        let acks: Vec<u16> = got.iter().filter_map(|g| if let Got::PubAck { id, .. } = g { Some(*id) } else { None }).collect();
+        let acks: Vec<u16> = got
+            .iter()
+            .filter_map(|g| if let Got::PubAck { id, .. } = g { Some(*id) } else { None })
+            .collect();
         assert_eq!(acks, [2, 3, 4, 5]);
-        let heard = got.iter().filter_map(|g| if let Got::Message(m) = g { Some(m.payload[0]) } else { None });
+        let heard =
+            got.iter().filter_map(|g| if let Got::Message(m) = g { Some(m.payload[0]) } else { None });
         assert_eq!(heard.collect::<Vec<_>>(), b"0123");
     }
 }
@@ -183,7 +193,10 @@ fn i5_a_silent_subscriber_without_keep_alive_is_closed_at_its_end_and_hears_noth
         assert_eq!(net.clients[lamp].closed, Some(Close::AfterFlush { linger: false }));
         let got = net.got(lamp);
         if version == V5 {
-            assert!(matches!(&got[..], [Got::Disconnect { reason: ReasonCode::NotAuthorized, text: Some(_) }]), "{got:?}");
+            assert!(
+                matches!(&got[..], [Got::Disconnect { reason: ReasonCode::NotAuthorized, text: Some(_) }]),
+                "{got:?}"
+            );
         } else {
             assert!(got.is_empty());
         }
@@ -245,7 +258,10 @@ fn a_broken_connect_is_closed_without_an_answer_and_a_wrong_version_is_told() {
     let level_6 = net.open(0, V5);
     net.send_bytes(level_6, &[0x10, 13, 0, 4, b'M', b'Q', b'T', b'T', 6, 2, 0, 0, 0, 0, 0]);
     let got = net.got(level_6);
-    assert!(matches!(got[..], [Got::ConnAck { reason: ReasonCode::UnsupportedProtocolVersion, .. }]), "{got:?}");
+    assert!(
+        matches!(got[..], [Got::ConnAck { reason: ReasonCode::UnsupportedProtocolVersion, .. }]),
+        "{got:?}"
+    );
     assert!(net.asked.is_empty());
 }
 
@@ -337,7 +353,8 @@ fn a_denied_subscription_is_said_in_suback_and_the_others_of_the_packet_hold() {
     for (version, denied) in [(V311, ReasonCode::UnspecifiedError), (V5, ReasonCode::NotAuthorized)] {
         let mut net = Net::new(1);
         let lamp = net.join(0, version, device(2, "lamp"));
-        let entries = ["devices/lamp/config", "#", "devices/other/config", "a/#/b", "$share/g/devices/lamp/config"];
+        let entries =
+            ["devices/lamp/config", "#", "devices/other/config", "a/#/b", "$share/g/devices/lamp/config"];
         let subscribe = Subscribe {
             packet_id: net.next_id(lamp),
             subscription_identifier: None,
@@ -432,7 +449,10 @@ fn what_is_not_served_yet_is_refused_in_words() {
     let client = net.connect(0, V5, app(1));
     net.publish(client, "a", b"x", Qos::ExactlyOnce);
     let got = net.got(client);
-    assert!(matches!(got[..], [Got::ConnAck { .. }, Got::Disconnect { reason: ReasonCode::QosNotSupported, .. }]), "{got:?}");
+    assert!(
+        matches!(got[..], [Got::ConnAck { .. }, Got::Disconnect { reason: ReasonCode::QosNotSupported, .. }]),
+        "{got:?}"
+    );
     // An authentication method.
     let client = net.open(0, V5);
     let mut packet = connect(V5, "client-1");

@@ -31,7 +31,10 @@ fn a_newer_session_of_a_device_takes_the_older_over_on_the_same_shard_and_on_ano
             assert_eq!(net.clients[old].closed, Some(Close::AfterFlush { linger: false }));
             let got = net.got(old);
             if version == V5 {
-                assert!(matches!(got[..], [Got::Disconnect { reason: ReasonCode::SessionTakenOver, .. }]), "{got:?}");
+                assert!(
+                    matches!(got[..], [Got::Disconnect { reason: ReasonCode::SessionTakenOver, .. }]),
+                    "{got:?}"
+                );
             } else {
                 assert!(got.is_empty());
             }
@@ -61,7 +64,9 @@ fn an_application_may_have_many_sessions_and_the_same_client_id_replaces() {
 
 #[test]
 fn two_clients_with_one_identity_are_slowed_down_and_it_is_an_alarm() {
-    for (version, refusal) in [(V311, ReasonCode::ServerUnavailable), (V5, ReasonCode::ConnectionRateExceeded)] {
+    for (version, refusal) in
+        [(V311, ReasonCode::ServerUnavailable), (V5, ReasonCode::ConnectionRateExceeded)]
+    {
         let mut net = Net::new(1);
         for _ in 0..6 {
             net.join(0, version, device(7, "lamp"));
@@ -94,7 +99,10 @@ fn keep_alive_is_one_and_a_half_times_and_any_packet_proves_life() {
         assert_eq!(net.clients[client].closed, Some(Close::AfterFlush { linger: false }));
         let got = net.got(client);
         if version == V5 {
-            assert!(matches!(got[..], [Got::Disconnect { reason: ReasonCode::KeepAliveTimeout, .. }]), "{got:?}");
+            assert!(
+                matches!(got[..], [Got::Disconnect { reason: ReasonCode::KeepAliveTimeout, .. }]),
+                "{got:?}"
+            );
         }
         assert_eq!(net.reported("DB-2033"), 1);
     }
@@ -154,7 +162,9 @@ fn end_by(how: &str, version: drawbridge_mqtt::codec::ProtocolVersion) -> (Net, 
         "revoked" => end(&mut net, &principal(EndedWhy::Revoked)),
         "blocked" => end(&mut net, &principal(EndedWhy::Blocked)),
         "deleted" => end(&mut net, &principal(EndedWhy::Deleted)),
-        "key removed" => end(&mut net, &Ended::Key { registry: registry.clone(), uid: Uid(2), kid: kid('A') }),
+        "key removed" => {
+            end(&mut net, &Ended::Key { registry: registry.clone(), uid: Uid(2), kid: kid('A') })
+        }
         other => panic!("{other}"),
     }
     assert!(net.clients[client].closed.is_some() || how == "hang up", "{how}");
@@ -165,7 +175,16 @@ fn end_by(how: &str, version: drawbridge_mqtt::codec::ProtocolVersion) -> (Net, 
 #[test]
 fn a_will_is_published_however_the_session_ends_except_by_an_orderly_goodbye_or_a_blocked_owner() {
     for version in [V311, V5] {
-        for how in ["hang up", "protocol error", "keep-alive", "expiry", "takeover", "operator", "revoked", "key removed"] {
+        for how in [
+            "hang up",
+            "protocol error",
+            "keep-alive",
+            "expiry",
+            "takeover",
+            "operator",
+            "revoked",
+            "key removed",
+        ] {
             assert_eq!(end_by(how, version).1, ["gone"], "{how}");
         }
         for how in ["goodbye", "blocked", "deleted"] {
@@ -181,8 +200,9 @@ fn a_will_is_published_however_the_session_ends_except_by_an_orderly_goodbye_or_
 fn a_will_that_may_not_be_published_refuses_the_connect() {
     for (version, refusal) in [(V311, ReasonCode::NotAuthorized), (V5, ReasonCode::NotAuthorized)] {
         let mut net = Net::new(1);
-        let client =
-            net.connect_with(0, version, device(2, "lamp"), |packet| packet.will = Some(will("devices/x/events", b"")));
+        let client = net.connect_with(0, version, device(2, "lamp"), |packet| {
+            packet.will = Some(will("devices/x/events", b""))
+        });
         let got = net.got(client);
         assert!(matches!(&got[..], [Got::ConnAck { reason, .. }] if *reason == refusal), "{got:?}");
         assert_eq!((net.stats().sessions, net.reported("DB-2040")), (0, 1));
@@ -219,11 +239,35 @@ fn a_delayed_will_waits_and_is_dropped_when_its_session_is_back() {
 fn i6_block_revoke_and_removal_of_the_key_end_the_sessions_concerned_and_no_others() {
     let registry = RegistryName::default_registry();
     let table = [
-        (Ended::Principal { registry: registry.clone(), uid: Uid(2), why: EndedWhy::Blocked }, vec![0, 1], ReasonCode::NotAuthorized),
-        (Ended::Principal { registry: registry.clone(), uid: Uid(2), why: EndedWhy::Operator }, vec![0, 1], ReasonCode::AdministrativeAction),
-        (Ended::Key { registry: registry.clone(), uid: Uid(2), kid: kid('B') }, vec![1], ReasonCode::NotAuthorized),
-        (Ended::Policy { registry: registry.clone(), uid: Uid(2), rights: None }, vec![0, 1], ReasonCode::AdministrativeAction),
-        (Ended::Principal { registry: RegistryName::parse("other").expect("a name"), uid: Uid(2), why: EndedWhy::Blocked }, vec![], ReasonCode::NotAuthorized),
+        (
+            Ended::Principal { registry: registry.clone(), uid: Uid(2), why: EndedWhy::Blocked },
+            vec![0, 1],
+            ReasonCode::NotAuthorized,
+        ),
+        (
+            Ended::Principal { registry: registry.clone(), uid: Uid(2), why: EndedWhy::Operator },
+            vec![0, 1],
+            ReasonCode::AdministrativeAction,
+        ),
+        (
+            Ended::Key { registry: registry.clone(), uid: Uid(2), kid: kid('B') },
+            vec![1],
+            ReasonCode::NotAuthorized,
+        ),
+        (
+            Ended::Policy { registry: registry.clone(), uid: Uid(2), rights: None },
+            vec![0, 1],
+            ReasonCode::AdministrativeAction,
+        ),
+        (
+            Ended::Principal {
+                registry: RegistryName::parse("other").expect("a name"),
+                uid: Uid(2),
+                why: EndedWhy::Blocked,
+            },
+            vec![],
+            ReasonCode::NotAuthorized,
+        ),
         (Ended::All, vec![0, 1, 2], ReasonCode::ServerShuttingDown),
     ];
     for (ended, gone, expected) in table {
@@ -238,7 +282,10 @@ fn i6_block_revoke_and_removal_of_the_key_end_the_sessions_concerned_and_no_othe
         for client in 0..3 {
             let got = net.got(client);
             if gone.contains(&client) {
-                assert!(matches!(&got[..], [Got::Disconnect { reason, .. }] if *reason == expected), "{ended:?}: {got:?}");
+                assert!(
+                    matches!(&got[..], [Got::Disconnect { reason, .. }] if *reason == expected),
+                    "{ended:?}: {got:?}"
+                );
             } else {
                 assert_eq!((got.len(), net.clients[client].closed), (0, None), "{ended:?}");
             }
@@ -254,11 +301,20 @@ fn a_topic_alias_stands_for_its_topic_on_its_connection_only() {
     let listener = net.join(0, V5, app(1));
     net.subscribe(listener, "#", QOS0);
     let publish = |net: &mut Net, client: usize, topic: Option<&str>, alias: u16| {
-        let properties =
-            PublishProperties { topic_alias: std::num::NonZeroU16::new(alias), ..PublishProperties::default() };
+        let properties = PublishProperties {
+            topic_alias: std::num::NonZeroU16::new(alias),
+            ..PublishProperties::default()
+        };
         let topic = topic.map(|topic| TopicName::parse(topic).expect("a topic"));
-        let packet =
-            Publish { dup: false, qos: QOS0, retain: false, topic, packet_id: None, properties, payload: b"x" };
+        let packet = Publish {
+            dup: false,
+            qos: QOS0,
+            retain: false,
+            topic,
+            packet_id: None,
+            properties,
+            payload: b"x",
+        };
         net.send(client, &Packet::Publish(packet));
     };
     let one = net.join(0, V5, app(2));
@@ -291,7 +347,10 @@ fn more_publishes_than_the_receive_maximum_end_the_connection() {
     assert_eq!(net.clients[client].closed, None);
     net.publish(client, "devices/lamp/commands", b"x", QOS1);
     let got = net.got(client);
-    assert!(matches!(got.last(), Some(Got::Disconnect { reason: ReasonCode::ReceiveMaximumExceeded, .. })), "{got:?}");
+    assert!(
+        matches!(got.last(), Some(Got::Disconnect { reason: ReasonCode::ReceiveMaximumExceeded, .. })),
+        "{got:?}"
+    );
 }
 
 #[test]
@@ -309,7 +368,10 @@ fn what_the_protocol_forbids_ends_the_connection_with_its_reason() {
         let client = net.join(0, V5, app(1));
         net.send_bytes(client, bytes);
         let got = net.got(client);
-        assert!(matches!(&got[..], [Got::Disconnect { reason, .. }] if *reason == expected), "{bytes:02x?}: {got:?}");
+        assert!(
+            matches!(&got[..], [Got::Disconnect { reason, .. }] if *reason == expected),
+            "{bytes:02x?}: {got:?}"
+        );
         assert_eq!(net.stats().connections, 0);
         // What follows in the same read is not looked at.
         let client = net.join(0, V311, app(1));

@@ -747,7 +747,8 @@ mod tests {
     fn a_reason_string_that_does_not_fit_is_left_out_and_never_breaks_utf_8() {
         let long = "ä\n".repeat(2_000);
         for (bytes_max, fits) in [(None, true), (NonZeroU32::new(100), false)] {
-            let properties = ConnectProperties { maximum_packet_size: bytes_max, ..ConnectProperties::default() };
+            let properties =
+                ConnectProperties { maximum_packet_size: bytes_max, ..ConnectProperties::default() };
             let (mut connection, _) = open(ProtocolVersion::V5, properties);
             let mut out = Vec::new();
             assert!(connection.disconnect(ReasonCode::NotAuthorized, Some(&long), &mut out));

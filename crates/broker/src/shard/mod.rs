@@ -1,5 +1,6 @@
 //! One shard: its connections, its sessions, its filters. Single-threaded.
 
+mod config;
 mod open;
 mod outgoing;
 mod publish;
@@ -9,7 +10,7 @@ mod subscribe;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_mqtt::connection::{Connection, Event, Limits, Step};
@@ -26,105 +27,11 @@ use crate::report::{Report, What, Who, disconnect_reason};
 use crate::retained::Retained;
 use crate::routes::Routes;
 use crate::wheel::Wheel;
+pub use config::{ShardConfig, Stats};
 use open::Pending;
 use outgoing::Templates;
 use publish::Met;
 use session::{DelayedWill, Session};
-
-/// Settings of a shard. Sizes in bytes, and per connection unless it says otherwise.
-#[derive(Debug, Clone)]
-pub struct ShardConfig {
-    /// The number of this shard, from 0.
-    pub index: usize,
-    /// How many shards there are.
-    pub shards: usize,
-    /// All bytes before authentication, those held while it is judged included (I1). Default 16 KiB.
-    pub packet_bytes_before_auth_max: usize,
-    /// One packet after authentication. Default 256 KiB and 1 KiB for its header.
-    pub packet_bytes_max: usize,
-    /// Output waiting for the socket; a single larger packet still passes when nothing waits. Beyond
-    /// it QoS 0 is dropped and QoS 1 waits in the log. Default 256 KiB.
-    pub write_buffer_bytes_max: usize,
-    /// The log of one registry in this shard: what sessions that are behind may keep alive.
-    /// Default 64 MiB.
-    pub log_bytes_max: usize,
-    /// The retained messages of one registry. Default 64 MiB.
-    pub retained_bytes_max: usize,
-    /// From the opening of the socket to an admitted CONNECT, by invariant I1; the driver passes the
-    /// deadline to [`Shard::open`]. Default 10 s.
-    pub connect_timeout: Duration,
-    /// Longest keep-alive, in seconds; MQTT 5 clients that ask for more or none are given this one.
-    /// Default 65,535, which leaves every client its own.
-    pub keep_alive_s_max: u16,
-    /// QoS 1 messages on the way to a client at once; a client's Receive Maximum may lower it.
-    /// Default 1,024.
-    pub inflight_max: u16,
-    /// QoS 1 messages on the way from a client of MQTT 5 at once. Default 1,024.
-    pub receive_maximum: u16,
-    /// Topic aliases a client of MQTT 5 may define. Default 32.
-    pub topic_alias_maximum: u16,
-    /// Subscriptions of one session. Default 131,072.
-    pub subscriptions_max: usize,
-    /// An instant and the ms since 1970-01-01 UTC at that instant, to write `received_ms` into
-    /// messages. Default none.
-    pub wall_clock: Option<(Instant, u64)>,
-}
-
-impl Default for ShardConfig {
-    fn default() -> Self {
-        Self {
-            index: 0,
-            shards: 1,
-            packet_bytes_before_auth_max: 16 << 10,
-            packet_bytes_max: 257 << 10,
-            write_buffer_bytes_max: 256 << 10,
-            log_bytes_max: 64 << 20,
-            retained_bytes_max: 64 << 20,
-            connect_timeout: Duration::from_secs(10),
-            keep_alive_s_max: u16::MAX,
-            inflight_max: 1_024,
-            receive_maximum: 1_024,
-            topic_alias_maximum: 32,
-            subscriptions_max: 1 << 17,
-            wall_clock: None,
-        }
-    }
-}
-
-/// What a shard holds and has counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Open connections, authenticated or not.
-    pub connections: usize,
-    /// Live sessions.
-    pub sessions: usize,
-    /// Subscriptions.
-    pub subscriptions: usize,
-    /// Retained messages.
-    pub retained: usize,
-    /// Their bytes.
-    pub retained_bytes: usize,
-    /// Messages in the logs.
-    pub log_entries: usize,
-    /// Their bytes.
-    pub log_bytes: usize,
-    /// Sessions that are behind.
-    pub sessions_behind: usize,
-    /// Bytes of input and output buffers.
-    pub buffer_bytes: usize,
-    /// Publishes accepted from clients, since the start.
-    pub received: u64,
-    /// Messages written to clients, since the start.
-    pub delivered: u64,
-    /// QoS 0 messages dropped because the client was too slow, since the start.
-    pub dropped_qos0: u64,
-    /// Messages not handed over because `may_deliver` said no, since the start.
-    pub withheld: u64,
-    /// Messages dropped because they expired before they could be handed over, since the start.
-    pub expired: u64,
-    /// Messages too large for the client's Maximum Packet Size, since the start.
-    pub too_large_for_client: u64,
-}
 
 /// Counters of [`Stats`] that only grow.
 #[derive(Debug, Default)]
@@ -343,7 +250,9 @@ impl Shard {
         match event {
             Event::Connect(connect) => self.on_connect(conn, &connect, fx),
             Event::Publish(publish) => self.on_publish(now, conn, &publish, fx),
-            Event::Acknowledged { packet_id, reason } => self.on_acknowledged(now, conn, packet_id, reason, fx),
+            Event::Acknowledged { packet_id, reason } => {
+                self.on_acknowledged(now, conn, packet_id, reason, fx)
+            }
             Event::Subscribe(subscribe) => self.on_subscribe(now, conn, &subscribe, fx),
             Event::Unsubscribe(unsubscribe) => self.on_unsubscribe(conn, &unsubscribe, fx),
             Event::Ping => self.write(conn, fx, |protocol, out| protocol.ping_answer(out)),
@@ -453,7 +362,12 @@ impl Shard {
                     if self.delayed_wills.get(key).is_some_and(|will| will.at <= now) {
                         let will = self.delayed_wills.remove(key);
                         let registry = &self.registries[will.registry].name;
-                        self.directory.will_gone(registry, will.publisher.uid, &will.client_id, self.config.index);
+                        self.directory.will_gone(
+                            registry,
+                            will.publisher.uid,
+                            &will.client_id,
+                            self.config.index,
+                        );
                         self.later.push_back(Later::Will { conn: will.conn, will });
                     }
                 }
@@ -517,9 +431,9 @@ impl Shard {
     }
 
     fn connections(&self) -> impl Iterator<Item = (ConnId, &Conn)> {
-        (0_u32..).zip(&self.places).filter_map(|(slot, place)| {
-            Some((ConnId::new(slot, place.generation), place.conn.as_deref()?))
-        })
+        (0_u32..)
+            .zip(&self.places)
+            .filter_map(|(slot, place)| Some((ConnId::new(slot, place.generation), place.conn.as_deref()?)))
     }
 
     /// The connection that holds `slot` now.
@@ -582,10 +496,13 @@ impl Shard {
     }
 
     fn report(&mut self, conn: ConnId, what: What, fx: &mut Vec<Effect>) {
-        let Some(state) = self.places.get(conn.slot() as usize).and_then(|place| place.conn.as_deref()) else {
-            return;
-        };
-        let who = state.session.as_ref().map(|session| self.who(session));
+        let session = self.conn(conn).and_then(|state| state.session.as_ref());
+        let named = session.map(|session| (session.registry, session.publisher.uid, session.name.clone()));
+        let who = named.map(|(registry, uid, name)| Who {
+            registry: self.registries[registry].name.clone(),
+            uid,
+            name,
+        });
         fx.push(Effect::Report(Report { conn, who, what }));
     }
 
@@ -644,7 +561,8 @@ impl Shard {
 
     fn on_timer(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
         // Entries that were overtaken by an earlier one, or outlived their connection, end here.
-        let Some(state) = self.conn(conn).filter(|state| state.armed.is_some_and(|armed| armed <= now)) else {
+        let Some(state) = self.conn(conn).filter(|state| state.armed.is_some_and(|armed| armed <= now))
+        else {
             return;
         };
         state.armed = None;

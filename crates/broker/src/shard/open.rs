@@ -90,7 +90,9 @@ impl Shard {
         fx: &mut Vec<Effect>,
     ) -> bool {
         let registry = self.registry(&admitted.registry);
-        let who = || Some(Who { registry: admitted.registry.clone(), uid: admitted.uid, name: admitted.name.clone() });
+        let who = || {
+            Some(Who { registry: admitted.registry.clone(), uid: admitted.uid, name: admitted.name.clone() })
+        };
         if admitted.ends.is_some_and(|ends| ends <= now) {
             self.refuse(conn, ReasonCode::NotAuthorized, Some("the token has expired"), fx);
             fx.push(Effect::Report(Report { conn, who: who(), what: What::Expired }));
@@ -100,7 +102,9 @@ impl Shard {
         let mut will = pending.will;
         if let Some(will) = &mut will {
             will.topic = inner_topic(&will.topic, admitted.leading_slash).into();
-            if let Err((reason, what)) = self.judge_will(registry, &admitted, will, pending.version, pending.will_qos) {
+            if let Err((reason, what)) =
+                self.judge_will(registry, &admitted, will, pending.version, pending.will_qos)
+            {
                 self.refuse(conn, reason, Some(&what.to_string()), fx);
                 fx.push(Effect::Report(Report { conn, who: who(), what }));
                 return false;
@@ -108,7 +112,14 @@ impl Shard {
         }
         let client_id = &admitted.client_id;
         let place = (self.config.index, conn);
-        let claim = self.directory.claim(now, &admitted.registry, admitted.uid, place, client_id, admitted.sessions_max);
+        let claim = self.directory.claim(
+            now,
+            &admitted.registry,
+            admitted.uid,
+            place,
+            client_id,
+            admitted.sessions_max,
+        );
         let Ok(claim) = claim else {
             let what = What::TakeoverStorm { client_id: client_id.clone() };
             self.refuse(conn, RefusedReason::TooManyConnects.into(), Some(&what.to_string()), fx);
@@ -137,7 +148,8 @@ impl Shard {
             protocol.admit(now, assigned.as_ref().map(MqttClientId::as_str), out);
         });
         fx.push(Effect::Admitted { conn });
-        let what = What::Connected { version: pending.version, client_id: client_id.clone(), kind: admitted.kind };
+        let what =
+            What::Connected { version: pending.version, client_id: client_id.clone(), kind: admitted.kind };
         fx.push(Effect::Report(Report { conn, who: who(), what }));
         let Some(state) = self.conn(conn) else { return false };
         state.session = Some(Box::new(Session {

@@ -138,7 +138,12 @@ impl Templates {
         self.filled = 0;
     }
 
-    fn of(&mut self, version: ProtocolVersion, leading_slash: bool, message: &Outgoing<'_>) -> &PublishTemplate {
+    fn of(
+        &mut self,
+        version: ProtocolVersion,
+        leading_slash: bool,
+        message: &Outgoing<'_>,
+    ) -> &PublishTemplate {
         let acknowledged = message.qos != Qos::AtMostOnce;
         let n = usize::from(version == ProtocolVersion::V5)
             | usize::from(acknowledged) << 1
@@ -201,7 +206,12 @@ impl Shard {
 }
 
 impl Conn {
-    fn put(&mut self, message: &Outgoing<'_>, packet_id: Option<PacketId>, templates: Option<&mut Templates>) {
+    fn put(
+        &mut self,
+        message: &Outgoing<'_>,
+        packet_id: Option<PacketId>,
+        templates: Option<&mut Templates>,
+    ) {
         let version = self.protocol.version();
         let leading_slash = self.session.as_ref().is_some_and(|session| session.leading_slash);
         let Outgoing { qos, retain, identifiers: (one, more), .. } = *message;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drawbridge_mqtt::codec::{PacketId, ProtocolVersion, Qos, ReasonCode};
-use drawbridge_mqtt::connection::Inbound;
+use drawbridge_mqtt::connection::{Inbound, InboundTopic};
 use drawbridge_names::{PrincipalName, TopicName};
 use drawbridge_policy::Rights;
 
@@ -93,10 +93,20 @@ enum Fate {
 }
 
 impl Shard {
-    pub(super) fn on_publish(&mut self, now: Instant, conn: ConnId, inbound: &Inbound<'_>, fx: &mut Vec<Effect>) {
+    pub(super) fn on_publish(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        inbound: &Inbound<'_>,
+        fx: &mut Vec<Effect>,
+    ) {
         let Some(session) = self.conn(conn).and_then(|state| state.session.as_ref()) else { return };
-        let topic = inner_topic(inbound.topic.as_str(), session.leading_slash);
-        let Ok(topic) = TopicName::parse(topic) else { return }; // the codec has judged it
+        let inner = inner_topic(inbound.topic.as_str(), session.leading_slash);
+        let topic = match inbound.topic {
+            InboundTopic::Said(said) if said.as_str().len() == inner.len() => Ok(said),
+            _ => TopicName::parse(inner),
+        };
+        let Ok(topic) = topic else { return }; // the codec has judged it
         let (rights, name) = (Arc::clone(&session.rights), session.name.clone());
         let mut publication = Publication {
             registry: session.registry,
@@ -164,8 +174,7 @@ impl Shard {
         let Some(state) = self.conn(conn).filter(|state| state.session.is_some()) else { return };
         let reason = match outcome {
             Err(reason) if state.protocol.version() == ProtocolVersion::V311 => {
-                let rule = format!("the server answered {reason}, which MQTT 3.1.1 cannot say");
-                self.end(now, conn, What::PublishDenied { topic: String::new(), rule }, fx);
+                self.end(now, conn, What::ControlRefused { reason }, fx);
                 return;
             }
             Err(reason) => reason,
@@ -382,11 +391,18 @@ impl Shard {
         self.route(now, publication, target, fx)
     }
 
-    fn retain(&mut self, now: Instant, conn: ConnId, publication: &mut Publication<'_>, fx: &mut Vec<Effect>) {
+    fn retain(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        publication: &mut Publication<'_>,
+        fx: &mut Vec<Effect>,
+    ) {
         let bytes_max = self.config.retained_bytes_max;
         let topic = publication.topic.as_str();
         let size = size_of::<Message>() + publication.payload.len() + topic.len();
-        let fits = |store: &crate::retained::Retained| store.bytes() - store.bytes_of(topic) + size <= bytes_max;
+        let fits =
+            |store: &crate::retained::Retained| store.bytes() - store.bytes_of(topic) + size <= bytes_max;
         let store = &mut self.registries[publication.registry].retained;
         if !fits(store) {
             store.purge(now);

@@ -162,7 +162,13 @@ impl Shard {
     }
 
     /// DISCONNECT came: with reason 0x00 the will is forgotten [MQTT-3.14.4-3] (both versions).
-    pub(super) fn on_disconnect(&mut self, now: Instant, conn: ConnId, with_will: bool, fx: &mut Vec<Effect>) {
+    pub(super) fn on_disconnect(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        with_will: bool,
+        fx: &mut Vec<Effect>,
+    ) {
         let Some(session) = self.take_session(conn) else { return };
         if let Some(state) = self.conn(conn) {
             state.protocol.close();
@@ -233,7 +239,13 @@ impl Shard {
     /// A will speaks when its owner cannot any more; it asks `may_publish` as any message does, with
     /// the rights that the session had. An expired token does not silence it (it was accepted in
     /// time), a blocked or deleted owner does.
-    pub(super) fn publish_will(&mut self, now: Instant, conn: ConnId, will: &DelayedWill, fx: &mut Vec<Effect>) {
+    pub(super) fn publish_will(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        will: &DelayedWill,
+        fx: &mut Vec<Effect>,
+    ) {
         let last = &will.will;
         let Ok(topic) = TopicName::parse(&last.topic) else { return }; // judged at CONNECT
         let mut publication = Publication {

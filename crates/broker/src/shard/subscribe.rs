@@ -52,9 +52,7 @@ impl Shard {
         identifier: u32,
     ) -> Result<ReasonCode, (ReasonCode, What)> {
         let subscriptions_max = self.config.subscriptions_max;
-        let refused = |code, why| {
-            (code, What::SubscriptionRefused { filter: entry.filter.to_owned(), why })
-        };
+        let refused = |code, why| (code, What::SubscriptionRefused { filter: entry.filter.to_owned(), why });
         let place = &mut self.places[conn.slot() as usize];
         let Some(session) = place.conn.as_mut().and_then(|state| state.session.as_mut()) else {
             return Err(refused(ReasonCode::UnspecifiedError, "the session has ended"));
@@ -77,7 +75,10 @@ impl Shard {
         }
         let old = session.filters.get(&filter).copied();
         if old.is_none() && session.filters.len() >= subscriptions_max {
-            return Err(refused(ReasonCode::QuotaExceeded, "the session has too many; raise `broker.subscriptions_max`"));
+            return Err(refused(
+                ReasonCode::QuotaExceeded,
+                "the session has too many; raise `broker.subscriptions_max`",
+            ));
         }
         let qos = entry.qos.min(Qos::AtLeastOnce);
         let route = Subscriber {
@@ -107,7 +108,12 @@ impl Shard {
         Ok(if qos == Qos::AtLeastOnce { ReasonCode::GrantedQos1 } else { ReasonCode::GRANTED_QOS_0 })
     }
 
-    pub(super) fn on_unsubscribe(&mut self, conn: ConnId, unsubscribe: &Unsubscribe<'_>, fx: &mut Vec<Effect>) {
+    pub(super) fn on_unsubscribe(
+        &mut self,
+        conn: ConnId,
+        unsubscribe: &Unsubscribe<'_>,
+        fx: &mut Vec<Effect>,
+    ) {
         let codes = unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(conn, filter)).collect();
         self.write(conn, fx, |protocol, out| protocol.unsubscribe_answer(unsubscribe.packet_id, codes, out));
     }
@@ -188,10 +194,12 @@ impl Shard {
     fn may_have(&mut self, now: Instant, conn: ConnId, registry: usize, message: &Message) -> bool {
         let voices = &self.registries[registry].voices;
         let place = &self.places[conn.slot() as usize];
-        let Some(session) = place.conn.as_ref().and_then(|state| state.session.as_ref()) else { return false };
+        let Some(session) = place.conn.as_ref().and_then(|state| state.session.as_ref()) else {
+            return false;
+        };
         let Ok(topic) = TopicName::parse(&message.topic) else { return false };
-        let may = !session.has_ended(now)
-            && may_deliver(&session.rights, voices, message.publisher.uid, topic);
+        let may =
+            !session.has_ended(now) && may_deliver(&session.rights, voices, message.publisher.uid, topic);
         self.counters.withheld += u64::from(!may);
         may
     }
@@ -199,7 +207,9 @@ impl Shard {
     /// Reads one message of the log; `false` when the session can take no more, or has caught up.
     fn read_log(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) -> bool {
         let place = &self.places[conn.slot() as usize];
-        let Some(session) = place.conn.as_ref().and_then(|state| state.session.as_ref()) else { return false };
+        let Some(session) = place.conn.as_ref().and_then(|state| state.session.as_ref()) else {
+            return false;
+        };
         let Some(cursor) = session.cursor else { return false };
         let index = session.registry;
         let origin = (self.config.index, conn);

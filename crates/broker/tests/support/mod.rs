@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drawbridge_broker::{
-    Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlPublish, Directory, Effect, Interest,
-    Order, OrderOutcome, Publisher, Refused, Report, Shard, ShardConfig, Stats, What,
+    Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlPublish, Directory, Effect, Interest, Order,
+    OrderOutcome, Publisher, Refused, Report, Shard, ShardConfig, Stats, What,
 };
 use drawbridge_mqtt::codec::{
     Ack, Connect, ConnectProperties, Disconnect, Frame, Packet, PacketId, ProtocolVersion, Publish,
@@ -27,13 +27,25 @@ pub use ProtocolVersion::{V5, V311};
 /// A packet from the server, owned and shortened to what tests look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Got {
-    ConnAck { reason: ReasonCode, text: Option<String>, session_expiry_s: Option<u32>, keep_alive_s: Option<u16> },
+    ConnAck {
+        reason: ReasonCode,
+        text: Option<String>,
+        session_expiry_s: Option<u32>,
+        keep_alive_s: Option<u16>,
+    },
     Message(Message),
-    PubAck { id: u16, reason: ReasonCode, text: Option<String> },
+    PubAck {
+        id: u16,
+        reason: ReasonCode,
+        text: Option<String>,
+    },
     SubAck(Vec<ReasonCode>),
     UnsubAck(Vec<ReasonCode>),
     Pong,
-    Disconnect { reason: ReasonCode, text: Option<String> },
+    Disconnect {
+        reason: ReasonCode,
+        text: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -262,7 +274,12 @@ impl Net {
         self.subscribe_as(client, SubscribeEntry::of(filter, qos), None)
     }
 
-    pub fn subscribe_as(&mut self, client: usize, entry: SubscribeEntry<'_>, identifier: Option<u32>) -> Vec<Got> {
+    pub fn subscribe_as(
+        &mut self,
+        client: usize,
+        entry: SubscribeEntry<'_>,
+        identifier: Option<u32>,
+    ) -> Vec<Got> {
         let packet_id = self.next_id(client);
         let subscribe = Subscribe {
             packet_id,
@@ -276,7 +293,8 @@ impl Net {
 
     pub fn unsubscribe(&mut self, client: usize, filter: &str) -> Vec<Got> {
         let packet_id = self.next_id(client);
-        let packet = Unsubscribe { packet_id, user_properties: UserProperties::default(), filters: vec![filter] };
+        let packet =
+            Unsubscribe { packet_id, user_properties: UserProperties::default(), filters: vec![filter] };
         self.send(client, &Packet::Unsubscribe(packet));
         self.got(client)
     }
@@ -385,12 +403,19 @@ fn owned(packet: &Packet<'_>) -> Got {
             qos: p.qos.bits(),
             retain: p.retain,
             id: p.packet_id.map(PacketId::get),
-            subscriptions: p.properties.subscription_identifiers.iter().map(std::num::NonZeroU32::get).collect(),
+            subscriptions: p
+                .properties
+                .subscription_identifiers
+                .iter()
+                .map(std::num::NonZeroU32::get)
+                .collect(),
             expiry_s: p.properties.message_expiry_s,
             user: p.properties.user_properties.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
             content_type: text(p.properties.content_type),
         }),
-        Packet::PubAck(p) => Got::PubAck { id: p.packet_id.get(), reason: p.reason, text: text(p.reason_string) },
+        Packet::PubAck(p) => {
+            Got::PubAck { id: p.packet_id.get(), reason: p.reason, text: text(p.reason_string) }
+        }
         Packet::SubAck(p) => Got::SubAck(p.codes.clone()),
         Packet::UnsubAck(p) => Got::UnsubAck(p.codes.clone()),
         Packet::PingResp => Got::Pong,
