@@ -236,6 +236,13 @@ async fn a_project_audience_counts_only_with_a_path_that_names_its_registry() {
         let refusal = world.connect(&client_id, &jwt).await.expect_err(case);
         assert!(matches!(refusal.word(), "not-proven" | "audience"), "{case}: {refusal}");
     }
+    world.register(&device, false).await;
+    let token = world.token(&device, None).await;
+    let refusal = world.connect(path, &token).await.expect_err("a token of `default`, a path of `plant`");
+    assert_eq!(refusal.word(), "not-proven");
+    let elsewhere = device.connect_jwt("other-project", world.now_s()).without("sub").sign();
+    let refusal = world.connect(&path.replace("my-project", "other-project"), &elsewhere).await;
+    refusal.expect_err("path and audience agree, but the registry stands for another project");
     let bridge = device.connect_jwt("https://core.example/r/plant/mqtt", world.now_s()).sign();
     for client_id in [path, "sensor"] {
         let session = world.connect(client_id, &bridge).await.expect("the bridge audience is good for both");

@@ -100,12 +100,20 @@ async fn an_update_whose_answer_was_lost_can_be_repeated_and_changes_nothing() {
 async fn a_key_in_grace_starts_no_other_update() {
     let world = World::new().await;
     let (old, new) = (world.device("sensor").await, TestDevice::new("sensor"));
+    let earlier = TestDevice::new("sensor");
+    let added =
+        world.admission.add_key(&world.registry, &old.name, earlier.public_key(), None, &Actor::Admin);
+    assert!(added.await.expect("added").1);
+    world.clock.advance_s(10);
     let jwt = old.update(ISSUER, world.now_s(), new.public_key()).sign();
     update(&world, &jwt, &new.pop(ISSUER, &jwt).sign()).await.expect("updated");
     let third = TestDevice::new("sensor");
     let jwt = old.update(ISSUER, world.now_s(), third.public_key()).sign();
     let refusal = update(&world, &jwt, &third.pop(ISSUER, &jwt).sign()).await.expect_err("in grace");
     assert_eq!(refusal, Refusal::KeyInGrace);
+    let jwt = old.update(ISSUER, world.now_s(), earlier.public_key()).sign();
+    let refusal = update(&world, &jwt, &earlier.pop(ISSUER, &jwt).sign()).await.expect_err("in grace");
+    assert_eq!(refusal, Refusal::KeyInGrace, "registered, but not what replaced it");
 }
 
 #[tokio::test]
@@ -303,4 +311,35 @@ async fn the_published_pair_logs_in_once_and_updates_nothing_without_its_proof()
     for pop in ["", "MEUCIQ", &text("login_jwt")] {
         assert_eq!(legacy_update(&world, &update, pop).await.expect_err("no proof").word(), "invalid-pop");
     }
+}
+
+#[tokio::test]
+async fn i7_another_update_with_a_used_jti_is_refused_even_when_its_key_is_registered() {
+    let world = World::new().await;
+    let (old, new) = (world.device("sensor").await, TestDevice::new("sensor"));
+    let keep_old = async |jwt: &str| {
+        let pop = new.pop(ISSUER, jwt).sign();
+        world.admission.update_key(&world.registry, jwt, &pop, false, Peer::default()).await
+    };
+    let draft = old.update(ISSUER, world.now_s(), new.public_key());
+    assert!(keep_old(&draft.sign()).await.expect("updated").changed);
+    let other = draft.with("note", json!("not the same bytes")).sign();
+    assert_eq!(keep_old(&other).await.expect_err("used"), Refusal::Replay);
+    let fresh = old.update(ISSUER, world.now_s(), new.public_key()).sign();
+    assert!(!keep_old(&fresh).await.expect("a new jti").changed);
+    assert_eq!(keep_old(&fresh).await.map(|updated| updated.changed), Ok(false), "the same bytes again");
+}
+
+#[tokio::test]
+async fn a_blocked_device_updates_no_key() {
+    let world = World::new().await;
+    let (old, new) = (world.legacy_device("sensor").await, TestDevice::new("sensor"));
+    world.admission.block(&world.registry, &old.name, None, &Actor::Admin).await.expect("blocked");
+    let jwt = old.update(ISSUER, world.now_s(), new.public_key()).sign();
+    let refusal = update(&world, &jwt, &new.pop(ISSUER, &jwt).sign()).await.expect_err("blocked");
+    assert_eq!(refusal, Refusal::Blocked);
+    let jwt = old.legacy_update(new.public_key()).sign();
+    let refusal = legacy_update(&world, &jwt, &new.legacy_pop(&jwt)).await.expect_err("blocked");
+    assert_eq!(refusal, Refusal::Blocked);
+    assert_eq!(states(&world, &old).await, [KeyState::Active]);
 }
