@@ -176,6 +176,42 @@ fn a_full_window_waits_at_the_cursor_and_goes_on_in_order() {
 }
 
 #[test]
+fn a_subscription_made_while_behind_means_no_message_from_before_it_with_few_filters_or_many() {
+    for filters in [0, 100] {
+        let mut net = Net::with(1, |config| config.inflight_max = 1);
+        let publisher = net.join(0, V5, app(1));
+        let (reader, other) = (net.join(0, V5, app(2)), net.join(0, V5, app(3)));
+        for n in 0..filters {
+            net.subscribe(reader, &format!("unused/{n}/+"), QOS1);
+        }
+        for client in [reader, other] {
+            net.subscribe(client, "a", QOS1);
+        }
+        net.subscribe(other, "b/+", QOS1);
+        for (topic, payload) in [("a", "1"), ("a", "2"), ("b/x", "before"), ("a", "3")] {
+            net.publish(publisher, topic, payload.as_bytes(), QOS1);
+        }
+        net.subscribe(reader, "b/+", QOS1);
+        net.publish(publisher, "b/x", b"after", QOS1);
+        let mut heard = [Vec::new(), Vec::new()];
+        for (client, heard) in [reader, other].into_iter().zip(&mut heard) {
+            // What was in flight came with the answers to SUBSCRIBE, hence from the second on.
+            for id in 1..=5 {
+                net.acknowledge(client, id);
+                heard.extend(net.payloads(client));
+            }
+        }
+        let [reader_heard, other_heard] = heard;
+        assert!(reader_heard.ends_with(&["2".into(), "3".into(), "after".into()]), "{reader_heard:?}");
+        assert!(!reader_heard.contains(&"before".to_owned()), "{filters} filters: {reader_heard:?}");
+        assert!(
+            other_heard.ends_with(&["2".into(), "before".into(), "3".into(), "after".into()]),
+            "{other_heard:?}"
+        );
+    }
+}
+
+#[test]
 fn a_stalled_reader_loses_only_qos_0_and_catches_up_in_order() {
     let mut net = Net::with(1, |config| config.write_buffer_bytes_max = 4_000);
     let publisher = net.join(0, V5, app(1));

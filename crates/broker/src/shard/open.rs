@@ -163,6 +163,7 @@ impl Shard {
             owner_epoch: claim.owner_epoch,
             leading_slash: admitted.leading_slash,
             filters: Default::default(),
+            newest_since: 0,
             cursor: None,
             walks: Default::default(),
             orders: Vec::new(),

@@ -30,6 +30,8 @@ pub(super) struct Session {
     /// `/devices/...` on the wire is `devices/...` within.
     pub(super) leading_slash: bool,
     pub(super) filters: HashMap<TopicFilter, Subscription>,
+    /// The greatest [`Subscription::since`]: later messages are meant by every filter that matches.
+    pub(super) newest_since: u64,
     /// The next message of the log to be read, while the session is behind.
     pub(super) cursor: Option<u64>,
     /// Retained messages that wait for room, one walk per subscription.

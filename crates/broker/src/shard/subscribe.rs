@@ -91,6 +91,7 @@ impl Shard {
         let registry = &mut self.registries[session.registry];
         registry.routes.insert(&filter, route);
         let since = old.map_or_else(|| registry.log.tail(), |old| old.since);
+        session.newest_since = session.newest_since.max(since);
         session.filters.insert(filter.clone(), Subscription { route, since });
         if old.is_none() {
             self.interest.add(self.config.index, 1);
@@ -224,7 +225,7 @@ impl Shard {
                     Met::merge(&mut met, route);
                 }
             };
-            if session.filters.len() > FILTERS_ASKED {
+            if session.filters.len() > FILTERS_ASKED && session.newest_since <= seq {
                 routes.each(topic, |route| {
                     if route.slot == conn.slot() {
                         take(route);
