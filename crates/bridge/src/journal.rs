@@ -1,4 +1,4 @@
-//! The log of a shard's refusals: each at `info` with its address while they are few, a summary when
+//! The log of a shard's sessions and refusals: each at `info` with its address while they are few, a summary when
 //! they are many. A flood of strangers fills counters, not disks.
 
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ pub(crate) struct Journal {
     span_began: Option<Instant>,
     lines: u32,
     /// Seen in this span: at most one line each for conditions (a full listener), and the number of
-    /// lines left out for refusals.
+    /// lines left out.
     conditions: Vec<&'static str>,
     left_out: BTreeMap<&'static str, u64>,
 }
@@ -61,6 +61,23 @@ impl Journal {
             return;
         }
         tracing::info!(code, word, %peer, "refused: {detail}");
+    }
+
+    /// A session began or ended in order.
+    pub(crate) fn noted(
+        &mut self,
+        now: Instant,
+        word: &'static str,
+        peer: SocketAddr,
+        detail: &dyn fmt::Display,
+    ) {
+        self.tick(now);
+        self.lines += 1;
+        if self.lines > LINES_MAX {
+            *self.left_out.entry(word).or_default() += 1;
+            return;
+        }
+        tracing::info!(%peer, "{detail}");
     }
 
     /// Something was refused that others have logged.
@@ -91,7 +108,7 @@ impl Journal {
             return;
         }
         for (word, count) in std::mem::take(&mut self.left_out) {
-            tracing::info!(word, count, "refused, and not logged one by one");
+            tracing::info!(word, count, "more of the same, not logged one by one");
         }
         self.conditions.clear();
         self.lines = 0;

@@ -2,7 +2,13 @@
 //! Mosquitto (TLS + password) and the bare primitives in the same run. Prints ratios.
 //!
 //! `cargo bench -p drawbridge --bench connect` (needs `mosquitto` and `mosquitto_passwd`)
-#![expect(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark"
+)]
 
 #[expect(dead_code, unreachable_pub, reason = "shared with the end-to-end tests, which use all of it")]
 #[path = "../tests/e2e/harness.rs"]
@@ -33,24 +39,38 @@ fn main() {
     let core = Core::start();
     let devices = register(&core);
     let peer = Mosquitto::start(&core);
-    println!("\n{CONNECTIONS} connects, {AT_A_TIME} at a time, {ROUNDS} interleaved rounds; CPU ms of the server process each");
+    println!(
+        "\n{CONNECTIONS} connects, {AT_A_TIME} at a time, {ROUNDS} interleaved rounds; CPU ms of the server process each"
+    );
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for round in 1..=ROUNDS {
         let jwts: Vec<_> = devices.iter().map(|device| options_of(device)).collect();
         let (cpu_ours, _open) = connect_all(core.pid(), &jwts);
         drop(_open);
-        wait_for("the sessions to end", Duration::from_secs(30), || (established(core.pid()) < 64).then_some(()));
+        wait_for("the sessions to end", Duration::from_secs(30), || {
+            (established(core.pid()) < 64).then_some(())
+        });
         let passwords: Vec<_> = devices.iter().map(|device| peer.options(&device.device)).collect();
         let (cpu_theirs, _open) = connect_all(peer.child.id(), &passwords);
-        println!("round {round}: drawbridge TLS + JWT {cpu_ours:.3}   mosquitto TLS + password {cpu_theirs:.3}   ratio {:.2}", cpu_ours / cpu_theirs);
+        println!(
+            "round {round}: drawbridge TLS + JWT {cpu_ours:.3}   mosquitto TLS + password {cpu_theirs:.3}   ratio {:.2}",
+            cpu_ours / cpu_theirs
+        );
         ours.push(cpu_ours);
         theirs.push(cpu_theirs);
     }
     let (ours, theirs) = (median(&mut ours), median(&mut theirs));
     let (handshake, verify) = primitives(&core, &devices[0]);
-    println!("median: drawbridge {ours:.3} ms, mosquitto {theirs:.3} ms, ratio {:.2} (budget 0.45)", ours / theirs);
-    println!("bare handshake {handshake:.3} ms + bare verify {verify:.3} ms = {:.3} ms, ratio {:.2}", handshake + verify, ours / (handshake + verify));
+    println!(
+        "median: drawbridge {ours:.3} ms, mosquitto {theirs:.3} ms, ratio {:.2} (budget 0.45)",
+        ours / theirs
+    );
+    println!(
+        "bare handshake {handshake:.3} ms + bare verify {verify:.3} ms = {:.3} ms, ratio {:.2}",
+        handshake + verify,
+        ours / (handshake + verify)
+    );
 
     // Memory: a fresh server, so that nothing of the rounds above is counted or reused.
     drop(peer);
@@ -68,7 +88,10 @@ fn main() {
     }
     std::thread::sleep(Duration::from_secs(2));
     let held = core.resident_bytes().saturating_sub(before);
-    println!("\n{CONNECTIONS} idle TLS 1.3 connections with one subscription each: {} bytes RSS per connection (budget 12288)", held as usize / open.len());
+    println!(
+        "\n{CONNECTIONS} idle TLS 1.3 connections with one subscription each: {} bytes RSS per connection (budget 12288)",
+        held as usize / open.len()
+    );
     drop(open);
 
     let peer = Mosquitto::start(&core);
@@ -126,7 +149,9 @@ fn connect_all(pid: u32, options: &[MqttOptions]) -> (f64, Vec<MqttClient>) {
         let share = options.len().div_ceil(AT_A_TIME);
         let threads: Vec<_> = options
             .chunks(share)
-            .map(|mine| scope.spawn(move || mine.iter().map(|o| MqttClient::connect(o).unwrap()).collect::<Vec<_>>()))
+            .map(|mine| {
+                scope.spawn(move || mine.iter().map(|o| MqttClient::connect(o).unwrap()).collect::<Vec<_>>())
+            })
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
@@ -239,13 +264,20 @@ impl Mosquitto {
             fs::copy(core.data().join(name), file(name)).unwrap();
         }
         let passwords = file("passwords");
-        let made = Command::new("mosquitto_passwd").arg("-b").arg("-c").arg(&passwords).args(["bench", "a-long-password"]).status();
+        let made = Command::new("mosquitto_passwd")
+            .arg("-b")
+            .arg("-c")
+            .arg(&passwords)
+            .args(["bench", "a-long-password"])
+            .status();
         assert!(made.unwrap().success());
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let shown = |path: &Path| path.to_string_lossy().into_owned();
         let text = format!(
             "user root\nlistener {port} 127.0.0.1\nset_tcp_nodelay true\nallow_anonymous false\npassword_file {}\ncertfile {}\nkeyfile {}\nlog_type none\n",
-            shown(&passwords), shown(&file("server.pem")), shown(&file("server-key.pem")),
+            shown(&passwords),
+            shown(&file("server.pem")),
+            shown(&file("server-key.pem")),
         );
         fs::write(file("mosquitto.conf"), text).unwrap();
         let child = Command::new("mosquitto")

@@ -17,7 +17,8 @@ use serde_json::json;
 /// How long a demo device waits before it comes back after a fault.
 const COME_BACK: Duration = Duration::from_secs(2);
 /// What the dashboard may do; devices have the default policy.
-const DASHBOARD_POLICY: &str = "[[allow]]\npublish = [\"devices/+/commands/#\"]\nsubscribe = [\"devices/#\"]\n";
+const DASHBOARD_POLICY: &str =
+    "[[allow]]\npublish = [\"devices/+/commands/#\"]\nsubscribe = [\"devices/#\"]\n";
 
 /// Runs the demo beside the server until `stop`.
 pub(crate) fn start(data: &Path, stop: Arc<AtomicBool>) -> JoinHandle<()> {
@@ -62,7 +63,9 @@ impl Demo {
             if round == 0 {
                 forged(&lamp);
                 expired(&lamp);
-                println!("[demo] the log above says why: a prober is told little, the owner and the log much");
+                println!(
+                    "[demo] the log above says why: a prober is told little, the owner and the log much"
+                );
                 println!("[demo] running on; try in another terminal:");
                 println!("[demo]   drawbridge --data {} command send lamp off", self.data.display());
                 println!("[demo]   drawbridge --data {} device block thermometer", self.data.display());
@@ -96,9 +99,11 @@ impl Demo {
     fn identity(&self, name: &str) -> Result<DeviceIdentity, Failure> {
         let mut identity = DeviceIdentity::load(&self.data.join("demo-devices").join(name))?;
         // An earlier demo in the same folder may have used other ports.
-        let server = Server::find(&Cli::try_parse_from(["drawbridge", "--data", &self.data.to_string_lossy(), "device", "list"])
-            .map_err(|e| Failure::Usage(e.to_string()))?
-            .common)?;
+        let server = Server::find(
+            &Cli::try_parse_from(["drawbridge", "--data", &self.data.to_string_lossy(), "device", "list"])
+                .map_err(|e| Failure::Usage(e.to_string()))?
+                .common,
+        )?;
         identity.mqtts = server.mqtts();
         server.https().clone_into(&mut identity.https);
         Ok(identity)
@@ -139,7 +144,10 @@ impl Demo {
 fn thermometer_device(identity: &DeviceIdentity, stop: &AtomicBool) -> Result<(), DeviceError> {
     let api = drawbridge_device::ApiClient::new(&format!("https://{}", identity.https), &identity.ca_pem)?;
     let token = api.token(&identity.device, &identity.issuer, None, &identity.key)?;
-    println!("[thermometer] proved itself with a signed JWT, got an access token for {} s", token.expires_in_s);
+    println!(
+        "[thermometer] proved itself with a signed JWT, got an access token for {} s",
+        token.expires_in_s
+    );
     let mut options = identity.mqtt_options()?;
     options.password = token.access_token.into_bytes();
     let mut client = MqttClient::connect(&options)?;
@@ -149,7 +157,12 @@ fn thermometer_device(identity: &DeviceIdentity, stop: &AtomicBool) -> Result<()
         reading += 1;
         let celsius = 20.0 + f64::from(reading % 20) / 10.0;
         let payload = json!({ "celsius": celsius }).to_string();
-        client.publish("devices/thermometer/events/temperature", payload.as_bytes(), Qos::AtLeastOnce, false)?;
+        client.publish(
+            "devices/thermometer/events/temperature",
+            payload.as_bytes(),
+            Qos::AtLeastOnce,
+            false,
+        )?;
         let _ = client.receive(Duration::from_secs(2))?; // keeps the connection alive; nothing is expected
     }
     client.disconnect()

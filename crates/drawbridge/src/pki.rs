@@ -68,7 +68,9 @@ pub(crate) fn open(data: &DataFolder, names: &[String], now_s: u64) -> Result<Se
         (None, Some(_)) => return Err(broken("ca.pem", "it is missing although ca-key.pem is there")),
     };
     let mut all_names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
-    all_names.extend(names.iter().filter(|name| !["localhost", "127.0.0.1", "::1"].contains(&name.as_str())).cloned());
+    all_names.extend(
+        names.iter().filter(|name| !["localhost", "127.0.0.1", "::1"].contains(&name.as_str())).cloned(),
+    );
     // First line: when to renew; then the names the leaf was made for.
     let stamp = data.read("server-names")?.unwrap_or_default();
     let mut lines = stamp.lines();
@@ -118,7 +120,8 @@ fn make_leaf(
     names: &[String],
     now: OffsetDateTime,
 ) -> Result<(String, String), PkiError> {
-    let issuer = Issuer::from_ca_cert_pem(root_pem, root_key).map_err(|e| broken("ca.pem", &e.to_string()))?;
+    let issuer =
+        Issuer::from_ca_cert_pem(root_pem, root_key).map_err(|e| broken("ca.pem", &e.to_string()))?;
     let key = new_key()?;
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -126,10 +129,11 @@ fn make_leaf(
     for name in names {
         params.subject_alt_names.push(match name.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
-            Err(_) => SanType::DnsName(name.as_str().try_into().map_err(|e: rcgen::Error| PkiError::Name {
-                name: name.clone(),
-                why: e.to_string(),
-            })?),
+            Err(_) => SanType::DnsName(
+                name.as_str()
+                    .try_into()
+                    .map_err(|e: rcgen::Error| PkiError::Name { name: name.clone(), why: e.to_string() })?,
+            ),
         });
     }
     params.is_ca = IsCa::ExplicitNoCa;

@@ -53,7 +53,12 @@ pub(crate) fn main(common: &Common, args: &ServeArgs) -> ExitCode {
 
 fn run(common: &Common, is_demo: bool, settings: &Settings) -> Result<(), StartError> {
     let files = raise_open_files();
-    tracing::info!(soft_before = files.soft_before, soft = files.soft_after, hard = files.hard, "limit of open files");
+    tracing::info!(
+        soft_before = files.soft_before,
+        soft = files.soft_after,
+        hard = files.hard,
+        "limit of open files"
+    );
     let demo_place = if is_demo { Some(DemoPlace::new(common)?) } else { None };
     let data = match &demo_place {
         Some(place) => DataFolder::open_demo(&place.path)?,
@@ -162,13 +167,13 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
 
     let stop = Arc::new(tokio::sync::Notify::new());
     let http = tokio::spawn({
-        let state =
-            HttpState { admission, control, random, config: Arc::new(settings.http.clone()) };
+        let state = HttpState { admission, control, random, config: Arc::new(settings.http.clone()) };
         https.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(https)?;
         let (config, stop) = (settings.http.clone(), Arc::clone(&stop));
         async move {
-            drawbridge_http::serve(listener, tls, drawbridge_http::router(state), config, stop.notified()).await;
+            drawbridge_http::serve(listener, tls, drawbridge_http::router(state), config, stop.notified())
+                .await;
         }
     });
     data.write_endpoints(&endpoints)?;

@@ -198,11 +198,14 @@ impl Settings {
         if let Some(issuer) = &self.serve.issuer
             && let Err(why) = judge_issuer(issuer)
         {
-            faults.push(format!("[DB-6004] `serve.issuer` {issuer:?} {why}; wanted such as `https://core.example:8443`"));
+            faults.push(format!(
+                "[DB-6004] `serve.issuer` {issuer:?} {why}; wanted such as `https://core.example:8443`"
+            ));
         }
         if self.serve.insecure_anonymous.is_some() && self.serve.insecure_mqtt_port.is_none() {
             faults.push(
-                "[DB-6005] `serve.insecure_anonymous` needs `serve.insecure_mqtt_port`; set both or neither".to_owned(),
+                "[DB-6005] `serve.insecure_anonymous` needs `serve.insecure_mqtt_port`; set both or neither"
+                    .to_owned(),
             );
         }
         faults
@@ -249,7 +252,8 @@ mod tests {
 
     #[test]
     fn every_unknown_key_is_shown_in_one_run() {
-        let faults = Settings::parse("[serve]\nnam = 1\nmqtts_port = 1\n[brige]\nx = 1\n").expect_err("two unknown");
+        let faults =
+            Settings::parse("[serve]\nnam = 1\nmqtts_port = 1\n[brige]\nx = 1\n").expect_err("two unknown");
         assert_eq!(faults.len(), 2, "{faults:?}");
         assert!(faults[0].contains("serve.nam") && faults[1].contains("brige"), "{faults:?}");
     }
@@ -266,7 +270,9 @@ mod tests {
         for good in ["https://localhost:8443", "https://core.example", "https://core.example/r/x"] {
             assert_eq!(judge_issuer(good), Ok(()), "{good}");
         }
-        for bad in ["http://x", "https://", "https:///x", "https://x/", "https://x?y", "https://x#y", "https://u@x"] {
+        for bad in
+            ["http://x", "https://", "https:///x", "https://x/", "https://x?y", "https://x#y", "https://u@x"]
+        {
             assert!(judge_issuer(bad).is_err(), "{bad}");
         }
     }

@@ -197,6 +197,10 @@ impl Driver {
             (What::TakeoverStorm { .. }, Some(code), Some(word), _) => {
                 self.journal.condition(now, code, word, &line);
             }
+            (What::Connected { .. }, .., Some(peer)) => self.journal.noted(now, "connected", peer, &line),
+            (What::Disconnected { .. }, .., Some(peer)) => {
+                self.journal.noted(now, "disconnected", peer, &line)
+            }
             (_, Some(code), Some(word), Some(peer)) => self.journal.refused(now, code, word, peer, &line),
             (_, code, word, _) => {
                 tracing::debug!(code, word, peer = peer.map(tracing::field::display), "{line}")

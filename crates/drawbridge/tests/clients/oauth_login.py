@@ -13,6 +13,7 @@ import jwt
 import requests
 from authlib.integrations.requests_client import OAuth2Session
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
+from joserfc.jwk import ECKey
 
 folder, https = pathlib.Path(sys.argv[1]), sys.argv[2]
 device = json.loads((folder / "device.json").read_text())
@@ -33,7 +34,9 @@ check("the issuer is the one of device.json", metadata["issuer"] == device["issu
 check("private_key_jwt is offered", "private_key_jwt" in metadata["token_endpoint_auth_methods_supported"])
 
 session = OAuth2Session(
-    device["device"], (folder / "key.pem").read_text(), token_endpoint_auth_method="private_key_jwt"
+    device["device"],
+    ECKey.import_key((folder / "key.pem").read_text()),  # text would be taken for an RSA key
+    token_endpoint_auth_method="private_key_jwt",
 )
 session.verify = ca
 # RFC 10070: the audience of the assertion is the issuer, not the token endpoint.

@@ -27,7 +27,10 @@ fn malformed_and_oversized_input_is_answered_and_takes_no_memory() {
         assert_eq!(post("/v1/self/keys", "application/json", b"{").expect("an answer"), 400);
         assert_eq!(api.send("GET", "/nowhere", None, None).expect("an answer").status, 404);
         assert_eq!(api.send("DELETE", "/oauth/token", None, None).expect("an answer").status, 405);
-        assert_eq!(api.send("GET", "/v1/devices", Some("dba_nonsense"), None).expect("an answer").status, 401);
+        assert_eq!(
+            api.send("GET", "/v1/devices", Some("dba_nonsense"), None).expect("an answer").status,
+            401
+        );
         // A CONNECT that announces more than is taken before authentication.
         let mut stream = tls(&core);
         stream.write_all(&[0x10, 0xff, 0xff, 0xff, 0x7f]).expect("written");

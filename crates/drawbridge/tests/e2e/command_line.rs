@@ -22,7 +22,8 @@ fn exit_codes_tell_usage_denied_not_found_unavailable_and_conflict_apart() {
     assert_eq!(code(&["command", "send", "lamp", "on"]), 5);
     assert_eq!(code(&["device", "add", "lamp", "--out", "elsewhere"]), 6);
     let elsewhere = tempfile::tempdir().expect("temporary folder");
-    let output = Command::new(DRAWBRIDGE).arg("--data").arg(elsewhere.path()).args(["device", "list"]).output();
+    let output =
+        Command::new(DRAWBRIDGE).arg("--data").arg(elsewhere.path()).args(["device", "list"]).output();
     assert_eq!(output.expect("runs").status.code(), Some(5));
 }
 
@@ -46,7 +47,10 @@ fn a_command_reaches_the_connected_device_and_says_when_it_cannot() {
     core.cli_ok(&["command", "send", "lamp", "up", "--subfolder", "blinds/left"]);
     let (first, second) = device.join().expect("the device");
     assert_eq!((first.topic.as_str(), &first.payload[..]), ("devices/lamp/commands", &b"on"[..]));
-    assert_eq!((second.topic.as_str(), &second.payload[..]), ("devices/lamp/commands/blinds/left", &b"up"[..]));
+    assert_eq!(
+        (second.topic.as_str(), &second.payload[..]),
+        ("devices/lamp/commands/blinds/left", &b"up"[..])
+    );
     let audit = core.cli_ok(&["audit", "tail"]);
     assert!(audit.contains("command.send"), "{audit}");
 }
@@ -135,7 +139,16 @@ fn a_minted_token_opens_a_session_and_can_be_inspected() {
     let key = core.identity_folder("lamp").join("key.pem");
     let key = key.to_string_lossy();
     let token = core.cli_ok(&[
-        "token", "mint", "--key", &key, "--device", "lamp", "--aud", &lamp.bridge_audience, "--life", "5m",
+        "token",
+        "mint",
+        "--key",
+        &key,
+        "--device",
+        "lamp",
+        "--aud",
+        &lamp.bridge_audience,
+        "--life",
+        "5m",
     ]);
     drop(crate::harness::connect_with(&lamp, token.trim()).expect("admitted"));
     let text = core.cli_ok(&["token", "inspect", token.trim()]);
@@ -156,7 +169,9 @@ fn two_registries_with_the_same_device_are_two_worlds() {
     a.subscribe("devices/pump/commands/#").expect("granted");
     b.subscribe("devices/pump/commands/#").expect("granted");
     core.cli_ok(&["--registry", "plant-2", "device", "block", "pump"]);
-    let end = wait_for("end of the blocked one", Duration::from_secs(5), || b.receive(Duration::from_millis(50)).err());
+    let end = wait_for("end of the blocked one", Duration::from_secs(5), || {
+        b.receive(Duration::from_millis(50)).err()
+    });
     drop(end);
     let other = std::thread::spawn(move || a.receive(Duration::from_secs(10)).expect("still connected"));
     core.cli_ok(&["command", "send", "pump", "go"]);

@@ -11,24 +11,24 @@ use drawbridge_jose::{Sign, sign_compact};
 use serde_json::{Value, json};
 
 /// The binary under test.
-pub const DRAWBRIDGE: &str = env!("CARGO_BIN_EXE_drawbridge");
+pub(crate) const DRAWBRIDGE: &str = env!("CARGO_BIN_EXE_drawbridge");
 
 /// A running server with a data folder of its own; stopped and removed when dropped.
-pub struct Core {
+pub(crate) struct Core {
     child: Option<Child>,
     place: tempfile::TempDir,
     args: Vec<String>,
-    pub endpoints: Endpoints,
+    pub(crate) endpoints: Endpoints,
 }
 
 impl Core {
     /// A server on ports of the system's choice.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// The same with further arguments of `serve`.
-    pub fn start_with(args: &[&str]) -> Self {
+    pub(crate) fn start_with(args: &[&str]) -> Self {
         let place = tempfile::tempdir().expect("temporary folder");
         let endpoints = Endpoints { mqtts: String::new(), https: String::new(), mqtt: None };
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -40,7 +40,15 @@ impl Core {
     fn run(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("log file");
         let child = Command::new(DRAWBRIDGE)
-            .args(["--data", &self.data().to_string_lossy(), "serve", "--mqtts-port", "0", "--https-port", "0"])
+            .args([
+                "--data",
+                &self.data().to_string_lossy(),
+                "serve",
+                "--mqtts-port",
+                "0",
+                "--https-port",
+                "0",
+            ])
             .args(&self.args)
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
@@ -58,12 +66,12 @@ impl Core {
         });
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.place.path().join("data")
     }
 
     /// A folder for the files of a test.
-    pub fn place(&self) -> &Path {
+    pub(crate) fn place(&self) -> &Path {
         self.place.path()
     }
 
@@ -72,16 +80,16 @@ impl Core {
     }
 
     /// All that the server has printed and logged so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("running").id()
     }
 
     /// Ends it politely (SIGTERM) and waits.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             signal(child.id(), "TERM");
             let deadline = Instant::now() + Duration::from_secs(20);
@@ -97,7 +105,7 @@ impl Core {
     }
 
     /// Ends it without a warning (SIGKILL).
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("kill");
             child.wait().expect("wait");
@@ -106,13 +114,13 @@ impl Core {
     }
 
     /// Starts it again on the same folder.
-    pub fn run_again(&mut self) {
+    pub(crate) fn run_again(&mut self) {
         assert!(self.child.is_none(), "stop it first");
         self.run();
     }
 
     /// Runs the command line against this server.
-    pub fn cli(&self, words: &[&str]) -> Output {
+    pub(crate) fn cli(&self, words: &[&str]) -> Output {
         Command::new(DRAWBRIDGE)
             .arg("--data")
             .arg(self.data())
@@ -124,19 +132,19 @@ impl Core {
     }
 
     /// The same; it must succeed. Answers stdout.
-    pub fn cli_ok(&self, words: &[&str]) -> String {
+    pub(crate) fn cli_ok(&self, words: &[&str]) -> String {
         let output = self.cli(words);
         assert!(output.status.success(), "drawbridge {words:?}: {output:?}\n{}", self.log());
         String::from_utf8(output.stdout).expect("text")
     }
 
     /// Registers a device whose key is made by the command line.
-    pub fn device(&self, name: &str) -> DeviceIdentity {
+    pub(crate) fn device(&self, name: &str) -> DeviceIdentity {
         self.principal("device", name, &[])
     }
 
     /// Registers an application with the rights of a policy text.
-    pub fn application(&self, name: &str, policy: &str) -> DeviceIdentity {
+    pub(crate) fn application(&self, name: &str, policy: &str) -> DeviceIdentity {
         let file = self.place().join(format!("{name}.toml"));
         fs::write(&file, policy).expect("write");
         self.cli_ok(&["policy", "set", name, &file.to_string_lossy()]);
@@ -152,19 +160,19 @@ impl Core {
         DeviceIdentity::load(&folder).expect("the identity was written")
     }
 
-    pub fn identity_folder(&self, name: &str) -> PathBuf {
+    pub(crate) fn identity_folder(&self, name: &str) -> PathBuf {
         self.place().join("identities").join(name)
     }
 
     /// Resident memory of the server process, in bytes.
-    pub fn resident_bytes(&self) -> u64 {
+    pub(crate) fn resident_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("/proc");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
     }
 
     /// Waits until the log has a line with all of `words`.
-    pub fn wait_for_log(&self, words: &[&str]) {
+    pub(crate) fn wait_for_log(&self, words: &[&str]) {
         wait_for(&format!("{words:?} in the log"), Duration::from_secs(10), || {
             self.log().lines().any(|line| words.iter().all(|word| line.contains(word))).then_some(())
         });
@@ -184,13 +192,13 @@ impl Drop for Core {
 }
 
 /// Sends a signal by name.
-pub fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().expect("kill");
     assert!(sent.success(), "kill -{name} {pid}");
 }
 
 /// Polls until `probe` answers; panics with `what` after `limit`.
-pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = probe() {
@@ -202,18 +210,18 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Optio
 }
 
 /// Seconds since 1970-01-01 UTC.
-pub fn now_s() -> u64 {
+pub(crate) fn now_s() -> u64 {
     drawbridge_device::now_s()
 }
 
 /// Signs any claims: for tokens that no honest client would make.
-pub fn jwt(typ: Option<&str>, claims: &Value, key: &dyn Sign) -> String {
+pub(crate) fn jwt(typ: Option<&str>, claims: &Value, key: &dyn Sign) -> String {
     let header = drawbridge_jose::Header { typ, kid: None, jwk: None };
     sign_compact(&header, claims.to_string().as_bytes(), key).expect("signs")
 }
 
 /// A CONNECT JWT of the identity that lives `life_s` from `iat_s`.
-pub fn connect_jwt(identity: &DeviceIdentity, iat_s: u64, life_s: u64) -> String {
+pub(crate) fn connect_jwt(identity: &DeviceIdentity, iat_s: u64, life_s: u64) -> String {
     let claims = json!({
         "sub": identity.device, "aud": identity.bridge_audience, "iat": iat_s, "exp": iat_s + life_s,
     });
@@ -221,20 +229,20 @@ pub fn connect_jwt(identity: &DeviceIdentity, iat_s: u64, life_s: u64) -> String
 }
 
 /// Connects with a given password.
-pub fn connect_with(identity: &DeviceIdentity, password: &str) -> Result<MqttClient, DeviceError> {
+pub(crate) fn connect_with(identity: &DeviceIdentity, password: &str) -> Result<MqttClient, DeviceError> {
     let mut options = identity.mqtt_options().expect("signs");
     options.password = password.as_bytes().to_vec();
     MqttClient::connect(&options)
 }
 
 /// Connects as an honest device.
-pub fn connect(identity: &DeviceIdentity) -> MqttClient {
+pub(crate) fn connect(identity: &DeviceIdentity) -> MqttClient {
     let options: MqttOptions = identity.mqtt_options().expect("signs");
     MqttClient::connect(&options).expect("admitted")
 }
 
 /// The Python of the tests' own environment; `scripts/test` makes it.
-pub fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let python = std::env::var_os("DRAWBRIDGE_TEST_PYTHON").map_or_else(
         || repository().join("target/test-venv/bin/python"),
         |path| repository().join(PathBuf::from(path)),
@@ -244,24 +252,30 @@ pub fn python() -> PathBuf {
 }
 
 /// Runs a Python script of the tests; it must succeed. Answers stdout.
-pub fn run_python(script: &str, args: &[&str]) -> String {
+pub(crate) fn run_python(script: &str, args: &[&str]) -> String {
     let path = repository().join("crates/drawbridge/tests/clients").join(script);
     let output = Command::new(python()).arg(&path).args(args).output().expect("python runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     print!("{text}");
-    assert!(output.status.success(), "{script} {args:?}: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{script} {args:?}: {}\n{text}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     text
 }
 
 /// The top of the repository.
-pub fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository")
 }
 
 /// The version line of an outside client; a missing client fails the test.
-pub fn version_of(program: &str, argument: &str) -> String {
+pub(crate) fn version_of(program: &str, argument: &str) -> String {
     let output = Command::new(program).arg(argument).output();
-    let output = output.unwrap_or_else(|e| panic!("{program} is missing ({e}); run ./scripts/test, which installs it"));
+    let output = output
+        .unwrap_or_else(|e| panic!("{program} is missing ({e}); run ./scripts/test, which installs it"));
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no version").to_owned();
@@ -270,15 +284,22 @@ pub fn version_of(program: &str, argument: &str) -> String {
 }
 
 /// Every process that a test started in the background ends with it.
-pub struct Background(pub Child);
+pub(crate) struct Background(pub(crate) Child);
 
 impl Background {
-    pub fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts"))
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("starts"),
+        )
     }
 
     /// Waits for its end and answers (success, stdout, stderr).
-    pub fn finish(mut self, limit: Duration) -> (bool, String, String) {
+    pub(crate) fn finish(mut self, limit: Duration) -> (bool, String, String) {
         let status = wait_for("end of a background client", limit, || self.0.try_wait().expect("child"));
         let mut text = [String::new(), String::new()];
         if let Some(mut out) = self.0.stdout.take() {

@@ -7,7 +7,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use drawbridge_device::{ApiClient, ClientAssertion, DeviceError, DeviceIdentity, MqttClient, Qos, random_id};
+use drawbridge_device::{
+    ApiClient, ClientAssertion, DeviceError, DeviceIdentity, MqttClient, Qos, random_id,
+};
 use drawbridge_jose::{Algorithm, SigningKey};
 use serde_json::json;
 
@@ -42,7 +44,12 @@ fn i1_a_peer_that_says_nothing_is_closed_and_bytes_before_connect_are_bounded() 
 #[test]
 fn i2_a_first_packet_that_is_not_connect_closes_the_socket_without_an_answer() {
     let core = Core::start();
-    for first in [&b"\xc0\x00"[..], b"\x30\x05\x00\x01a42", b"\x82\x06\x00\x01\x00\x01a\x00", b"GET / HTTP/1.1\r\n\r\n"] {
+    for first in [
+        &b"\xc0\x00"[..],
+        b"\x30\x05\x00\x01a42",
+        b"\x82\x06\x00\x01\x00\x01a\x00",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ] {
         let mut tls = tls(&core);
         tls.write_all(first).expect("written");
         let mut answer = Vec::new();
@@ -143,8 +150,10 @@ fn i8_a_jwt_is_never_verified_with_a_key_it_carries() {
     let sensor = core.device("sensor");
     let mallory = SigningKey::generate(Algorithm::Es256).expect("generates");
     let header = drawbridge_jose::Header { typ: Some("JWT"), kid: None, jwk: Some(mallory.public_key()) };
-    let claims = json!({ "sub": "sensor", "aud": sensor.bridge_audience, "iat": now_s(), "exp": now_s() + 60 });
-    let forged = drawbridge_jose::sign_compact(&header, claims.to_string().as_bytes(), &mallory).expect("signs");
+    let claims =
+        json!({ "sub": "sensor", "aud": sensor.bridge_audience, "iat": now_s(), "exp": now_s() + 60 });
+    let forged =
+        drawbridge_jose::sign_compact(&header, claims.to_string().as_bytes(), &mallory).expect("signs");
     assert!(matches!(connect_with(&sensor, &forged), Err(DeviceError::Refused { .. })));
     core.wait_for_log(&["header"]);
 }
@@ -154,9 +163,10 @@ fn i9_every_kind_of_jwt_is_refused_where_another_is_wanted() {
     let core = Core::start();
     let sensor = core.device("sensor");
     let now = now_s();
-    let assertion = ClientAssertion { device: "sensor", issuer: &sensor.issuer, now_s: now, jti: &random_id() }
-        .sign(&sensor.key)
-        .expect("signs");
+    let assertion =
+        ClientAssertion { device: "sensor", issuer: &sensor.issuer, now_s: now, jti: &random_id() }
+            .sign(&sensor.key)
+            .expect("signs");
     let own = connect_jwt(&sensor, now, 60);
     let api = ApiClient::new(&format!("https://{}", core.endpoints.https), &sensor.ca_pem).expect("client");
     let token = api.token("sensor", &sensor.issuer, None, &sensor.key).expect("admitted").access_token;
@@ -211,7 +221,8 @@ fn i11_unknown_device_wrong_key_and_blocked_device_are_told_the_same() {
     let stranger = SigningKey::generate(Algorithm::Es256).expect("generates");
     let mut told = Vec::new();
     for name in ["nobody", "sensor", "blocked"] {
-        let claims = json!({ "sub": name, "aud": sensor.bridge_audience, "iat": now_s(), "exp": now_s() + 60 });
+        let claims =
+            json!({ "sub": name, "aud": sensor.bridge_audience, "iat": now_s(), "exp": now_s() + 60 });
         let mut options = sensor.mqtt_options().expect("signs");
         options.client_id = name.to_owned();
         options.password = jwt(Some("JWT"), &claims, &stranger).into_bytes();
@@ -256,7 +267,7 @@ fn i14_no_default_credential_exists() {
 }
 
 /// A settings file of a test; it lives as long as the process.
-pub fn settings(text: &str) -> String {
+pub(crate) fn settings(text: &str) -> String {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("file");
     fs::write(file.path(), text).expect("write");
     let (_, path) = file.keep().expect("kept");
@@ -273,7 +284,9 @@ fn silent(identity: &DeviceIdentity, password: &str) -> MqttClient {
 
 /// Waits until the server closes; answers what it said.
 fn gone(client: &mut MqttClient, limit: Duration) -> String {
-    wait_for("end of the session", limit, || client.receive(Duration::from_millis(50)).err().map(|e| e.to_string()))
+    wait_for("end of the session", limit, || {
+        client.receive(Duration::from_millis(50)).err().map(|e| e.to_string())
+    })
 }
 
 fn token_request(core: &Core, identity: &DeviceIdentity, assertion: &str) -> drawbridge_device::ApiAnswer {
@@ -290,7 +303,7 @@ fn present(core: &Core, identity: &DeviceIdentity, assertion: &str) -> u16 {
 }
 
 /// A bare TLS connection to the MQTT port.
-pub fn tls(core: &Core) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+pub(crate) fn tls(core: &Core) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
     use rustls_pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
     let pem = fs::read(core.data().join("ca.pem")).expect("ca.pem");

@@ -12,14 +12,10 @@ fn curl_gets_an_access_token_that_opens_the_bridge() {
     version_of("curl", "--version");
     let core = Core::start();
     let sensor = core.device("sensor");
-    let assertion = ClientAssertion {
-        device: &sensor.device,
-        issuer: &sensor.issuer,
-        now_s: now_s(),
-        jti: &random_id(),
-    }
-    .sign(&sensor.key)
-    .expect("signs");
+    let assertion =
+        ClientAssertion { device: &sensor.device, issuer: &sensor.issuer, now_s: now_s(), jti: &random_id() }
+            .sign(&sensor.key)
+            .expect("signs");
     let ask = || {
         let output = Command::new("curl")
             .args(["-sS", "--max-time", "20", "-w", "\n%{http_code}", "--cacert"])

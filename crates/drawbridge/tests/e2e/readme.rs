@@ -27,7 +27,7 @@ fn the_session_of_the_readme_works_as_it_is_written() {
         }
     }
     assert!(blocks >= 7, "the README lost its session: {blocks} blocks");
-    script.push_str("wait %2 %3 2>/dev/null || true\n");
+    script.push_str("wait %3 2>/dev/null || true\n");
 
     let place = tempfile::tempdir().expect("temporary folder");
     let bin = place.path().join("bin");
@@ -37,14 +37,22 @@ fn the_session_of_the_readme_works_as_it_is_written() {
     let wrapper = format!("#!/bin/sh\nexec {} \"$@\"\n", python().display());
     write_script(&bin.join("python3"), &wrapper);
     write_script(&bin.join("drawbridge"), &format!("#!/bin/sh\nexec {DRAWBRIDGE} \"$@\"\n"));
-    std::os::unix::fs::symlink(repository().join("examples"), place.path().join("examples")).expect("symlink");
+    std::os::unix::fs::symlink(repository().join("examples"), place.path().join("examples"))
+        .expect("symlink");
     let script = script
         .replace("-p 8883", &format!("-p {mqtts}"))
         .replace("./core serve", &format!("./core serve --mqtts-port {mqtts} --https-port {https}"));
 
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
     let output = Command::new("setsid")
-        .args(["--wait", "bash", "-c", &format!("trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}")])
+        .args([
+            "--wait",
+            "timeout",
+            "180",
+            "bash",
+            "-c",
+            &format!("trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}"),
+        ])
         .current_dir(place.path())
         .env("PATH", path)
         .env_remove("RUST_LOG")
@@ -59,7 +67,11 @@ fn the_session_of_the_readme_works_as_it_is_written() {
         read("serve.log")
     );
     assert!(output.status.success(), "the session failed: {}\n{all}", output.status);
-    assert!(read("seen.log").contains("devices/lamp/events/light {\"lux\": 120}"), "seen: {}\n{all}", read("seen.log"));
+    assert!(
+        read("seen.log").contains("devices/lamp/events/light {\"lux\": 120}"),
+        "seen: {}\n{all}",
+        read("seen.log")
+    );
     assert_eq!(read("command.log").trim(), "devices/lamp/commands on", "{all}");
     assert!(read("access.token").trim().split('.').count() == 3, "{all}");
     assert!(all.contains("yes: ") && all.contains("no: "), "{all}");
