@@ -87,9 +87,8 @@ pub(super) async fn configs_are_paged_by_name_newest_only_and_without_devices_th
             let after = found.last().map(|(name, _)| name.clone());
             let page = store.configs(&registry, after.as_ref(), limit).await.expect("configs");
             assert!(page.len() <= limit);
-            if page.is_empty() {
-                break;
-            }
+            let Some((first, ..)) = page.first() else { break };
+            assert!(after.is_none_or(|after| *first > after), "a page begins after the last one");
             for (name, uid, config) in page {
                 assert_eq!(known(store, &registry, uid).await.principal.name, name);
                 assert_eq!(config.version, 3);

@@ -130,9 +130,11 @@ pub(super) async fn principals_are_paged_in_byte_order_without_gap_or_repetition
                 assert!(known.keys[0].kid > known.keys[1].kid, "in the order they were added");
                 assert_eq!(known.principal.registry, registry);
             }
-            if page.is_empty() {
-                break;
-            }
+            let Some(first) = page.first() else { break };
+            assert!(
+                after.is_none_or(|after| first.principal.name > after),
+                "a page begins after the last one"
+            );
             found.extend(page.into_iter().map(|known| known.principal.name));
         }
         let found: Vec<&str> = found.iter().map(PrincipalName::as_str).collect();
