@@ -7,6 +7,7 @@ import json
 import pathlib
 import ssl
 import sys
+import time
 
 import authlib
 import jwt
@@ -38,9 +39,11 @@ session = OAuth2Session(
     ECKey.import_key((folder / "key.pem").read_text()),  # text would be taken for an RSA key
     token_endpoint_auth_method="private_key_jwt",
 )
-session.verify = ca
+session.verify, session.trust_env = ca, False  # this root and no other
 # RFC 10070: the audience of the assertion is the issuer, not the token endpoint.
-session.register_client_auth_method(PrivateKeyJWT(metadata["issuer"], alg="ES256"))
+# Authlib's own hour of life is more than the 300 s that Drawbridge takes.
+method = PrivateKeyJWT(metadata["issuer"], claims={"exp": int(time.time()) + 120}, alg="ES256")
+session.register_client_auth_method(method)
 token = session.fetch_token(f"https://{https}/oauth/token", grant_type="client_credentials")
 check("an access token comes back", token["token_type"] == "Bearer" and token["expires_in"] > 0)
 
