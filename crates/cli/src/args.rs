@@ -98,6 +98,11 @@ pub enum Command {
     /// Read the audit
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Say what an error code of a log, an answer or a reason string means, and the mend
+    Explain {
+        /// Such as `DB-1007`
+        code: String,
+    },
     /// Judge a settings file; starts nothing
     CheckConfig {
         /// The TOML file

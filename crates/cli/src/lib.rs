@@ -53,8 +53,44 @@ pub fn execute(cli: &Cli) -> Result<(), Failure> {
         Command::Pub(command) => session::publish(common, command),
         Command::Sub(command) => session::subscribe(common, command),
         Command::Audit(command) => policy::audit(common, command),
+        Command::Explain { code } => explain(code),
         Command::Serve(_) | Command::CheckConfig { .. } => {
             Err(Failure::Usage("this command is served by the `drawbridge` binary itself".to_owned()))
         }
+    }
+}
+
+/// The table of all codes; a test holds it against the source.
+const ERRORS: &str = include_str!("../../../docs/errors.md");
+
+fn explain(code: &str) -> Result<(), Failure> {
+    let wanted = code.to_ascii_uppercase();
+    let mut rows = ERRORS.lines().map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
+    let Some(row) = rows.find(|row| row.len() >= 5 && row[1] == wanted) else {
+        return Err(Failure::NotFound(format!(
+            "there is no code `{code}`; codes look like DB-1007, see docs/errors.md"
+        )));
+    };
+    println!("{} {} (from {})", row[1], row[2], row[3]);
+    println!("{}", row[4..row.len() - 1].join("|"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_the_table_is_explained_and_no_other() {
+        let codes: Vec<&str> = ERRORS
+            .lines()
+            .filter_map(|line| line.strip_prefix("| DB-").and_then(|rest| rest.get(..4)))
+            .collect();
+        assert!(codes.len() > 100, "only {} codes", codes.len());
+        for code in codes {
+            assert!(explain(&format!("db-{code}")).is_ok(), "DB-{code}");
+        }
+        assert!(matches!(explain("DB-0000"), Err(Failure::NotFound(_))));
+        assert!(matches!(explain("code"), Err(Failure::NotFound(_))));
     }
 }

@@ -5,12 +5,12 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::unwrap_used,
-    missing_docs,
     reason = "a benchmark"
 )]
 
-#[expect(dead_code, unreachable_pub, reason = "shared with the end-to-end tests, which use all of it")]
+#[expect(dead_code, reason = "shared with the end-to-end tests, which use all of it")]
 #[path = "../tests/e2e/harness.rs"]
 mod harness;
 
@@ -45,7 +45,7 @@ fn main() {
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for round in 1..=ROUNDS {
-        let jwts: Vec<_> = devices.iter().map(|device| options_of(device)).collect();
+        let jwts: Vec<_> = devices.iter().map(options_of).collect();
         let (cpu_ours, _open) = connect_all(core.pid(), &jwts);
         drop(_open);
         wait_for("the sessions to end", Duration::from_secs(30), || {

@@ -137,3 +137,78 @@ fn packets_sent_before_connack_are_held_and_then_served() {
         assert_eq!(message.payload, expected.as_bytes());
     }
 }
+
+#[test]
+fn a_google_style_device_speaks_with_its_old_client_id_topics_and_audience() {
+    let core = Core::start();
+    core.cli_ok(&["registry", "add", "plant", "--google", "my-project/europe-west1"]);
+    let folder = core.place().join("meter");
+    core.cli_ok(&["--registry", "plant", "device", "add", "meter", "--out", &folder.to_string_lossy()]);
+    let meter = DeviceIdentity::load(&folder).expect("an identity");
+    let policy = core.place().join("all.toml");
+    std::fs::write(&policy, "[[allow]]\nsubscribe = [\"devices/#\"]\n").expect("write");
+    core.cli_ok(&["--registry", "plant", "policy", "set", "all", &policy.to_string_lossy()]);
+    let viewer = core.place().join("viewer");
+    core.cli_ok(&[
+        "--registry",
+        "plant",
+        "app",
+        "add",
+        "viewer",
+        "--policy",
+        "all",
+        "--out",
+        &viewer.to_string_lossy(),
+    ]);
+    let mut watcher = connect(&DeviceIdentity::load(&viewer).expect("an identity"));
+    watcher.subscribe("devices/#").expect("granted");
+
+    // Google's devices have no `sub`: the client id names the device, `aud` is the project.
+    let claims = serde_json::json!({ "aud": "my-project", "iat": now_s(), "exp": now_s() + 600 });
+    let jwt = crate::harness::jwt(Some("JWT"), &claims, &meter.key);
+    let publish = |device: &str, project: &str| {
+        let (host, port) = core.endpoints.mqtts.rsplit_once(':').expect("host:port");
+        Command::new("mosquitto_pub")
+            .args(["-h", host, "-p", port, "-V", "mqttv311", "-u", "unused", "-P", &jwt, "--cafile"])
+            .arg(core.data().join("ca.pem"))
+            .args([
+                "-i",
+                &format!("projects/{project}/locations/europe-west1/registries/plant/devices/{device}"),
+            ])
+            .args(["-t", &format!("/devices/{device}/events/kwh"), "-m", "17", "-q", "1"])
+            .output()
+            .expect("mosquitto_pub")
+    };
+    let output = publish("meter", "my-project");
+    assert!(output.status.success(), "{output:?}\n{}", core.log());
+    let message = watcher.receive(Duration::from_secs(5)).expect("connected").expect("the message");
+    assert_eq!((message.topic.as_str(), &message.payload[..]), ("devices/meter/events/kwh", &b"17"[..]));
+    assert!(!publish("meter", "other-project").status.success(), "another project's path was admitted");
+    assert!(!publish("other", "my-project").status.success(), "another device's path was admitted");
+}
+
+#[test]
+fn the_insecure_port_takes_no_token_and_lets_only_the_named_application_in() {
+    let core = Core::start_with(&["--insecure-mqtt-port", "0", "--insecure-anonymous", "guest"]);
+    let plain = core.endpoints.mqtt.clone().expect("a plain listener");
+    let (host, port) = plain.rsplit_once(':').expect("host:port");
+    let publish = |more: &[&str]| {
+        let mut command = Command::new("mosquitto_pub");
+        command
+            .args(["-h", host, "-p", port, "-V", "mqttv5", "-t", "lab/x", "-m", "1", "-q", "1"])
+            .args(more);
+        let output = command.output().expect("mosquitto_pub");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    };
+    let (ok, text) = publish(&["-i", "a"]);
+    assert!(!ok, "let in before the application exists: {text}");
+    core.application("guest", "[[allow]]\npublish = [\"lab/#\"]\n");
+    let (ok, text) = publish(&["-i", "a"]);
+    assert!(ok, "{text}\n{}", core.log());
+    let sensor = core.device("sensor");
+    let jwt = connect_jwt(&sensor, now_s(), 600);
+    let (ok, text) = publish(&["-i", "sensor", "-u", "unused", "-P", &jwt]);
+    assert!(!ok, "a token was taken without TLS: {text}");
+    core.wait_for_log(&["MQTT without TLS"]);
+}

@@ -1,6 +1,10 @@
 //! The binary as a user runs it: real sockets, real TLS, and clients that no one here wrote. One file
 //! a promise.
-#![expect(clippy::disallowed_methods, reason = "these tests live in real time")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "these tests live in real time and tell what they saw"
+)]
 
 mod bad_input;
 mod clients;
