@@ -68,6 +68,13 @@ CREATE TABLE principal_key (
 -- A key belongs to one principal of a registry, retired keys included.
 CREATE UNIQUE INDEX principal_key_kid ON principal_key (registry, kid);
 
+-- Keys that were retired when their principal was deleted: never registered again.
+CREATE TABLE spent_key (
+    registry TEXT NOT NULL REFERENCES registry (registry),
+    kid      TEXT NOT NULL,
+    PRIMARY KEY (registry, kid)
+) STRICT, WITHOUT ROWID;
+
 -- A jti with an end. Rows whose end is over mean nothing and are swept in passing.
 CREATE TABLE timed_jti (
     registry     TEXT    NOT NULL,
@@ -75,6 +82,7 @@ CREATE TABLE timed_jti (
     jti_digest   BLOB    NOT NULL,
     token_digest BLOB    NOT NULL,
     until_s      INTEGER NOT NULL, -- at most 2^63 - 1: this one is compared
+    kid          TEXT    NOT NULL,
     PRIMARY KEY (registry, uid, jti_digest),
     FOREIGN KEY (registry, uid) REFERENCES principal (registry, uid) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
@@ -90,6 +98,18 @@ CREATE TABLE lasting_jti (
     PRIMARY KEY (registry, uid, jti_digest),
     FOREIGN KEY (registry, uid) REFERENCES principal (registry, uid) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
+
+-- The jti of deleted principals, by key: a key that is registered again brings none of the JWTs back
+-- that it was used with. Rows without an end last until the key is retired.
+CREATE TABLE left_jti (
+    registry     TEXT    NOT NULL REFERENCES registry (registry),
+    kid          TEXT    NOT NULL,
+    jti_digest   BLOB    NOT NULL,
+    token_digest BLOB    NOT NULL,
+    until_s      INTEGER,
+    PRIMARY KEY (registry, kid, jti_digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX left_jti_end ON left_jti (until_s) WHERE until_s IS NOT NULL;
 
 CREATE TABLE policy (
     registry  TEXT    NOT NULL REFERENCES registry (registry),

@@ -50,8 +50,11 @@ pub(crate) fn judge(
         conn,
         "SELECT token_digest FROM timed_jti WHERE registry = ?1 AND uid = ?2 AND jti_digest = ?3 AND until_s > ?4
          UNION ALL
-         SELECT token_digest FROM lasting_jti WHERE registry = ?1 AND uid = ?2 AND jti_digest = ?3",
-        (registry, uid, mark.jti_digest, now_s),
+         SELECT token_digest FROM lasting_jti WHERE registry = ?1 AND uid = ?2 AND jti_digest = ?3
+         UNION ALL
+         SELECT token_digest FROM left_jti
+         WHERE registry = ?1 AND kid = ?5 AND jti_digest = ?3 AND (until_s IS NULL OR until_s > ?4)",
+        (registry, uid, mark.jti_digest, now_s, mark.kid.as_str()),
         |row| Ok(row.get::<_, [u8; 16]>(0)?),
     )?;
     if let Some(token_digest) = seen {
@@ -88,10 +91,11 @@ pub(crate) fn keep(
         // One of the same digest is there if its end is over and it was not swept yet.
         Some(until_s) => execute(
             turn.conn,
-            "INSERT INTO timed_jti (registry, uid, jti_digest, token_digest, until_s) VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO timed_jti (registry, uid, jti_digest, token_digest, until_s, kid)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (registry, uid, jti_digest)
-             DO UPDATE SET token_digest = excluded.token_digest, until_s = excluded.until_s",
-            (registry, uid, mark.jti_digest, mark.token_digest, clamped(until_s)),
+             DO UPDATE SET token_digest = excluded.token_digest, until_s = excluded.until_s, kid = excluded.kid",
+            (registry, uid, mark.jti_digest, mark.token_digest, clamped(until_s), mark.kid.as_str()),
         )?,
         None => {
             execute(
@@ -124,6 +128,32 @@ pub(crate) fn forget_lasting(
         "DELETE FROM lasting_jti WHERE registry = ?1 AND uid = ?2 AND kid = ?3",
         (registry.as_str(), bits(uid.0), kid.as_str()),
     )?;
+    // It can never be registered again, so nobody will be asked for these either.
+    let sql = "DELETE FROM left_jti WHERE registry = ?1 AND kid = ?2";
+    execute(conn, sql, (registry.as_str(), kid.as_str()))?;
+    Ok(())
+}
+
+/// Keeps the marks of a principal that is about to be deleted, by key; not those of retired keys, which
+/// never come back. Of two with one digest the one that lasts longer stays.
+pub(crate) fn leave(conn: &Connection, registry: &RegistryName, uid: Uid) -> Result<(), Fault> {
+    execute(
+        conn,
+        "INSERT INTO left_jti (registry, kid, jti_digest, token_digest, until_s)
+         SELECT m.registry, m.kid, m.jti_digest, m.token_digest, m.until_s
+         FROM (SELECT registry, uid, kid, jti_digest, token_digest, until_s FROM timed_jti
+               WHERE registry = ?1 AND uid = ?2
+               UNION ALL
+               SELECT registry, uid, kid, jti_digest, token_digest, NULL FROM lasting_jti
+               WHERE registry = ?1 AND uid = ?2) m
+         JOIN principal_key k ON k.registry = m.registry AND k.kid = m.kid
+         WHERE k.state <> ?3
+         ON CONFLICT (registry, kid, jti_digest)
+         DO UPDATE SET token_digest = excluded.token_digest, until_s = excluded.until_s
+         WHERE left_jti.until_s IS NOT NULL
+           AND (excluded.until_s IS NULL OR excluded.until_s > left_jti.until_s)",
+        (registry.as_str(), bits(uid.0), KeyState::Retired.as_str()),
+    )?;
     Ok(())
 }
 
@@ -134,6 +164,12 @@ pub(crate) fn sweep(turn: &Turn<'_>) -> rusqlite::Result<()> {
         "DELETE FROM timed_jti WHERE (registry, uid, jti_digest) IN
          (SELECT registry, uid, jti_digest FROM timed_jti WHERE until_s <= ?1 ORDER BY until_s LIMIT ?2)",
         (clamped(turn.now_s), clamped(2 * turn.marks + SWEEP_MIN)),
+    )?;
+    execute(
+        turn.conn,
+        "DELETE FROM left_jti WHERE (registry, kid, jti_digest) IN
+         (SELECT registry, kid, jti_digest FROM left_jti WHERE until_s <= ?1 ORDER BY until_s LIMIT ?2)",
+        (clamped(turn.now_s), clamped(SWEEP_MIN)),
     )?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use drawbridge_registry::{AddKey, AuditEntry, JtiOutcome, Key, KeyRotation, KeyS
 use rusqlite::Connection;
 
 use crate::fault::Fault;
-use crate::rows::{KEY_COLUMNS, all, bits, execute, first, number, read_key};
+use crate::rows::{KEY_COLUMNS, all, bits, execute, exists, read_key};
 use crate::writer::Turn;
 use crate::{audit, jti, principals};
 
@@ -24,7 +24,7 @@ pub(crate) fn add(
     if let Some(there) = keys.iter().find(|there| there.kid == key.kid) {
         return Ok(AddKey::AlreadyThere(there.clone()));
     }
-    if owner(conn, registry, &key.kid)?.is_some() {
+    if is_taken(conn, registry, &key.kid)? {
         return Ok(AddKey::InUse);
     }
     let active = active(&keys);
@@ -87,14 +87,15 @@ pub(crate) fn rotate(
     let Some(old) = keys.iter().find(|key| key.kid == old && key.state == KeyState::Active) else {
         return Ok(RotateKey::OldNotActive);
     };
-    if owner(conn, registry, &new.kid)?.is_some() {
+    if is_taken(conn, registry, &new.kid)? {
         return Ok(RotateKey::InUse);
     }
     let active = active(&keys);
     if active + usize::from(old_expires_s.is_none()) > active_max {
         return Ok(RotateKey::TooMany { active });
     }
-    if jti == JtiOutcome::Full {
+    // A key full of lasting marks has room for the one that replaces it: that is the way out.
+    if jti == JtiOutcome::Full && mark.until_s.is_some() {
         return Ok(RotateKey::JtiFull);
     }
     if let Some(grace_end_s) = old_expires_s {
@@ -113,14 +114,25 @@ pub(crate) fn rotate(
     Ok(RotateKey::Rotated)
 }
 
-/// Whose key it is, retired ones included.
-pub(crate) fn owner(conn: &Connection, registry: &RegistryName, kid: &KeyId) -> Result<Option<Uid>, Fault> {
-    first(
+/// Whether a key is somebody's, or may be nobody's any more.
+pub(crate) fn is_taken(conn: &Connection, registry: &RegistryName, kid: &KeyId) -> rusqlite::Result<bool> {
+    exists(
         conn,
-        "SELECT uid FROM principal_key WHERE registry = ?1 AND kid = ?2",
+        "SELECT 1 FROM principal_key WHERE registry = ?1 AND kid = ?2
+         UNION ALL SELECT 1 FROM spent_key WHERE registry = ?1 AND kid = ?2",
         (registry.as_str(), kid.as_str()),
-        |row| Ok(Uid(number(row, 0)?)),
     )
+}
+
+/// Notes the keys of a principal about to be deleted that may never be registered again.
+pub(crate) fn spend_retired(conn: &Connection, registry: &RegistryName, uid: Uid) -> Result<(), Fault> {
+    execute(
+        conn,
+        "INSERT INTO spent_key (registry, kid)
+         SELECT registry, kid FROM principal_key WHERE registry = ?1 AND uid = ?2 AND state = ?3",
+        (registry.as_str(), bits(uid.0), KeyState::Retired.as_str()),
+    )?;
+    Ok(())
 }
 
 /// Adds a key after the principal's others.

@@ -9,7 +9,7 @@ use crate::rows::{
     attributes_json, bits, execute, exists, first, kind, limit, number, principal_name, read_known,
     select_known, text,
 };
-use crate::{audit, keys, registries};
+use crate::{audit, jti, keys, registries};
 
 pub(crate) fn add(
     conn: &Connection,
@@ -39,7 +39,7 @@ pub(crate) fn add(
     }
     for (at, key) in given.iter().enumerate() {
         let twice = given[..at].iter().any(|earlier| earlier.kid == key.kid);
-        if twice || keys::owner(conn, registry, &key.kid)?.is_some() {
+        if twice || keys::is_taken(conn, registry, &key.kid)? {
             return Ok(AddPrincipal::KeyInUse(key.kid.clone()));
         }
     }
@@ -171,7 +171,8 @@ pub(crate) fn change(
     Ok(Changed::Done(principal))
 }
 
-/// All that is the principal's own goes with its row (`ON DELETE CASCADE`).
+/// All that is the principal's own goes with its row (`ON DELETE CASCADE`); what must outlive it is
+/// written down elsewhere before.
 pub(crate) fn delete(
     conn: &Connection,
     registry: &RegistryName,
@@ -179,6 +180,8 @@ pub(crate) fn delete(
     audit: &AuditEntry,
 ) -> Result<bool, Fault> {
     let place = (registry.as_str(), bits(uid.0));
+    jti::leave(conn, registry, uid)?;
+    keys::spend_retired(conn, registry, uid)?;
     if execute(conn, "DELETE FROM principal WHERE registry = ?1 AND uid = ?2", place)? == 0 {
         return Ok(false);
     }

@@ -176,9 +176,7 @@ impl Store for MemoryStore {
         self.within(registry, false, |registry| {
             let Some(owned) = registry.owned.remove(&uid) else { return false };
             registry.names.remove(&owned.known.principal.name);
-            for key in &owned.known.keys {
-                registry.keys.remove(&key.kid);
-            }
+            registry.leave(owned);
             registry.record_audit(audit);
             true
         })
@@ -231,7 +229,7 @@ impl Store for MemoryStore {
             if !owned.known.keys.iter().any(|key| key.kid == mark.kid && key.state != KeyState::Retired) {
                 return JtiOutcome::KeyGone;
             }
-            let outcome = owned.judge_jti(&mark, now_s);
+            let outcome = owned.judge_jti(&registry.left, &mark, now_s);
             if outcome == JtiOutcome::Fresh {
                 owned.marks.insert(mark.jti_digest, mark);
             }
@@ -407,6 +405,11 @@ struct Registry {
     /// Every number ever used.
     uids: HashSet<Uid>,
     keys: HashMap<KeyId, Uid>,
+    /// Keys that were retired when their principal was deleted: never registered again.
+    spent_keys: HashSet<KeyId>,
+    /// The marks of deleted principals, by key and digest: a key that comes back brings none of the
+    /// JWTs back that it was used with.
+    left: HashMap<(KeyId, [u8; 16]), JtiMark>,
     policies: BTreeMap<PolicyName, PolicyRecord>,
     secrets: HashMap<String, Vec<u8>>,
     audit: Vec<AuditRow>,
@@ -428,6 +431,8 @@ impl Registry {
             owned: HashMap::new(),
             uids: HashSet::new(),
             keys: HashMap::new(),
+            spent_keys: HashSet::new(),
+            left: HashMap::new(),
             policies: BTreeMap::new(),
             secrets: HashMap::new(),
             audit: Vec::new(),
@@ -457,7 +462,7 @@ impl Registry {
         }
         for (at, key) in keys.iter().enumerate() {
             let twice = keys[..at].iter().any(|earlier| earlier.kid == key.kid);
-            if twice || self.keys.contains_key(&key.kid) {
+            if twice || self.is_taken(&key.kid) {
                 return AddPrincipal::KeyInUse(key.kid.clone());
             }
         }
@@ -476,14 +481,36 @@ impl Registry {
         AddPrincipal::Added
     }
 
+    /// Whether a key is somebody's, or may be nobody's any more.
+    fn is_taken(&self, kid: &KeyId) -> bool {
+        self.keys.contains_key(kid) || self.spent_keys.contains(kid)
+    }
+
+    /// What stays of a principal that is deleted.
+    fn leave(&mut self, owned: Owned) {
+        let is_retired = |kid: &KeyId| {
+            owned.known.keys.iter().any(|key| key.kid == *kid && key.state == KeyState::Retired)
+        };
+        for key in &owned.known.keys {
+            self.keys.remove(&key.kid);
+            if key.state == KeyState::Retired {
+                self.spent_keys.insert(key.kid.clone());
+            }
+        }
+        for mark in owned.marks.into_values().filter(|mark| !is_retired(&mark.kid)) {
+            self.left.insert((mark.kid.clone(), mark.jti_digest), mark);
+        }
+    }
+
     fn add_key(&mut self, uid: Uid, key: Key, active_max: usize, audit: AuditEntry) -> AddKey {
-        let Some(owned) = self.owned.get_mut(&uid) else { return AddKey::NotFound };
+        let Some(owned) = self.owned.get(&uid) else { return AddKey::NotFound };
         if let Some(there) = owned.key(&key.kid) {
             return AddKey::AlreadyThere(there.clone());
         }
-        if self.keys.contains_key(&key.kid) {
+        if self.is_taken(&key.kid) {
             return AddKey::InUse;
         }
+        let Some(owned) = self.owned.get_mut(&uid) else { return AddKey::NotFound };
         let active = owned.active();
         if active >= active_max {
             return AddKey::TooMany { active };
@@ -507,6 +534,7 @@ impl Registry {
             KeyState::Active | KeyState::Grace => key.state = KeyState::Retired,
         }
         owned.marks.retain(|_, mark| mark.until_s.is_some() || mark.kid != *kid);
+        self.left.retain(|_, mark| mark.kid != *kid);
         owned.known.principal.revision += 1;
         self.record_audit(audit);
         RemoveKey::Removed
@@ -515,8 +543,9 @@ impl Registry {
     /// The order of the questions is part of the promise: see [`RotateKey`].
     fn rotate_key(&mut self, uid: Uid, rotation: KeyRotation, now_s: u64, audit: AuditEntry) -> RotateKey {
         let KeyRotation { old, mut new, old_expires_s, mark, active_max } = rotation;
+        let new_is_taken = self.is_taken(&new.kid);
         let Some(owned) = self.owned.get_mut(&uid) else { return RotateKey::OldNotActive };
-        let jti = owned.judge_jti(&mark, now_s);
+        let jti = owned.judge_jti(&self.left, &mark, now_s);
         if let JtiOutcome::Seen { token_digest } = jti {
             return RotateKey::Seen { token_digest };
         }
@@ -526,13 +555,14 @@ impl Registry {
         let active = owned.active();
         let old = owned.known.keys.iter_mut().find(|key| key.kid == old && key.state == KeyState::Active);
         let Some(old) = old else { return RotateKey::OldNotActive };
-        if self.keys.contains_key(&new.kid) {
+        if new_is_taken {
             return RotateKey::InUse;
         }
         if active + usize::from(old_expires_s.is_none()) > active_max {
             return RotateKey::TooMany { active };
         }
-        if jti == JtiOutcome::Full {
+        // A key full of lasting marks has room for the one that replaces it: that is the way out.
+        if jti == JtiOutcome::Full && mark.until_s.is_some() {
             return RotateKey::JtiFull;
         }
         if let Some(grace_end_s) = old_expires_s {
@@ -559,9 +589,16 @@ impl Owned {
     }
 
     /// Whether a `jti` could be remembered now; forgets those whose time is over.
-    fn judge_jti(&mut self, mark: &JtiMark, now_s: u64) -> JtiOutcome {
-        self.marks.retain(|_, mark| mark.until_s.is_none_or(|until_s| until_s > now_s));
-        if let Some(seen) = self.marks.get(&mark.jti_digest) {
+    fn judge_jti(
+        &mut self,
+        left: &HashMap<(KeyId, [u8; 16]), JtiMark>,
+        mark: &JtiMark,
+        now_s: u64,
+    ) -> JtiOutcome {
+        let is_live = |mark: &JtiMark| mark.until_s.is_none_or(|until_s| until_s > now_s);
+        self.marks.retain(|_, mark| is_live(mark));
+        let left = || left.get(&(mark.kid.clone(), mark.jti_digest)).filter(|mark| is_live(mark));
+        if let Some(seen) = self.marks.get(&mark.jti_digest).or_else(left) {
             return JtiOutcome::Seen { token_digest: seen.token_digest };
         }
         let same_sort = |other: &&JtiMark| match mark.until_s {

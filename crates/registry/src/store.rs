@@ -125,7 +125,8 @@ pub struct KeyRotation {
 /// Answer of [`Store::rotate_key`]. Only `Rotated` changes anything, and only it remembers the `jti`.
 ///
 /// Judged in this order: `OldNotActive` (the principal is gone), `Seen`, `AlreadyThere`,
-/// `OldNotActive` (the key), `InUse`, `TooMany`, `JtiFull`; so a device that repeats an update whose
+/// `OldNotActive` (the key), `InUse`, `TooMany`, `JtiFull` (of marks with an end only: a
+/// key full of lasting ones has room for this one, since to be replaced is its way out); so a device that repeats an update whose
 /// answer was lost learns `Seen` or `AlreadyThere`, although its old key is in grace by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RotateKey {
@@ -136,7 +137,7 @@ pub enum RotateKey {
         /// The digest of the JWT it came with first.
         token_digest: [u8; 16],
     },
-    /// The key is full of remembered `jti`.
+    /// The principal is full of remembered `jti` with an end.
     JtiFull,
     /// This principal has the new key already, in this state.
     AlreadyThere(Key),
@@ -226,8 +227,10 @@ pub trait Store: Send + Sync {
         revision: Option<u64>,
         audit: AuditEntry,
     ) -> Result<Changed, StoreError>;
-    /// Deletes a principal with all that is its own (keys, marks, config, states); `false`: not there.
-    /// Its name and keys are free again, its number is not.
+    /// Deletes a principal with all that is its own (keys, config, states); `false`: not there. Its
+    /// name and keys are free again; its number is not, and neither are those keys that were retired.
+    /// The marks of its other keys stay, each with its key, until their end (the lasting ones until the
+    /// key is retired): whoever gets the key later is asked for them as for its own.
     async fn delete_principal(
         &self,
         registry: &RegistryName,

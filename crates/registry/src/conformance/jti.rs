@@ -167,3 +167,60 @@ pub(super) async fn a_jti_of_a_key_that_cannot_log_in_is_not_remembered(store: &
     assert_eq!(remember(store, &registry, lamp, &lasting(1, 2), NOW_S).await, JtiOutcome::Fresh, "in grace");
     assert_eq!(remember(store, &registry, lamp, &lasting(2, 4), NOW_S).await, JtiOutcome::Fresh, "active");
 }
+
+pub(super) async fn a_key_that_comes_back_after_deletion_brings_no_used_jti_back(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    let lamp = make_device(store, &registry, "lamp", 1, &[1, 2, 3]).await;
+    let other = make_registry(store, "other").await;
+    let (short, long, forever) = (timed(1, 1, NOW_S + 10), timed(2, 2, NOW_S + 300), lasting(3, 1));
+    let in_grace = lasting(4, 3);
+    for mark in [&short, &long, &forever, &in_grace] {
+        assert_eq!(remember(store, &registry, lamp, mark, NOW_S).await, JtiOutcome::Fresh);
+    }
+    let rotated = store.rotate_key(&registry, lamp, rotation(3, 4, 9), NOW_S, entry("e")).await;
+    assert_eq!(rotated.expect("rotate_key"), RotateKey::Rotated);
+    assert!(store.delete_principal(&registry, lamp, entry("e")).await.expect("delete_principal"));
+
+    // Under another name, and each key elsewhere: the marks are the keys'.
+    let bulb = make_device(store, &registry, "bulb", 2, &[1]).await;
+    let lamp = make_device(store, &registry, "lamp", 3, &[2, 3]).await;
+    assert_eq!(remember(store, &registry, bulb, &short, NOW_S).await, seen(&short));
+    assert_eq!(remember(store, &registry, bulb, &lasting(1, 1), NOW_S).await, seen(&short), "of either sort");
+    assert_eq!(remember(store, &registry, bulb, &forever, NOW_S).await, seen(&forever));
+    assert_eq!(remember(store, &registry, lamp, &long, NOW_S).await, seen(&long));
+    assert_eq!(remember(store, &registry, lamp, &in_grace, NOW_S).await, seen(&in_grace));
+    let update = store.rotate_key(&registry, bulb, rotation(1, 5, 3), NOW_S, entry("e")).await;
+    assert_eq!(update.expect("rotate_key"), RotateKey::Seen { token_digest: forever.token_digest });
+    // What was never used, what another key used, and what another registry saw is fresh.
+    assert_eq!(remember(store, &registry, bulb, &lasting(5, 1), NOW_S).await, JtiOutcome::Fresh);
+    assert_eq!(remember(store, &registry, bulb, &lasting(2, 1), NOW_S).await, JtiOutcome::Fresh);
+    let abroad = make_device(store, &other, "lamp", 1, &[1]).await;
+    assert_eq!(remember(store, &other, abroad, &forever, NOW_S).await, JtiOutcome::Fresh);
+
+    // A second time, and when the first end has come.
+    assert!(store.delete_principal(&registry, bulb, entry("e")).await.expect("delete_principal"));
+    let bulb = make_device(store, &registry, "bulb", 4, &[1]).await;
+    for mark in [&forever, &lasting(5, 1)] {
+        let years_later = NOW_S + 1_000_000_000;
+        assert_eq!(remember(store, &registry, bulb, mark, years_later).await, seen(mark), "a lasting one");
+    }
+    assert_eq!(remember(store, &registry, bulb, &short, NOW_S + 9).await, seen(&short));
+    assert_eq!(remember(store, &registry, bulb, &short, NOW_S + 10).await, JtiOutcome::Fresh, "its end");
+}
+
+pub(super) async fn a_key_that_was_retired_does_not_come_back_after_deletion_either(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    let lamp = make_device(store, &registry, "lamp", 1, &[1, 2]).await;
+    assert_eq!(remember(store, &registry, lamp, &lasting(1, 1), NOW_S).await, JtiOutcome::Fresh);
+    store.remove_key(&registry, lamp, &kid(1), false, entry("e")).await.expect("remove_key");
+    assert!(store.delete_principal(&registry, lamp, entry("e")).await.expect("delete_principal"));
+    let added = store.add_principal(principal(&registry, "lamp", 2), vec![key(1)], entry("e")).await;
+    assert_eq!(added.expect("add_principal"), AddPrincipal::KeyInUse(kid(1)));
+    let lamp = make_device(store, &registry, "lamp", 3, &[2]).await;
+    assert_eq!(store.add_key(&registry, lamp, key(1), 5, entry("e")).await.expect("add_key"), AddKey::InUse);
+    let rotated = store.rotate_key(&registry, lamp, rotation(2, 1, 7), NOW_S, entry("e")).await;
+    assert_eq!(rotated.expect("rotate_key"), RotateKey::InUse);
+    // In another registry it is a key like any other.
+    let other = make_registry(store, "other").await;
+    make_device(store, &other, "lamp", 1, &[1]).await;
+}

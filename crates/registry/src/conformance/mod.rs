@@ -107,7 +107,9 @@ pub fn promises() -> Vec<Promise> {
             a_principal_full_of_live_jti_takes_no_more_until_one_ends,
             a_key_full_of_lasting_jti_takes_no_more_and_others_are_not_counted,
             lasting_jti_go_when_their_key_is_retired_and_not_before,
-            a_jti_of_a_key_that_cannot_log_in_is_not_remembered;
+            a_jti_of_a_key_that_cannot_log_in_is_not_remembered,
+            a_key_that_comes_back_after_deletion_brings_no_used_jti_back,
+            a_key_that_was_retired_does_not_come_back_after_deletion_either;
         rotation:
             a_rotation_is_one_step_key_jti_revision_and_audit,
             a_rotation_without_grace_keeps_the_old_key_active,
@@ -115,6 +117,7 @@ pub fn promises() -> Vec<Promise> {
             a_lost_answer_can_be_asked_for_again_and_a_key_in_grace_starts_nothing_new,
             a_rotation_to_a_key_that_is_known_or_in_use_changes_nothing,
             a_rotation_beyond_the_limits_changes_nothing,
+            a_key_full_of_lasting_jti_can_still_be_replaced,
             a_rotation_by_a_key_that_is_not_active_changes_nothing;
         control:
             config_versions_count_up_and_expect_the_one_before,

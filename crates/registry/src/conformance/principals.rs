@@ -243,10 +243,6 @@ pub(super) async fn deletion_takes_all_that_was_the_principals_own_and_frees_its
     // Name and key are free; the new lamp begins with nothing of the old one.
     let lamp = make_device(store, &registry, "lamp", 3, &[1]).await;
     assert_eq!(store.config(&registry, lamp).await.expect("config"), None);
-    for mark in [timed(1, 1, NOW_S + 9), lasting(2, 1)] {
-        let jti = store.remember_jti(&registry, lamp, mark, NOW_S).await.expect("remember_jti");
-        assert_eq!(jti, JtiOutcome::Fresh);
-    }
     // The neighbour lost nothing.
     assert_eq!(known(store, &registry, pump).await.keys, [key(2)]);
     assert!(store.config(&registry, pump).await.expect("config").is_some());

@@ -122,16 +122,28 @@ pub(super) async fn a_rotation_beyond_the_limits_changes_nothing(store: &dyn Sto
     // One goes into grace, so three stay active; without grace there would be four.
     refused(store, &registry, lamp, &limits(1, Some(NOW_S), 2), too_many(), 1).await;
     refused(store, &registry, lamp, &limits(2, None, 3), too_many(), 1).await;
-    // Both checks above left a lasting mark of key 1.
-    let full = |mut rotation: KeyRotation| {
-        rotation.mark.live_max = 2;
-        rotation
-    };
-    refused(store, &registry, lamp, &full(rotation(1, 4, 3)), RotateKey::JtiFull, 2).await;
     let timed = KeyRotation { mark: JtiMark { live_max: 0, ..timed(4, 1, NOW_S + 9) }, ..rotation(1, 4, 4) };
     refused(store, &registry, lamp, &timed, RotateKey::JtiFull, 2).await;
     assert_eq!(store.owner_of_key(&registry, &kid(4)).await.expect("owner_of_key"), None);
     assert_eq!(rotate(store, &registry, lamp, &limits(5, Some(NOW_S), 3)).await, RotateKey::Rotated);
+}
+
+pub(super) async fn a_key_full_of_lasting_jti_can_still_be_replaced(store: &dyn Store) {
+    let (registry, lamp) = make_lamp(store).await;
+    let full = |mark: JtiMark| JtiMark { live_max: 1, ..mark };
+    let first = store.remember_jti(&registry, lamp, full(lasting(1, 1)), NOW_S).await;
+    assert_eq!(first.expect("remember_jti"), JtiOutcome::Fresh);
+    let more = store.remember_jti(&registry, lamp, full(lasting(2, 1)), NOW_S).await;
+    assert_eq!(more.expect("remember_jti"), JtiOutcome::Full);
+    let asked = KeyRotation { mark: full(lasting(3, 1)), ..rotation(1, 2, 3) };
+    assert_eq!(rotate(store, &registry, lamp, &asked).await, RotateKey::Rotated);
+    // Its mark is kept as any other, and the key stays full.
+    let again = rotate(store, &registry, lamp, &asked).await;
+    assert_eq!(again, RotateKey::Seen { token_digest: asked.mark.token_digest });
+    let more = store.remember_jti(&registry, lamp, full(lasting(2, 1)), NOW_S).await;
+    assert_eq!(more.expect("remember_jti"), JtiOutcome::Full);
+    let by_new = store.remember_jti(&registry, lamp, full(lasting(4, 2)), NOW_S).await;
+    assert_eq!(by_new.expect("remember_jti"), JtiOutcome::Fresh, "the new key begins afresh");
 }
 
 pub(super) async fn a_rotation_by_a_key_that_is_not_active_changes_nothing(store: &dyn Store) {
