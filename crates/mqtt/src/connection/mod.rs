@@ -11,19 +11,23 @@
 //!
 //! For now: no QoS 2 (a client of MQTT 5 is told; [MQTT-3.2.2-11]), no AUTH, every session is clean.
 
+mod answer;
+mod event;
+mod fault;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_names::TopicName;
-
 use crate::codec::{
-    Ack, ConnAck, ConnAckProperties, Connect, DecodeError, Disconnect, Frame, Packet, PacketId,
-    ProtocolVersion, Publish, PublishProperties, Qos, ReasonCode, Side, SubAck, Subscribe, UnsubAck,
-    Unsubscribe, UserProperties, decode,
+    Ack, ConnAck, ConnAckProperties, DecodeError, Frame, Packet, PacketId, ProtocolVersion, Publish, Qos,
+    ReasonCode, Side, decode,
 };
+use answer::put;
+pub use event::{Event, Inbound, InboundTopic, Step};
+pub use fault::Fault;
 
 /// What the server sets for its connections.
 #[derive(Debug, Clone, Copy)]
@@ -41,175 +45,6 @@ pub struct Limits {
     pub keep_alive_s_max: u16,
     /// QoS 1 messages to the client that wait for their PUBACK at once; 0 counts as 1.
     pub inflight_max: u16,
-}
-
-/// What the start of the input is.
-#[derive(Debug)]
-pub enum Step<'a> {
-    /// A packet has begun and is not complete. Keep the bytes, and offer them with those that follow.
-    NeedMore,
-    /// CONNECT is being judged. Keep the bytes, and offer them after [`Connection::admit`].
-    Hold,
-    /// A packet.
-    Took {
-        /// Its length: where the next one begins.
-        bytes: usize,
-        /// What it says.
-        event: Event<'a>,
-    },
-    /// The connection must end: see [`Connection::fail`].
-    Failed(Fault),
-}
-
-/// What a client says.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// It wants in. Answer by [`Connection::admit`] or [`Connection::refuse`].
-    Connect(Box<Connect<'a>>),
-    /// It publishes. At QoS 1 answer by [`Connection::publish_answer`].
-    Publish(Inbound<'a>),
-    /// It has taken a message that was sent at QoS 1: the window has room.
-    Acknowledged {
-        /// Which message.
-        packet_id: PacketId,
-        /// What it says of it; always success in 3.1.1.
-        reason: ReasonCode,
-    },
-    /// It subscribes. Answer by [`Connection::subscribe_answer`].
-    Subscribe(Subscribe<'a>),
-    /// It unsubscribes. Answer by [`Connection::unsubscribe_answer`].
-    Unsubscribe(Unsubscribe<'a>),
-    /// It is alive. Answer by [`Connection::ping_answer`].
-    Ping,
-    /// It goes, in an orderly way.
-    Disconnect {
-        /// Whether it wants its will published all the same (MQTT 5.0, reason 0x04 or an error).
-        with_will: bool,
-    },
-    /// It acknowledges what was never sent, or twice; harmless.
-    Nothing,
-}
-
-/// A publish of the client, its topic alias resolved.
-#[derive(Debug)]
-pub struct Inbound<'a> {
-    /// Where it goes.
-    pub topic: InboundTopic<'a>,
-    /// What it says.
-    pub payload: &'a [u8],
-    /// 0 or 1.
-    pub qos: Qos,
-    /// Whether it is to be kept.
-    pub retain: bool,
-    /// Present exactly at QoS 1.
-    pub packet_id: Option<PacketId>,
-    /// The life of the message, in seconds.
-    pub message_expiry_s: Option<u32>,
-    /// The properties that are forwarded: without alias and expiry.
-    pub properties: PublishProperties<'a>,
-}
-
-/// A topic name from the packet itself, or from the alias that stands for it.
-#[derive(Debug, Clone)]
-pub enum InboundTopic<'a> {
-    /// From the packet.
-    Said(TopicName<'a>),
-    /// By alias.
-    Alias(Arc<str>),
-}
-
-impl InboundTopic<'_> {
-    /// The topic name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Said(topic) => topic.as_str(),
-            Self::Alias(topic) => topic,
-        }
-    }
-}
-
-/// Why a connection cannot go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// Not MQTT.
-    #[error(transparent)]
-    Decode(#[from] DecodeError),
-    /// [MQTT-3.2.2-11] (5.0); a limit of this server in 3.1.1.
-    #[error("PUBLISH came at QoS 2, which is not served yet; publish at QoS 0 or 1")]
-    QosNotSupported,
-    /// [MQTT-3.3.4-7] (5.0).
-    #[error("more than {receive_maximum} messages at QoS 1 came before their PUBACK; wait for it")]
-    ReceiveMaximumExceeded {
-        /// The limit said in CONNACK.
-        receive_maximum: u16,
-    },
-    /// [MQTT-3.3.2-9] (5.0).
-    #[error("topic alias {found} is above the maximum of {max}; use 1 to {max}, or none")]
-    TopicAliasTooLarge {
-        /// The alias.
-        found: u16,
-        /// The limit said in CONNACK.
-        max: u16,
-    },
-    /// MQTT 5.0 3.3.2.3.4: it stands for nothing yet.
-    #[error("topic alias {found} was never defined; send it once together with its topic")]
-    TopicAliasUnknown {
-        /// The alias.
-        found: u16,
-    },
-    /// MQTT 5.0 4.12: AUTH without an authentication method in CONNECT is a protocol error.
-    #[error("AUTH came, but CONNECT named no authentication method; connect with one or leave AUTH out")]
-    AuthUnexpected,
-    /// MQTT 5.0 4.12: no method is served yet.
-    #[error("CONNECT names an authentication method, and none is served yet; send the token as password")]
-    BadAuthenticationMethod,
-    /// A part of the QoS 2 exchange, which never began.
-    #[error("{packet} came, which belongs to QoS 2; it is not served yet")]
-    QosTwoPacket {
-        /// Its name.
-        packet: &'static str,
-    },
-}
-
-impl Fault {
-    /// What CONNACK or DISCONNECT of MQTT 5 says of it.
-    #[must_use]
-    pub fn reason_code(&self) -> ReasonCode {
-        match self {
-            Self::Decode(error) => error.reason_code(),
-            Self::QosNotSupported => ReasonCode::QosNotSupported,
-            Self::ReceiveMaximumExceeded { .. } => ReasonCode::ReceiveMaximumExceeded,
-            Self::TopicAliasTooLarge { .. } | Self::TopicAliasUnknown { .. } => ReasonCode::TopicAliasInvalid,
-            Self::AuthUnexpected | Self::QosTwoPacket { .. } => ReasonCode::ProtocolError,
-            Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
-        }
-    }
-
-    /// Stable code; the table is `docs/errors.md`.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        self.row().0
-    }
-
-    /// Stable word; the table is `docs/errors.md`.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        self.row().1
-    }
-
-    fn row(&self) -> (&'static str, &'static str) {
-        match self {
-            Self::Decode(error) => (error.code(), error.word()),
-            Self::QosNotSupported | Self::QosTwoPacket { .. } => ("DB-2020", "mqtt-qos-not-supported"),
-            Self::ReceiveMaximumExceeded { .. } => ("DB-2021", "mqtt-receive-maximum-exceeded"),
-            Self::TopicAliasTooLarge { .. } | Self::TopicAliasUnknown { .. } => {
-                ("DB-2022", "mqtt-topic-alias-invalid")
-            }
-            Self::AuthUnexpected => ("DB-2023", "mqtt-auth-unexpected"),
-            Self::BadAuthenticationMethod => ("DB-2024", "mqtt-bad-authentication-method"),
-        }
-    }
 }
 
 /// One client, from its first byte to its last.
@@ -351,118 +186,6 @@ impl Connection {
             sent: 0,
             inflight: VecDeque::new(),
         });
-    }
-
-    /// Does not let the client in: CONNACK with the reason, in 3.1.1 the nearest return code. The
-    /// reason string goes out only if the client did not forbid it. The connection must end.
-    pub fn refuse(&mut self, reason: ReasonCode, for_owner: Option<&str>, out: &mut Vec<u8>) {
-        let State::Authenticating(agreed) = self.state else { return };
-        self.state = State::Closed { version: agreed.version };
-        let connack = |reason_string| {
-            Packet::ConnAck(ConnAck {
-                session_present: false,
-                reason,
-                properties: ConnAckProperties { reason_string, ..ConnAckProperties::default() },
-            })
-        };
-        if agreed.version == ProtocolVersion::V311 && reason.connack_return_code_v311().is_none() {
-            return; // 3.1.1 has no word for it and closes
-        }
-        let text = for_owner.map(plain).filter(|_| agreed.problem_information);
-        put_short(connack, text.as_deref(), agreed.version, agreed.packet_bytes_max, out);
-    }
-
-    /// Says what the standard wants said before the connection ends for a fault; `false` when that is
-    /// nothing, and the socket is to be closed without an answer.
-    ///
-    /// Before CONNECT is understood only a wrong version and a wrong authentication method are
-    /// answered; everything else is silence (a packet other than CONNECT: invariant I2).
-    pub fn fail(&mut self, fault: &Fault, out: &mut Vec<u8>) -> bool {
-        match self.state {
-            State::AwaitConnect => {
-                self.state = State::Closed { version: ProtocolVersion::V311 };
-                let Fault::Decode(DecodeError::UnsupportedVersion { found }) = fault else { return false };
-                // [MQTT-3.1.2-2]: a later version is answered in the form of 5.0, an earlier in that
-                // of 3.1.1.
-                let version = if *found >= 5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
-                put_connack_refusal(ReasonCode::UnsupportedProtocolVersion, version, out);
-                true
-            }
-            State::Closed { version } if *fault == Fault::BadAuthenticationMethod => {
-                put_connack_refusal(ReasonCode::BadAuthenticationMethod, version, out);
-                true
-            }
-            State::Open(_) => {
-                let text = fault.to_string();
-                self.disconnect(fault.reason_code(), Some(&text), out)
-            }
-            State::Authenticating(_) | State::Closed { .. } => false,
-        }
-    }
-
-    /// Ends an open connection: DISCONNECT in 5.0, nothing in 3.1.1. `true` when it said something.
-    pub fn disconnect(&mut self, reason: ReasonCode, text: Option<&str>, out: &mut Vec<u8>) -> bool {
-        let State::Open(open) = &self.state else { return false };
-        let (version, problem_information, bytes_max) =
-            (open.version, open.problem_information, open.packet_bytes_max);
-        self.state = State::Closed { version };
-        if version == ProtocolVersion::V311 {
-            return false;
-        }
-        let disconnect =
-            |reason_string| Packet::Disconnect(Disconnect { reason_string, ..Disconnect::of(reason) });
-        let text = text.map(plain).filter(|_| problem_information);
-        put_short(disconnect, text.as_deref(), version, bytes_max, out);
-        true
-    }
-
-    /// Forgets everything: the client has said DISCONNECT, or its socket is gone.
-    pub fn close(&mut self) {
-        self.state = State::Closed { version: self.version() };
-    }
-
-    /// PUBACK for a publish of the client. A refusal is said in 5.0 only.
-    pub fn publish_answer(
-        &mut self,
-        packet_id: PacketId,
-        reason: ReasonCode,
-        text: Option<&str>,
-        out: &mut Vec<u8>,
-    ) {
-        let State::Open(open) = &mut self.state else { return };
-        open.unanswered = open.unanswered.saturating_sub(1);
-        if reason == ReasonCode::Success {
-            // The packet of every QoS 1 publish: four bytes in both versions.
-            let [high, low] = packet_id.get().to_be_bytes();
-            out.extend_from_slice(&[0x40, 2, high, low]);
-            return;
-        }
-        let ack = |reason_string| Packet::PubAck(Ack { reason_string, ..Ack::of(packet_id, reason) });
-        let text = text.map(plain).filter(|_| open.problem_information);
-        put_short(ack, text.as_deref(), open.version, open.packet_bytes_max, out);
-    }
-
-    /// SUBACK, one code per entry of the SUBSCRIBE.
-    pub fn subscribe_answer(&mut self, packet_id: PacketId, codes: Vec<ReasonCode>, out: &mut Vec<u8>) {
-        let State::Open(open) = &self.state else { return };
-        let suback =
-            SubAck { packet_id, codes, reason_string: None, user_properties: UserProperties::default() };
-        put(Packet::SubAck(suback), open.version, out);
-    }
-
-    /// UNSUBACK, one code per filter of the UNSUBSCRIBE (not sent in 3.1.1).
-    pub fn unsubscribe_answer(&mut self, packet_id: PacketId, codes: Vec<ReasonCode>, out: &mut Vec<u8>) {
-        let State::Open(open) = &self.state else { return };
-        let unsuback =
-            UnsubAck { packet_id, codes, reason_string: None, user_properties: UserProperties::default() };
-        put(Packet::UnsubAck(unsuback), open.version, out);
-    }
-
-    /// PINGRESP.
-    pub fn ping_answer(&mut self, out: &mut Vec<u8>) {
-        if self.is_open() {
-            out.extend_from_slice(&[0xd0, 0]);
-        }
     }
 
     /// A packet identifier for a QoS 1 message to the client; `None` while its window is full.
@@ -635,45 +358,6 @@ fn packet_id_of(sent: u64) -> PacketId {
     u16::try_from(sent % PACKET_IDS + 1).ok().and_then(PacketId::new).expect("1 to 65,535")
 }
 
-fn put_connack_refusal(reason: ReasonCode, version: ProtocolVersion, out: &mut Vec<u8>) {
-    let connack = ConnAck { session_present: false, reason, properties: ConnAckProperties::default() };
-    put(Packet::ConnAck(connack), version, out);
-}
-
-/// With its reason string if that fits into what the client takes, else without.
-///
-/// Source: [MQTT-3.2.2-19], [MQTT-3.4.2-2], [MQTT-3.14.2-3] (5.0).
-fn put_short<'t>(
-    packet: impl Fn(Option<&'t str>) -> Packet<'t>,
-    text: Option<&'t str>,
-    version: ProtocolVersion,
-    bytes_max: usize,
-    out: &mut Vec<u8>,
-) {
-    let start = out.len();
-    if text.is_some() {
-        put(packet(text), version, out);
-        if out.len() > start && out.len() - start <= bytes_max {
-            return;
-        }
-        out.truncate(start);
-    }
-    put(packet(None), version, out);
-}
-
-/// Encodes a packet that was built here. One that cannot be encoded is left out: the connection is
-/// about to end, or the peer will miss an answer; neither is worth the life of the server.
-fn put(packet: Packet<'_>, version: ProtocolVersion, out: &mut Vec<u8>) {
-    let written = packet.encode(version, out);
-    debug_assert!(written.is_ok(), "{written:?}");
-}
-
-/// A reason string without control characters, at most 1 KiB.
-fn plain(text: &str) -> String {
-    let end = text.floor_char_boundary(1_024);
-    text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
@@ -690,7 +374,7 @@ impl fmt::Debug for Connection {
 mod tests {
     #![expect(clippy::disallowed_methods, reason = "one base instant; all later ones are sums")]
     use super::*;
-    use crate::codec::ConnectProperties;
+    use crate::codec::{Connect, ConnectProperties};
 
     const LIMITS: Limits = Limits {
         packet_bytes_before_auth_max: 16 << 10,

@@ -1,0 +1,160 @@
+//! What the server says: refusals, acknowledgements, farewells, in the words of each version.
+
+use super::{Connection, Fault, State};
+use crate::codec::{
+    Ack, ConnAck, ConnAckProperties, DecodeError, Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode,
+    SubAck, UnsubAck, UserProperties,
+};
+
+impl Connection {
+    /// Does not let the client in: CONNACK with the reason, in 3.1.1 the nearest return code. The
+    /// reason string goes out only if the client did not forbid it. The connection must end.
+    pub fn refuse(&mut self, reason: ReasonCode, for_owner: Option<&str>, out: &mut Vec<u8>) {
+        let State::Authenticating(agreed) = self.state else { return };
+        self.state = State::Closed { version: agreed.version };
+        let connack = |reason_string| {
+            Packet::ConnAck(ConnAck {
+                session_present: false,
+                reason,
+                properties: ConnAckProperties { reason_string, ..ConnAckProperties::default() },
+            })
+        };
+        if agreed.version == ProtocolVersion::V311 && reason.connack_return_code_v311().is_none() {
+            return; // 3.1.1 has no word for it and closes
+        }
+        let text = for_owner.map(plain).filter(|_| agreed.problem_information);
+        put_short(connack, text.as_deref(), agreed.version, agreed.packet_bytes_max, out);
+    }
+
+    /// Says what the standard wants said before the connection ends for a fault; `false` when that is
+    /// nothing, and the socket is to be closed without an answer.
+    ///
+    /// Before CONNECT is understood only a wrong version and a wrong authentication method are
+    /// answered; everything else is silence (a packet other than CONNECT: invariant I2).
+    pub fn fail(&mut self, fault: &Fault, out: &mut Vec<u8>) -> bool {
+        match self.state {
+            State::AwaitConnect => {
+                self.state = State::Closed { version: ProtocolVersion::V311 };
+                let Fault::Decode(DecodeError::UnsupportedVersion { found }) = fault else { return false };
+                // [MQTT-3.1.2-2]: a later version is answered in the form of 5.0, an earlier in that
+                // of 3.1.1.
+                let version = if *found >= 5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
+                put_connack_refusal(ReasonCode::UnsupportedProtocolVersion, version, out);
+                true
+            }
+            State::Closed { version } if *fault == Fault::BadAuthenticationMethod => {
+                put_connack_refusal(ReasonCode::BadAuthenticationMethod, version, out);
+                true
+            }
+            State::Open(_) => {
+                let text = fault.to_string();
+                self.disconnect(fault.reason_code(), Some(&text), out)
+            }
+            State::Authenticating(_) | State::Closed { .. } => false,
+        }
+    }
+
+    /// Ends an open connection: DISCONNECT in 5.0, nothing in 3.1.1. `true` when it said something.
+    pub fn disconnect(&mut self, reason: ReasonCode, text: Option<&str>, out: &mut Vec<u8>) -> bool {
+        let State::Open(open) = &self.state else { return false };
+        let (version, problem_information, bytes_max) =
+            (open.version, open.problem_information, open.packet_bytes_max);
+        self.state = State::Closed { version };
+        if version == ProtocolVersion::V311 {
+            return false;
+        }
+        let disconnect =
+            |reason_string| Packet::Disconnect(Disconnect { reason_string, ..Disconnect::of(reason) });
+        let text = text.map(plain).filter(|_| problem_information);
+        put_short(disconnect, text.as_deref(), version, bytes_max, out);
+        true
+    }
+
+    /// Forgets everything: the client has said DISCONNECT, or its socket is gone.
+    pub fn close(&mut self) {
+        self.state = State::Closed { version: self.version() };
+    }
+
+    /// PUBACK for a publish of the client. A refusal is said in 5.0 only.
+    pub fn publish_answer(
+        &mut self,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        text: Option<&str>,
+        out: &mut Vec<u8>,
+    ) {
+        let State::Open(open) = &mut self.state else { return };
+        open.unanswered = open.unanswered.saturating_sub(1);
+        if reason == ReasonCode::Success {
+            // The packet of every QoS 1 publish: four bytes in both versions.
+            let [high, low] = packet_id.get().to_be_bytes();
+            out.extend_from_slice(&[0x40, 2, high, low]);
+            return;
+        }
+        let ack = |reason_string| Packet::PubAck(Ack { reason_string, ..Ack::of(packet_id, reason) });
+        let text = text.map(plain).filter(|_| open.problem_information);
+        put_short(ack, text.as_deref(), open.version, open.packet_bytes_max, out);
+    }
+
+    /// SUBACK, one code per entry of the SUBSCRIBE.
+    pub fn subscribe_answer(&mut self, packet_id: PacketId, codes: Vec<ReasonCode>, out: &mut Vec<u8>) {
+        let State::Open(open) = &self.state else { return };
+        let suback =
+            SubAck { packet_id, codes, reason_string: None, user_properties: UserProperties::default() };
+        put(Packet::SubAck(suback), open.version, out);
+    }
+
+    /// UNSUBACK, one code per filter of the UNSUBSCRIBE (not sent in 3.1.1).
+    pub fn unsubscribe_answer(&mut self, packet_id: PacketId, codes: Vec<ReasonCode>, out: &mut Vec<u8>) {
+        let State::Open(open) = &self.state else { return };
+        let unsuback =
+            UnsubAck { packet_id, codes, reason_string: None, user_properties: UserProperties::default() };
+        put(Packet::UnsubAck(unsuback), open.version, out);
+    }
+
+    /// PINGRESP.
+    pub fn ping_answer(&mut self, out: &mut Vec<u8>) {
+        if self.is_open() {
+            out.extend_from_slice(&[0xd0, 0]);
+        }
+    }
+}
+
+fn put_connack_refusal(reason: ReasonCode, version: ProtocolVersion, out: &mut Vec<u8>) {
+    let connack = ConnAck { session_present: false, reason, properties: ConnAckProperties::default() };
+    put(Packet::ConnAck(connack), version, out);
+}
+
+/// With its reason string if that fits into what the client takes, else without.
+///
+/// Source: [MQTT-3.2.2-19], [MQTT-3.4.2-2], [MQTT-3.14.2-3] (5.0).
+fn put_short<'t>(
+    packet: impl Fn(Option<&'t str>) -> Packet<'t>,
+    text: Option<&'t str>,
+    version: ProtocolVersion,
+    bytes_max: usize,
+    out: &mut Vec<u8>,
+) {
+    let start = out.len();
+    if text.is_some() {
+        put(packet(text), version, out);
+        if out.len() > start && out.len() - start <= bytes_max {
+            return;
+        }
+        out.truncate(start);
+    }
+    put(packet(None), version, out);
+}
+
+/// Encodes a packet that was built here. One that cannot be encoded is left out: the connection is
+/// about to end, or the peer will miss an answer; neither is worth the life of the server.
+pub(super) fn put(packet: Packet<'_>, version: ProtocolVersion, out: &mut Vec<u8>) {
+    let written = packet.encode(version, out);
+    debug_assert!(written.is_ok(), "{written:?}");
+}
+
+/// A reason string without control characters, at most 1 KiB.
+fn plain(text: &str) -> String {
+    let end = text.floor_char_boundary(1_024);
+    text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

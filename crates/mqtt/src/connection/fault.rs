@@ -1,0 +1,86 @@
+//! Why a connection must end, and how that is called on the wire and in the log.
+
+use crate::codec::{DecodeError, ReasonCode};
+
+/// Why a connection cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Not MQTT.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// [MQTT-3.2.2-11] (5.0); a limit of this server in 3.1.1.
+    #[error("PUBLISH came at QoS 2, which is not served yet; publish at QoS 0 or 1")]
+    QosNotSupported,
+    /// [MQTT-3.3.4-7] (5.0).
+    #[error("more than {receive_maximum} messages at QoS 1 came before their PUBACK; wait for it")]
+    ReceiveMaximumExceeded {
+        /// The limit said in CONNACK.
+        receive_maximum: u16,
+    },
+    /// [MQTT-3.3.2-9] (5.0).
+    #[error("topic alias {found} is above the maximum of {max}; use 1 to {max}, or none")]
+    TopicAliasTooLarge {
+        /// The alias.
+        found: u16,
+        /// The limit said in CONNACK.
+        max: u16,
+    },
+    /// MQTT 5.0 3.3.2.3.4: it stands for nothing yet.
+    #[error("topic alias {found} was never defined; send it once together with its topic")]
+    TopicAliasUnknown {
+        /// The alias.
+        found: u16,
+    },
+    /// MQTT 5.0 4.12: AUTH without an authentication method in CONNECT is a protocol error.
+    #[error("AUTH came, but CONNECT named no authentication method; connect with one or leave AUTH out")]
+    AuthUnexpected,
+    /// MQTT 5.0 4.12: no method is served yet.
+    #[error("CONNECT names an authentication method, and none is served yet; send the token as password")]
+    BadAuthenticationMethod,
+    /// A part of the QoS 2 exchange, which never began.
+    #[error("{packet} came, which belongs to QoS 2; it is not served yet")]
+    QosTwoPacket {
+        /// Its name.
+        packet: &'static str,
+    },
+}
+
+impl Fault {
+    /// What CONNACK or DISCONNECT of MQTT 5 says of it.
+    #[must_use]
+    pub fn reason_code(&self) -> ReasonCode {
+        match self {
+            Self::Decode(error) => error.reason_code(),
+            Self::QosNotSupported => ReasonCode::QosNotSupported,
+            Self::ReceiveMaximumExceeded { .. } => ReasonCode::ReceiveMaximumExceeded,
+            Self::TopicAliasTooLarge { .. } | Self::TopicAliasUnknown { .. } => ReasonCode::TopicAliasInvalid,
+            Self::AuthUnexpected | Self::QosTwoPacket { .. } => ReasonCode::ProtocolError,
+            Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
+        }
+    }
+
+    /// Stable code; the table is `docs/errors.md`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.row().0
+    }
+
+    /// Stable word; the table is `docs/errors.md`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        self.row().1
+    }
+
+    fn row(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Decode(error) => (error.code(), error.word()),
+            Self::QosNotSupported | Self::QosTwoPacket { .. } => ("DB-2020", "mqtt-qos-not-supported"),
+            Self::ReceiveMaximumExceeded { .. } => ("DB-2021", "mqtt-receive-maximum-exceeded"),
+            Self::TopicAliasTooLarge { .. } | Self::TopicAliasUnknown { .. } => {
+                ("DB-2022", "mqtt-topic-alias-invalid")
+            }
+            Self::AuthUnexpected => ("DB-2023", "mqtt-auth-unexpected"),
+            Self::BadAuthenticationMethod => ("DB-2024", "mqtt-bad-authentication-method"),
+        }
+    }
+}
