@@ -6,6 +6,7 @@ mod outgoing;
 mod publish;
 mod session;
 mod subscribe;
+mod timers;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem;
@@ -351,37 +352,6 @@ impl Shard {
         self.settle(now, fx);
     }
 
-    /// The time has come that [`Self::next_timeout`] named; harmless at any other time.
-    pub fn tick(&mut self, now: Instant, fx: &mut Vec<Effect>) {
-        let mut due = Vec::new();
-        self.wheel.expire(now, &mut due);
-        for timer in due {
-            match timer {
-                Timer::Conn(conn) => self.on_timer(now, conn, fx),
-                Timer::Will(key) => {
-                    if self.delayed_wills.get(key).is_some_and(|will| will.at <= now) {
-                        let will = self.delayed_wills.remove(key);
-                        let registry = &self.registries[will.registry].name;
-                        self.directory.will_gone(
-                            registry,
-                            will.publisher.uid,
-                            &will.client_id,
-                            self.config.index,
-                        );
-                        self.later.push_back(Later::Will { conn: will.conn, will });
-                    }
-                }
-            }
-        }
-        self.settle(now, fx);
-    }
-
-    /// When [`Self::tick`] wants to be called; may be early, is never late by more than 50 ms.
-    #[must_use]
-    pub fn next_timeout(&self) -> Option<Instant> {
-        self.wheel.next()
-    }
-
     /// The owner epoch of the session on a connection: grows with each session of its principal. The
     /// cluster fences by it.
     #[must_use]
@@ -549,43 +519,6 @@ impl Shard {
         }
     }
 
-    /// Sets the timer of a connection if its next deadline is earlier than the one set.
-    fn arm(&mut self, now: Instant, conn: ConnId) {
-        let Some(state) = self.conn(conn) else { return };
-        let Some(at) = state.next_deadline() else { return };
-        if state.armed.is_none_or(|armed| at < armed) {
-            state.armed = Some(at);
-            self.wheel.insert(now, at, Timer::Conn(conn));
-        }
-    }
-
-    fn on_timer(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
-        // Entries that were overtaken by an earlier one, or outlived their connection, end here.
-        let Some(state) = self.conn(conn).filter(|state| state.armed.is_some_and(|armed| armed <= now))
-        else {
-            return;
-        };
-        state.armed = None;
-        if state.closed {
-            return;
-        }
-        let timeout = state.protocol.timeout();
-        match &state.session {
-            None if state.deadline <= now => {
-                self.report(conn, What::ConnectTimeout, fx);
-                self.close(conn, Close::Silent, fx);
-            }
-            Some(session) if session.has_ended(now) => self.end(now, conn, What::Expired, fx),
-            Some(_) if timeout.is_some_and(|timeout| timeout <= now) => {
-                let keep_alive_s = state.protocol.keep_alive_s();
-                self.end(now, conn, What::KeepAliveTimeout { keep_alive_s }, fx);
-            }
-            Some(_) => self.time_out_orders(now, conn, fx),
-            None => {}
-        }
-        self.arm(now, conn);
-    }
-
     fn stored_ms(&self, now: Instant) -> u64 {
         self.config.wall_clock.map_or(0, |(at, ms)| {
             let since = u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
@@ -603,16 +536,6 @@ impl Shard {
 }
 
 impl Conn {
-    /// When the wheel must look at this connection, whatever happens.
-    fn next_deadline(&self) -> Option<Instant> {
-        if self.closed {
-            return None;
-        }
-        let Some(session) = &self.session else { return Some(self.deadline) };
-        let orders = session.orders.iter().map(|order| order.deadline);
-        orders.chain(session.ends).chain(self.protocol.timeout()).min()
-    }
-
     /// Whether the first byte of all was that of a CONNECT; another one is judged by the protocol,
     /// which has the better word for it.
     fn starts_with_connect(&self, bytes: &[u8]) -> bool {
