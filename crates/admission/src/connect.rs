@@ -89,7 +89,8 @@ pub struct Connected {
 /// What was proven, before the client id is judged.
 struct Proof {
     loaded: Arc<Loaded>,
-    rights: Arc<Rights>,
+    /// The grant of an access token, if it carries one.
+    scope: Option<String>,
     kid: KeyId,
     ends_s: u64,
     /// To be used up once everything else is good.
@@ -223,7 +224,7 @@ impl Admission {
             token: once.token,
             until_s: Some(once.until_s),
         });
-        Ok(Proof { rights: Arc::clone(&loaded.rights), loaded, kid: proof.kid, ends_s: proof.ends_s, once })
+        Ok(Proof { loaded, scope: None, kid: proof.kid, ends_s: proof.ends_s, once })
     }
 
     async fn prove_access_token(&self, realm: &Realm, token: &AccessToken<'_>) -> Result<Proof, Refusal> {
@@ -232,8 +233,7 @@ impl Admission {
             return Err(Refusal::OtherService);
         }
         let loaded = self.standing(realm, &claims).await?;
-        let rights = narrowed(&loaded, claims.scope.as_deref())?;
-        Ok(Proof { loaded, rights, kid: claims.akid, ends_s: claims.expires_s, once: None })
+        Ok(Proof { loaded, scope: claims.scope, kid: claims.akid, ends_s: claims.expires_s, once: None })
     }
 
     /// State, client id, one-time `jti`; then the session's end.
@@ -244,7 +244,7 @@ impl Admission {
         client_id: &MqttClientId,
         path: Option<GooglePath<'_>>,
     ) -> Result<Connected, Refusal> {
-        let Proof { mut loaded, rights, kid, ends_s, once } = proof;
+        let Proof { mut loaded, scope, kid, ends_s, once } = proof;
         let registry = &realm.record.name;
         if loaded.principal.blocked {
             return Err(Refusal::Blocked);
@@ -254,17 +254,17 @@ impl Admission {
         if let Some(once) = &once {
             self.use_up(registry, loaded.principal.uid, once).await?;
         }
-        let mut generation = loaded.generation;
         if self.end_grace(&loaded, &kid).await {
-            // Ending the grace was a change of this very principal: look again, all of it.
+            // Ending the grace was a change of this very principal: look again, and take all from there.
+            // Rights of before with the generation of now would outlive a policy changed in between.
             let again = self.candidate(registry, Some(&name)).await?;
             let again = again.filter(|again| {
                 let (a, b) = (&again.principal, &loaded.principal);
-                a.uid == b.uid && !a.blocked && a.epoch == b.epoch && a.policy == b.policy
+                a.uid == b.uid && !a.blocked && a.epoch == b.epoch
             });
             loaded = again.ok_or(Refusal::KeyGone)?;
-            generation = loaded.generation;
         }
+        let rights = narrowed(&loaded, scope.as_deref())?;
         let now_s = self.now_s();
         // No session outlives the key that opened it.
         let key = loaded.ring.usable(&kid, now_s).ok_or(Refusal::KeyGone)?;
@@ -285,7 +285,7 @@ impl Admission {
             epoch: loaded.principal.epoch,
             sessions_max: (kind == PrincipalKind::Device).then_some(DEVICE_SESSIONS_MAX),
             leading_slash: path.is_some(),
-            generation,
+            generation: loaded.generation,
         })
     }
 

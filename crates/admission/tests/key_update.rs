@@ -343,3 +343,58 @@ async fn a_blocked_device_updates_no_key() {
     assert_eq!(refusal, Refusal::Blocked);
     assert_eq!(states(&world, &old).await, [KeyState::Active]);
 }
+
+/// Takes the device's right to publish away at the moment at which the grace of its old key ends.
+struct Meddler {
+    admission: drawbridge_admission::Admission,
+    registry: drawbridge_names::RegistryName,
+}
+
+impl drawbridge_admission::Watcher for Meddler {
+    fn ended(&self, event: &SessionsEnd) {
+        if !matches!(event, SessionsEnd::Key { .. }) {
+            return;
+        }
+        let policy = drawbridge_names::PolicyName::parse("device").expect("a policy name");
+        let mut set = std::pin::pin!(self.admission.set_policy(&self.registry, &policy, "", &Actor::Admin));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let done = std::future::Future::poll(set.as_mut(), &mut context);
+        assert!(matches!(done, std::task::Poll::Ready(Ok(_))), "the memory store answers at once");
+    }
+}
+
+#[tokio::test]
+async fn i6_a_policy_changed_while_a_connection_ends_a_grace_is_the_policy_of_its_session() {
+    for by_token in [false, true] {
+        let world = World::new().await;
+        let (old, new) = (world.device("sensor").await, TestDevice::new("sensor"));
+        let jwt = old.update(ISSUER, world.now_s(), new.public_key()).sign();
+        update(&world, &jwt, &new.pop(ISSUER, &jwt).sign()).await.expect("updated");
+        let password = if by_token {
+            let scope = drawbridge_jose::base64url_encode(br#"[["devices/sensor/state",["pub"]]]"#);
+            // A login by the new key ends the grace: only then begin another one.
+            let assertion = new.assertion(ISSUER, world.now_s()).sign();
+            let token = world.login_for(&assertion, Some(&scope), None).await.expect("in").access_token;
+            let third = TestDevice::new("sensor");
+            let added =
+                world.admission.add_key(&world.registry, &old.name, third.public_key(), None, &Actor::Admin);
+            added.await.expect("added");
+            let fourth = TestDevice::new("sensor");
+            let jwt = third.update(ISSUER, world.now_s(), fourth.public_key()).sign();
+            update(&world, &jwt, &fourth.pop(ISSUER, &jwt).sign()).await.expect("updated");
+            token
+        } else {
+            new.connect_jwt(BRIDGE, world.now_s()).sign()
+        };
+        let meddler = Meddler { admission: world.admission.clone(), registry: world.registry.clone() };
+        world.admission.watch(std::sync::Arc::new(meddler));
+        let session = world.connect("sensor", &password).await;
+        assert!(!world.watcher.take().is_empty(), "the grace ended");
+        let topic = drawbridge_names::TopicName::parse("devices/sensor/state").expect("a topic");
+        // Refused, told to come again, or admitted with what it may now: never with what it might.
+        if let Ok(session) = session {
+            let may = session.rights.may_publish(topic).allowed;
+            assert!(!may || !world.admission.still_good(&session), "rights of a policy that is gone");
+        }
+    }
+}
