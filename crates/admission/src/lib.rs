@@ -55,6 +55,11 @@ use cache::{Cache, Loaded};
 use registries::Realm;
 use stats::Counters;
 
+/// So much longer than a JWT is good its `jti` is remembered, in seconds. The time at which it was judged
+/// and the time at which the store looks for its `jti` are two: without a margin a replay judged in its
+/// last second would find the `jti` forgotten in the next.
+const JTI_MARGIN_S: u64 = 60;
+
 /// Where a request comes from; what rate limits are charged to before a signature is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Peer {
@@ -284,7 +289,7 @@ impl Admission {
             jti_digest: asserted.jti.0,
             token_digest: asserted.token.0,
             kid: asserted.kid.clone(),
-            until_s: asserted.until_s,
+            until_s: asserted.until_s.map(|until_s| until_s.saturating_add(JTI_MARGIN_S)),
             live_max: if asserted.until_s.is_some() { config.jti_live_max } else { config.legacy_jti_max },
         }
     }

@@ -99,7 +99,10 @@ async fn a_device_with_a_thousand_live_assertions_waits_until_some_are_dead() {
         login().await.expect("in");
     }
     assert_eq!(login().await.expect_err("full"), Refusal::JtiFull { for_life: false });
-    world.clock.advance_s(180);
+    // Their 120 s, the skew, and the margin of a minute.
+    world.clock.advance_s(239);
+    assert_eq!(login().await.expect_err("full"), Refusal::JtiFull { for_life: false });
+    world.clock.advance_s(1);
     login().await.expect("in again");
 }
 
@@ -129,6 +132,80 @@ async fn a_key_that_has_signed_too_many_jwts_without_exp_is_exhausted_until_it_i
     }
     let exhausted = world.legacy_login(&new.legacy_login().sign()).await;
     assert_eq!(exhausted.expect_err("exhausted"), Refusal::JtiFull { for_life: true });
+}
+
+#[tokio::test]
+async fn the_way_out_of_an_exhausted_key_is_to_replace_it() {
+    let world = World::new().await;
+    let settings = AdmissionConfig { legacy_jti_max: 1, ..AdmissionConfig::default() };
+    let (store, random) = (world.store.clone(), Arc::new(SeededRandom::new(6)));
+    let admission = Admission::open(store, world.clock.clone(), random, settings).await.expect("opened");
+    let world = World { admission, ..world };
+    let device = world.legacy_device("sensor").await;
+    world.application("backend", &TestDevice::new("backend"), "").await;
+    world.legacy_login(&device.legacy_login().sign()).await.expect("in");
+    let exhausted = world.legacy_login(&device.legacy_login().sign()).await;
+    assert_eq!(exhausted.expect_err("exhausted"), Refusal::JtiFull { for_life: true });
+    let new = TestDevice::new("sensor");
+    let update = device.legacy_update(new.public_key()).sign();
+    let pop = new.legacy_pop(&update);
+    let updated = world.admission.legacy_update_key(&world.registry, &update, &pop, Peer::default()).await;
+    assert!(updated.expect("replaced").changed);
+    world.legacy_login(&new.legacy_login().sign()).await.expect("the new key starts afresh");
+}
+
+#[tokio::test]
+async fn i7_a_device_deleted_and_registered_again_with_its_key_admits_no_jwt_it_was_used_with() {
+    let world = World::new().await;
+    let device = world.legacy_device("sensor").await;
+    world.application("backend", &TestDevice::new("backend"), "").await;
+    let (legacy, assertion) = (device.legacy_login().sign(), device.assertion(ISSUER, world.now_s()).sign());
+    world.legacy_login(&legacy).await.expect("in");
+    world.login(&assertion).await.expect("in");
+    world.admission.delete(&world.registry, &device.name, &Actor::Admin).await.expect("deleted");
+    world.register(&device, true).await;
+    assert_eq!(world.login(&assertion).await.expect_err("used"), Refusal::Replay);
+    world.clock.advance_s(10_000_000);
+    assert_eq!(world.legacy_login(&legacy).await.expect_err("used"), Refusal::Replay);
+}
+
+/// A clock that goes on one second after it was read so many times.
+struct Creeping {
+    inner: Arc<FakeClock>,
+    reads_left: std::sync::atomic::AtomicU32,
+}
+
+impl drawbridge_admission::Clock for Creeping {
+    fn now_ms(&self) -> u64 {
+        use std::sync::atomic::Ordering::SeqCst;
+        if self.reads_left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err() {
+            return self.inner.now_ms() + 1000;
+        }
+        self.inner.now_ms()
+    }
+
+    fn instant(&self) -> std::time::Instant {
+        self.inner.instant()
+    }
+}
+
+#[tokio::test]
+async fn i7_no_replay_slips_through_while_the_last_second_of_an_assertion_passes() {
+    for reads in 0..8 {
+        let world = World::new().await;
+        let device = world.device("sensor").await;
+        let assertion = device.assertion(ISSUER, world.now_s()).sign();
+        world.login(&assertion).await.expect("in");
+        // The last second at which it would be good; its signature is checked while that second passes.
+        world.clock.advance_s(120 + 60 - 1);
+        let clock = Arc::new(Creeping { inner: world.clock.clone(), reads_left: reads.into() });
+        let (store, random) = (world.store.clone(), Arc::new(SeededRandom::new(8)));
+        let settings = AdmissionConfig::default();
+        let admission = Admission::open(store, clock, random, settings).await.expect("opened");
+        let world = World { admission, ..world };
+        let refusal = world.login(&assertion).await.expect_err("used");
+        assert!(matches!(refusal.word(), "jti-reused" | "time"), "after {reads} reads: {refusal}");
+    }
 }
 
 #[tokio::test]
