@@ -15,13 +15,19 @@
 mod harness;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_device::{ApiClient, DeviceIdentity, MqttClient, MqttOptions};
+use drawbridge_device::{ApiClient, DeviceIdentity};
 use drawbridge_jose::{Algorithm, Jws, ParseOptions, SigningKey};
+use drawbridge_mqtt::codec::{
+    self, Connect, Frame, Packet, PacketId, ProtocolVersion, Qos, ReasonCode, Side, Subscribe,
+    SubscribeEntry, UserProperties,
+};
 use harness::{Core, connect_jwt, now_s, wait_for};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -42,70 +48,90 @@ fn main() {
     println!(
         "\n{CONNECTIONS} connects, {AT_A_TIME} at a time, {ROUNDS} interleaved rounds; CPU ms of the server process each"
     );
-    let mut ours = Vec::new();
-    let mut theirs = Vec::new();
-    for round in 1..=ROUNDS {
-        let jwts: Vec<_> = devices.iter().map(options_of).collect();
-        let (cpu_ours, _open) = connect_all(core.pid(), &jwts);
-        drop(_open);
-        wait_for("the sessions to end", Duration::from_secs(30), || {
-            (established(core.pid()) < 64).then_some(())
-        });
-        let passwords: Vec<_> = devices.iter().map(|device| peer.options(&device.device)).collect();
-        let (cpu_theirs, _open) = connect_all(peer.child.id(), &passwords);
+    for (group, hybrid) in [("X25519", false), ("X25519MLKEM768 where both have it", true)] {
+        let config = client_config(&devices[0].ca_pem, hybrid);
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for round in 0..=ROUNDS {
+            let ways: Vec<_> = devices.iter().map(by_jwt).collect();
+            let (cpu_ours, open) = connect_all(core.pid(), &config, &ways);
+            drop(open);
+            wait_for("end of the sessions", Duration::from_secs(30), || {
+                (open_files(core.pid()) < 64).then_some(())
+            });
+            let ways: Vec<_> = devices.iter().map(|device| peer.way(&device.device)).collect();
+            let (cpu_theirs, open) = connect_all(peer.child.id(), &config, &ways);
+            drop(open);
+            wait_for("end of theirs", Duration::from_secs(30), || {
+                (open_files(peer.child.id()) < 64).then_some(())
+            });
+            if round == 0 {
+                println!("{group}: first connects (nothing cached) {cpu_ours:.3}, mosquitto {cpu_theirs:.3}");
+                continue;
+            }
+            ours.push(cpu_ours);
+            theirs.push(cpu_theirs);
+        }
+        let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+        let (handshake, verify) = primitives(&core, &devices[0], &config);
         println!(
-            "round {round}: drawbridge TLS + JWT {cpu_ours:.3}   mosquitto TLS + password {cpu_theirs:.3}   ratio {:.2}",
-            cpu_ours / cpu_theirs
+            "{group}: drawbridge TLS 1.3 + JWT {ours:.3}, mosquitto TLS 1.3 + password {theirs:.3}: ratio {:.2} (budget 0.45)",
+            ours / theirs
         );
-        ours.push(cpu_ours);
-        theirs.push(cpu_theirs);
+        println!(
+            "{group}: bare handshake {handshake:.3} + bare verify {verify:.3}: ratio {:.2} (budget 1.25)",
+            ours / (handshake + verify)
+        );
     }
-    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
-    let (handshake, verify) = primitives(&core, &devices[0]);
-    println!(
-        "median: drawbridge {ours:.3} ms, mosquitto {theirs:.3} ms, ratio {:.2} (budget 0.45)",
-        ours / theirs
-    );
-    println!(
-        "bare handshake {handshake:.3} ms + bare verify {verify:.3} ms = {:.3} ms, ratio {:.2}",
-        handshake + verify,
-        ours / (handshake + verify)
-    );
+    drop((core, peer));
+    idle();
+}
 
-    // Memory: a fresh server, so that nothing of the rounds above is counted or reused.
-    drop(peer);
+/// Memory: fresh servers, so that nothing of other rounds is counted or reused.
+fn idle() {
+    println!("\n{CONNECTIONS} idle TLS 1.3 connections with one subscription each; RSS bytes per connection");
     let core = Core::start();
     let devices = register(&core);
-    // One connect per thread first: what is made once is not charged to a connection.
-    let warm: Vec<_> = devices.iter().take(AT_A_TIME).map(options_of).collect();
-    drop(connect_all(core.pid(), &warm));
-    std::thread::sleep(Duration::from_secs(2));
-    let before = core.resident_bytes();
-    let options: Vec<_> = devices.iter().map(options_of).collect();
-    let (_, mut open) = connect_all(core.pid(), &options);
-    for (client, device) in open.iter_mut().zip(&devices) {
-        client.subscribe(&format!("devices/{}/commands/#", device.device)).unwrap();
-    }
-    std::thread::sleep(Duration::from_secs(2));
-    let held = core.resident_bytes().saturating_sub(before);
-    println!(
-        "\n{CONNECTIONS} idle TLS 1.3 connections with one subscription each: {} bytes RSS per connection (budget 12288)",
-        held as usize / open.len()
-    );
-    drop(open);
-
+    let config = client_config(&devices[0].ca_pem, false);
+    let ours = idle_bytes(core.pid(), &config, &devices.iter().map(by_jwt).collect::<Vec<_>>(), |way| {
+        format!("devices/{}/commands/#", way.client_id)
+    });
+    // The same sessions by one application: without what the server knows of each device.
+    let core = Core::start();
+    let app = core.application("bench", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
+    let ids: Vec<String> = (0..CONNECTIONS).map(|n| format!("client-{n:05}")).collect();
+    let ways: Vec<_> = ids.iter().map(|id| Way { client_id: id, ..by_jwt(&app) }).collect();
+    let one = idle_bytes(core.pid(), &config_of(&app), &ways, |way| {
+        format!("devices/{}/commands/#", way.client_id)
+    });
     let peer = Mosquitto::start(&core);
-    let passwords: Vec<_> = devices.iter().map(|device| peer.options(&device.device)).collect();
-    drop(connect_all(peer.child.id(), &passwords[..AT_A_TIME]));
+    let ways: Vec<_> = ids.iter().map(|id| peer.way(id)).collect();
+    let theirs = idle_bytes(peer.child.id(), &config_of(&app), &ways, |way| {
+        format!("devices/{}/commands/#", way.client_id)
+    });
+    println!("drawbridge, a device each: {ours} (budget 12288), of one application: {one}");
+    println!("mosquitto: {theirs}; ratio {:.2}", ours as f64 / theirs as f64);
+}
+
+fn config_of(identity: &DeviceIdentity) -> Arc<rustls::ClientConfig> {
+    client_config(&identity.ca_pem, false)
+}
+
+fn idle_bytes(
+    pid: u32,
+    config: &Arc<rustls::ClientConfig>,
+    ways: &[Way<'_>],
+    filter: impl Fn(&Way<'_>) -> String,
+) -> u64 {
+    // A few first: what is made once is not charged to a connection.
+    drop(connect_all(pid, config, &ways[..AT_A_TIME]));
     std::thread::sleep(Duration::from_secs(1));
-    let before = resident_bytes(peer.child.id());
-    let (_, mut open) = connect_all(peer.child.id(), &passwords);
-    for (client, device) in open.iter_mut().zip(&devices) {
-        client.subscribe(&format!("devices/{}/commands/#", device.device)).unwrap();
+    let before = resident_bytes(pid);
+    let (_, mut open) = connect_all(pid, config, ways);
+    for (open, way) in open.iter_mut().zip(ways) {
+        open.subscribe(&filter(way));
     }
     std::thread::sleep(Duration::from_secs(1));
-    let theirs = resident_bytes(peer.child.id()).saturating_sub(before) as usize / open.len();
-    println!("mosquitto: {theirs} bytes, ratio {:.2}", held as f64 / open.len() as f64 / theirs as f64);
+    resident_bytes(pid).saturating_sub(before) / open.len() as u64
 }
 
 /// Registers the devices, each with a key of its own, through the API.
@@ -136,26 +162,110 @@ fn register(core: &Core) -> Vec<DeviceIdentity> {
         .collect()
 }
 
-fn options_of(device: &DeviceIdentity) -> MqttOptions {
-    let mut options = device.mqtt_options().unwrap();
-    options.keep_alive_s = 0;
-    options
+/// What a connection takes: where to, and the CONNECT.
+struct Way<'a> {
+    address: &'a str,
+    client_id: &'a str,
+    username: &'a str,
+    password: String,
+}
+
+fn by_jwt(device: &DeviceIdentity) -> Way<'_> {
+    let password = connect_jwt(device, now_s(), 3600);
+    Way { address: &device.mqtts, client_id: &device.device, username: "unused", password }
+}
+
+/// An open connection of the load: TLS 1.3 with X25519, as a small device offers it.
+struct Open {
+    tls: rustls::StreamOwned<rustls::ClientConnection, TcpStream>,
+    received: Vec<u8>,
+}
+
+impl Open {
+    fn new(config: &Arc<rustls::ClientConfig>, way: &Way<'_>) -> Self {
+        let name = "localhost".try_into().unwrap();
+        let session = rustls::ClientConnection::new(Arc::clone(config), name).unwrap();
+        let socket = TcpStream::connect(way.address).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let mut open = Self { tls: rustls::StreamOwned::new(session, socket), received: Vec::new() };
+        open.send(&Packet::from(Connect {
+            version: ProtocolVersion::V311,
+            clean_start: true,
+            keep_alive_s: 0,
+            client_id: way.client_id,
+            username: Some(way.username),
+            password: Some(way.password.as_bytes()),
+            will: None,
+            properties: Default::default(),
+        }));
+        open.take(|packet| assert!(matches!(packet, Packet::ConnAck(c) if c.reason == ReasonCode::Success)));
+        open
+    }
+
+    fn subscribe(&mut self, filter: &str) {
+        self.send(&Packet::Subscribe(Subscribe {
+            packet_id: PacketId::new(1).unwrap(),
+            subscription_identifier: None,
+            user_properties: UserProperties::default(),
+            entries: vec![SubscribeEntry::of(filter, Qos::AtLeastOnce)],
+        }));
+        self.take(|packet| assert!(matches!(packet, Packet::SubAck(_))));
+    }
+
+    fn send(&mut self, packet: &Packet<'_>) {
+        let mut bytes = Vec::new();
+        packet.encode(ProtocolVersion::V311, &mut bytes).unwrap();
+        self.tls.write_all(&bytes).unwrap();
+    }
+
+    fn take(&mut self, judge: impl FnOnce(Packet<'_>)) {
+        loop {
+            let frame =
+                codec::decode(&self.received, Some(ProtocolVersion::V311), 4096, Side::FromServer).unwrap();
+            if let Frame::Complete { packet, bytes } = frame {
+                judge(packet);
+                self.received.drain(..bytes);
+                return;
+            }
+            let mut chunk = [0; 256];
+            let n = self.tls.read(&mut chunk).unwrap();
+            assert!(n > 0, "closed");
+            self.received.extend_from_slice(&chunk[..n]);
+        }
+    }
+}
+
+/// A client that trusts the server's root and offers these groups.
+fn client_config(ca_pem: &str, hybrid: bool) -> Arc<rustls::ClientConfig> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    if !hybrid {
+        provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = rustls::client::Resumption::disabled();
+    Arc::new(config)
 }
 
 /// Opens all connections; answers CPU milliseconds of the process each, and the open connections.
-fn connect_all(pid: u32, options: &[MqttOptions]) -> (f64, Vec<MqttClient>) {
+fn connect_all(pid: u32, config: &Arc<rustls::ClientConfig>, ways: &[Way<'_>]) -> (f64, Vec<Open>) {
     let before = cpu_ms(pid);
     let open = std::thread::scope(|scope| {
-        let share = options.len().div_ceil(AT_A_TIME);
-        let threads: Vec<_> = options
+        let share = ways.len().div_ceil(AT_A_TIME);
+        let threads: Vec<_> = ways
             .chunks(share)
             .map(|mine| {
-                scope.spawn(move || mine.iter().map(|o| MqttClient::connect(o).unwrap()).collect::<Vec<_>>())
+                scope.spawn(move || mine.iter().map(|way| Open::new(config, way)).collect::<Vec<_>>())
             })
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
-    ((cpu_ms(pid) - before) / options.len() as f64, open)
+    ((cpu_ms(pid) - before) / ways.len() as f64, open)
 }
 
 /// User and system time of a process, in milliseconds, from its scheduler statistics.
@@ -173,15 +283,15 @@ fn resident_bytes(pid: u32) -> u64 {
 }
 
 /// Open files of a process: falls when sessions end.
-fn established(pid: u32) -> usize {
+fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
 /// A handshake in memory (server side only) and a verify, in milliseconds: what no server can save.
-fn primitives(core: &Core, device: &DeviceIdentity) -> (f64, f64) {
+fn primitives(core: &Core, device: &DeviceIdentity, client: &Arc<rustls::ClientConfig>) -> (f64, f64) {
     let pem = |name: &str| fs::read(core.data().join(name)).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let mut server = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
@@ -191,15 +301,8 @@ fn primitives(core: &Core, device: &DeviceIdentity) -> (f64, f64) {
         )
         .unwrap();
     server.send_tls13_tickets = 0;
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(&pem("ca.pem")).unwrap()).unwrap();
-    let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let (server, client) = (Arc::new(server), Arc::new(client));
-    let mut handshakes: Vec<f64> = (0..300).map(|_| handshake(&server, &client)).collect();
+    let server = Arc::new(server);
+    let mut handshakes: Vec<f64> = (0..300).map(|_| handshake(&server, client)).collect();
     let jwt = connect_jwt(device, now_s(), 3600);
     let jws = Jws::parse(jwt.as_bytes(), &ParseOptions::default()).unwrap();
     let mut verifies: Vec<f64> = (0..1000)
@@ -252,7 +355,6 @@ fn median(values: &mut [f64]) -> f64 {
 struct Mosquitto {
     child: Child,
     address: String,
-    ca_pem: String,
     _place: tempfile::TempDir,
 }
 
@@ -289,21 +391,12 @@ impl Mosquitto {
             .spawn()
             .unwrap();
         let address = format!("127.0.0.1:{port}");
-        wait_for("mosquitto", Duration::from_secs(10), || std::net::TcpStream::connect(&address).ok());
-        let ca_pem = fs::read_to_string(file("ca.pem")).unwrap();
-        Self { child, address, ca_pem, _place: place }
+        wait_for("mosquitto", Duration::from_secs(10), || TcpStream::connect(&address).ok());
+        Self { child, address, _place: place }
     }
 
-    fn options(&self, client_id: &str) -> MqttOptions {
-        MqttOptions {
-            server: self.address.clone(),
-            ca_pem: self.ca_pem.clone(),
-            version: drawbridge_device::ProtocolVersion::V5,
-            client_id: client_id.to_owned(),
-            username: Some("bench".to_owned()),
-            password: b"a-long-password".to_vec(),
-            keep_alive_s: 0,
-        }
+    fn way<'a>(&'a self, client_id: &'a str) -> Way<'a> {
+        Way { address: &self.address, client_id, username: "bench", password: "a-long-password".to_owned() }
     }
 }
 

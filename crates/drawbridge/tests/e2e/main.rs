@@ -3,6 +3,7 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "these tests live in real time and tell what they saw"
 )]
 
