@@ -9,7 +9,9 @@ pub enum TopicNameError {
     #[error("the topic name is empty; wanted at least one character")]
     Empty,
     /// [MQTT-3.3.2-2] (both versions): no wildcards in PUBLISH.
-    #[error("the topic name has the wildcard {found:?} at byte {at}; a message goes to one topic, only a subscription may use wildcards")]
+    #[error(
+        "the topic name has the wildcard {found:?} at byte {at}; a message goes to one topic, only a subscription may use wildcards"
+    )]
     Wildcard {
         /// `+` or `#`.
         found: char,
