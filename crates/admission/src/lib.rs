@@ -17,6 +17,7 @@ mod clock;
 mod config;
 mod connect;
 mod error;
+mod journal;
 mod key_update;
 mod login;
 mod operate;
@@ -42,6 +43,7 @@ pub use config::AdmissionConfig;
 pub use connect::{ConnectRequest, Connected};
 pub use drawbridge_identity::{NotProven, Refusal};
 pub use error::AdmissionError;
+pub use journal::Journal;
 pub use key_update::KeyUpdated;
 pub use login::{LoginRequest, TokenGrant};
 pub use operate::{NewApplication, NewDevice};
@@ -124,6 +126,7 @@ struct Inner {
     cache: Cache,
     watchers: RwLock<Vec<Arc<dyn Watcher>>>,
     counters: Counters,
+    journal: Journal,
 }
 
 impl std::fmt::Debug for Admission {
@@ -153,6 +156,7 @@ impl Admission {
             realms: RwLock::default(),
             watchers: RwLock::default(),
             counters: Counters::default(),
+            journal: Journal::new("decisions of admission"),
         };
         let admission = Self { inner: Arc::new(inner) };
         for record in admission.inner.store.registries().await? {
@@ -208,7 +212,7 @@ impl Admission {
         }
     }
 
-    /// Counts and logs a decision. The log gets the full reason, the peer does not.
+    /// Counts a decision, and logs it when it is a refusal. The log gets the full reason, the peer does not.
     fn note<T>(
         &self,
         what: &'static str,
@@ -220,18 +224,34 @@ impl Admission {
             Ok(_) => self.inner.counters.admitted(),
             Err(refusal) => {
                 self.inner.counters.refused(refusal);
-                tracing::info!(
-                    what,
-                    registry = registry.map(tracing::field::display),
-                    address = peer.address.map(tracing::field::display),
-                    code = refusal.code(),
-                    word = refusal.word(),
-                    reason = refusal.reason(),
-                    "refused: {refusal}"
-                );
+                if self.inner.journal.takes(self.inner.clock.instant(), refusal.word()) {
+                    tracing::info!(
+                        what,
+                        registry = registry.map(tracing::field::display),
+                        address = peer.address.map(tracing::field::display),
+                        code = refusal.code(),
+                        word = refusal.word(),
+                        reason = refusal.reason(),
+                        "refused: {refusal}"
+                    );
+                }
             }
         }
         decision
+    }
+
+    /// Logs that a token was issued; never the token.
+    fn note_issued(&self, what: &'static str, registry: &RegistryName, peer: Peer, grant: &TokenGrant) {
+        if self.inner.journal.takes(self.inner.clock.instant(), what) {
+            tracing::info!(
+                what,
+                %registry,
+                address = peer.address.map(tracing::field::display),
+                name = %grant.name,
+                kid = %grant.kid,
+                "a token was issued"
+            );
+        }
     }
 
     /// A principal ready to log in, from memory or from the store.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use drawbridge_identity::{AccessClaims, Asserted, ClientAssertion, LegacyLogin, Refusal};
-use drawbridge_names::{PrincipalKind, PrincipalName, RegistryName};
+use drawbridge_names::{KeyId, PrincipalKind, PrincipalName, RegistryName};
 
 use crate::cache::Loaded;
 use crate::clock::random_id;
@@ -41,6 +41,8 @@ pub struct TokenGrant {
     pub name: PrincipalName,
     /// What that is.
     pub kind: PrincipalKind,
+    /// The key that logged in.
+    pub kid: KeyId,
 }
 
 impl std::fmt::Debug for TokenGrant {
@@ -50,6 +52,7 @@ impl std::fmt::Debug for TokenGrant {
             .field("scope", &self.scope)
             .field("audience", &self.audience)
             .field("name", &self.name)
+            .field("kid", &self.kid)
             .finish_non_exhaustive()
     }
 }
@@ -67,7 +70,9 @@ impl Admission {
         request: LoginRequest<'_>,
     ) -> Result<TokenGrant, Refusal> {
         let decision = self.judge_login(registry, &request).await;
-        self.note("login", Some(registry), request.peer, decision)
+        let grant = self.note("login", Some(registry), request.peer, decision)?;
+        self.note_issued("login", registry, request.peer, &grant);
+        Ok(grant)
     }
 
     async fn judge_login(
@@ -109,7 +114,9 @@ impl Admission {
         peer: Peer,
     ) -> Result<TokenGrant, Refusal> {
         let decision = self.judge_legacy_login(registry, jwt, client_id, scope).await;
-        self.note("legacy-login", Some(registry), peer, decision)
+        let grant = self.note("legacy-login", Some(registry), peer, decision)?;
+        self.note_issued("legacy-login", registry, peer, &grant);
+        Ok(grant)
     }
 
     async fn judge_legacy_login(
@@ -200,6 +207,7 @@ impl Admission {
             audience: claims.audience,
             name: principal.name.clone(),
             kind: principal.kind,
+            kid: claims.akid,
         })
     }
 }
