@@ -47,7 +47,8 @@ pub struct Authorized {
     pub client_id: String,
     /// Its rights, narrowed by the token if that is for the bridge.
     pub rights: Arc<Rights>,
-    /// The words of a token for the API; a token for the bridge has none.
+    /// The words of a token for the API; a token for the bridge has none, but `self:read` where the own
+    /// record is read.
     pub words: ApiWords,
     /// When the token ends, in seconds since 1970-01-01 UTC.
     pub expires_s: u64,
@@ -113,7 +114,9 @@ impl Admission {
         }
         let loaded = self.standing(&realm, &claims).await?;
         let (rights, words) = if for_bridge {
-            (narrowed(&loaded, claims.scope.as_deref())?, ApiWords::none())
+            // A token for the bridge is good for one thing of the API: reading the own record.
+            let words = if audience == Audience::SelfRead { ApiWords::self_read() } else { ApiWords::none() };
+            (narrowed(&loaded, claims.scope.as_deref())?, words)
         } else {
             (Arc::clone(&loaded.rights), ApiWords::parse(claims.scope.as_deref())?)
         };

@@ -51,6 +51,10 @@ impl ApiWords {
         Self(Some(Vec::new()))
     }
 
+    pub(crate) fn self_read() -> Self {
+        Self(Some(vec![ApiWord::SelfRead]))
+    }
+
     pub(crate) fn parse(scope: Option<&str>) -> Result<Self, Refusal> {
         let Some(scope) = scope else { return Ok(Self(None)) };
         let mut words = Vec::new();

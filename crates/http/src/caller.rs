@@ -81,12 +81,13 @@ impl ApiCaller {
                 let Authorized { uid, name, kind, rights, .. } = &**caller;
                 Ok(Sender::Principal { uid: *uid, name, kind: *kind, rights })
             }
-            Caller::Principal(_) => {
-                let found = format!("the token was not issued for `{}`", word.as_str());
-                Err(Refusal::Scope(found).into())
-            }
+            Caller::Principal(_) => Err(not_issued_for(word)),
         }
     }
+}
+
+fn not_issued_for(word: ApiWord) -> Failure {
+    Refusal::Scope(format!("the token was not issued for `{}`", word.as_str())).into()
 }
 
 /// The operator: a request with the admin credential. As an argument it guards a handler.
@@ -111,7 +112,8 @@ impl FromRequestParts<HttpState> for Own {
 
     async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Failure> {
         match bearer(parts, state, Audience::SelfRead).await? {
-            Caller::Principal(caller) => Ok(Self(caller)),
+            Caller::Principal(caller) if caller.words.allow(ApiWord::SelfRead) => Ok(Self(caller)),
+            Caller::Principal(_) => Err(not_issued_for(ApiWord::SelfRead)),
             Caller::Admin => Err(Failure::internal("the admin credential was taken for a principal")),
         }
     }
