@@ -13,7 +13,7 @@ use drawbridge_identity::Refusal;
 use serde_json::{Value, json};
 
 use crate::HttpState;
-use crate::body::{AnyBody, Params};
+use crate::body::{AnyBody, Params, Texts};
 use crate::caller::FromPeer;
 use crate::config::{BODY_BYTES_MAX, JWT_BYTES_MAX};
 use crate::edge::InRegistry;
@@ -76,38 +76,7 @@ fn parameters(body: &AnyBody<BODY_BYTES_MAX>) -> Result<Params, Failure> {
     match body.media_type.as_deref() {
         Some("application/x-www-form-urlencoded") => Params::parse(&body.bytes),
         None if body.bytes.is_empty() => Ok(Params::default()),
-        Some("application/json") => {
-            let texts: Texts = crate::body::json(&body.bytes)?;
-            Ok(texts.0)
-        }
+        Some("application/json") => crate::body::json::<Texts>(&body.bytes).map(Params::from),
         _ => Err(Failure::bad_request("the body is neither a form nor JSON; name its Content-Type")),
-    }
-}
-
-/// A JSON object of texts, without doubles.
-struct Texts(Params);
-
-impl<'de> serde::Deserialize<'de> for Texts {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Params;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object of texts")
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Params, A::Error> {
-                let mut params = Params::default();
-                while let Some((name, value)) = map.next_entry::<String, String>()? {
-                    if params.get(&name).is_some() {
-                        return Err(serde::de::Error::custom("duplicate field"));
-                    }
-                    params.insert(&name, value);
-                }
-                Ok(params)
-            }
-        }
-        deserializer.deserialize_map(Visitor).map(Self)
     }
 }

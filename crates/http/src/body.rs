@@ -65,17 +65,16 @@ pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     })
 }
 
-/// `missing field`, `unknown field` and `duplicate field` name members of ours or of the sender's; a
-/// value is never repeated.
+/// `missing field` and `duplicate field` name members of ours; nothing of the sender's is repeated.
 fn data_fault(text: &str) -> String {
     let text = text.rsplit_once(" at line ").map_or(text, |(fault, _)| fault);
-    let harmless = ["missing field", "duplicate field", "unknown variant"];
+    let harmless = ["missing field", "duplicate field"];
     if harmless.iter().any(|begin| text.starts_with(begin)) {
         return text.to_owned();
     }
-    if text.starts_with("unknown field") {
+    if text.starts_with("unknown field") || text.starts_with("unknown variant") {
         let wanted = text.split_once(", expected ").map_or("", |(_, wanted)| wanted);
-        return format!("a member is unknown; wanted {wanted}");
+        return format!("a member or its value is unknown; wanted {wanted}");
     }
     match text.rsplit_once(", expected ") {
         Some((_, wanted)) => format!("a member has the wrong type; wanted {wanted}"),
@@ -83,8 +82,10 @@ fn data_fault(text: &str) -> String {
     }
 }
 
+/// `None` also when there are two: they could be read differently elsewhere.
 fn media_type(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let text = values.next().filter(|_| values.next().is_none())?.to_str().ok()?;
     Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
@@ -193,9 +194,11 @@ impl Params {
             }
             // Also an empty one counts here: two of a name are a contradiction, whatever they say.
             if params.insert(name.clone().into_owned(), value.into_owned()).is_some() {
-                let name: String = name.chars().take(40).collect();
+                // Only what looks like a name is repeated: a form gone wrong may have a secret in its place.
+                let is_name = name.len() <= 24 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+                let name = if is_name { format!(" `{name}`") } else { String::new() };
                 return Err(Failure::bad_request(format!(
-                    "the parameter `{name}` stands there twice; send it once"
+                    "the parameter{name} stands there twice; send it once"
                 )));
             }
         }
@@ -218,9 +221,40 @@ impl Params {
         let fault = || Failure::bad_request(format!("the parameter `{name}` is no number"));
         number.map(Some).ok_or_else(fault)
     }
+}
 
-    pub(crate) fn insert(&mut self, name: &str, value: String) {
-        self.0.insert(name.to_owned(), value);
+impl From<Texts> for Params {
+    fn from(Texts(mut texts): Texts) -> Self {
+        texts.retain(|_, value| !value.is_empty());
+        Self(texts)
+    }
+}
+
+/// A JSON object of texts, without doubles (a map of serde's would keep the last of two in silence).
+#[derive(Default)]
+pub(crate) struct Texts(pub(crate) BTreeMap<String, String>);
+
+impl<'de> serde::Deserialize<'de> for Texts {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
+                let mut texts = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, String>()? {
+                    if texts.insert(name, value).is_some() {
+                        return Err(serde::de::Error::custom("duplicate field"));
+                    }
+                }
+                Ok(Texts(texts))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
     }
 }
 

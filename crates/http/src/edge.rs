@@ -1,17 +1,24 @@
 //! The outermost layer: the registry in the path, the request id, failures written out.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
-use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderName, HeaderValue, Uri};
+use axum::http::header::{AUTHORIZATION, HOST, TRANSFER_ENCODING};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use drawbridge_admission::Journal;
 use drawbridge_names::RegistryName;
 
 use crate::HttpState;
 use crate::body::lingering;
 use crate::failure::{Dialect, Failure, write_out};
+
+/// So much of a path, and of a method, stands in the log at most.
+const LOGGED_CHARS_MAX: usize = 128;
+const METHOD_CHARS_MAX: usize = 16;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
@@ -20,13 +27,18 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 pub(crate) struct InRegistry(pub(crate) RegistryName);
 
 /// Around everything else.
-pub(crate) async fn edge(State(state): State<HttpState>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn edge(
+    State((state, journal)): State<(HttpState, Arc<Journal>)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let request_id = request_id(&state);
     let authorization =
         request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default().to_owned());
     let method = request.method().clone();
     let uri = request.uri().clone();
-    let mut response = match split_registry(uri.path()) {
+    let unambiguous = judge_framing(request.version(), request.headers());
+    let mut response = match unambiguous.and_then(|()| split_registry(uri.path())) {
         Ok((registry, rest)) => match lead(&state, &registry, &uri, rest) {
             Ok(rewritten) => {
                 *request.uri_mut() = rewritten;
@@ -41,19 +53,43 @@ pub(crate) async fn edge(State(state): State<HttpState>, mut request: Request, n
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         let dialect = Dialect::of(&path);
         write_out(&mut response, &failure, dialect, authorization.as_deref(), &request_id);
-        let reason = failure.log.as_deref().unwrap_or(&failure.detail);
-        let status = response.status().as_u16();
-        let code = failure.code;
-        if response.status().is_server_error() {
-            tracing::error!(%request_id, %method, %path, status, code, reason, "https: request failed");
-        } else {
-            tracing::info!(%request_id, %method, %path, status, code, reason, "https: request refused");
+        if journal.takes(state.admission.clock().instant(), failure.word) {
+            log(&response, &failure, &request_id, &method, &path);
         }
     }
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+fn log(response: &Response, failure: &Failure, request_id: &str, method: &Method, path: &str) {
+    let reason = failure.log.as_deref().unwrap_or(&failure.detail);
+    let (status, code) = (response.status().as_u16(), failure.code);
+    let path: String = path.chars().take(LOGGED_CHARS_MAX).collect();
+    let method = method.as_str().get(..METHOD_CHARS_MAX).unwrap_or(method.as_str());
+    if response.status().is_server_error() {
+        tracing::error!(%request_id, %method, %path, status, code, reason, "https: request failed");
+    } else {
+        tracing::info!(%request_id, %method, %path, status, code, reason, "https: request refused");
+    }
+}
+
+/// Refuses what a proxy in front could cut into other requests than we do, and closes the connection.
+/// (A length that contradicts itself, or a header that is none, hyper refuses before.)
+///
+/// Source: RFC 9112 sections 3.2 (one `Host`) and 6.1 (`Transfer-Encoding`).
+fn judge_framing(version: Version, headers: &HeaderMap) -> Result<(), Failure> {
+    let hosts = headers.get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && version == Version::HTTP_11) {
+        return Err(Failure::bad_request("`Host` must stand there once").closing());
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Failure::bad_request("`Transfer-Encoding` is not `chunked`, said once").closing()),
+    }
 }
 
 /// 128 random bits.

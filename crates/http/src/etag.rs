@@ -13,13 +13,15 @@ pub(crate) fn write(revision: u64) -> HeaderValue {
 ///
 /// Source: RFC 9110 section 13.1.1.
 pub(crate) fn expected(headers: &HeaderMap, name: HeaderName) -> Result<Option<u64>, Failure> {
-    let Some(value) = headers.get(&name) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default().trim();
+    let mut values = headers.get_all(&name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    // Of several ETags at most one could be the current one; ask for that one.
+    let text = if values.next().is_some() { "" } else { value.to_str().unwrap_or_default().trim() };
     if text == "*" {
         return Ok(None);
     }
-    let number =
-        text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
+    let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let number = number.and_then(|text| text.parse::<u64>().ok().filter(|number| number.to_string() == text));
     // An ETag that is none of ours cannot be the current one.
     number
         .map(Some)

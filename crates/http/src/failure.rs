@@ -70,7 +70,7 @@ impl Failure {
         }))
     }
 
-    fn closing(mut self) -> Self {
+    pub(crate) fn closing(mut self) -> Self {
         self.close = true;
         self
     }

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
-use drawbridge_admission::{Admission, Random};
+use drawbridge_admission::{Admission, Journal, Random};
 use drawbridge_control::Control;
 use drawbridge_names::PrincipalKind;
 
@@ -71,7 +71,8 @@ pub fn router(state: HttpState) -> Router {
         .method_not_allowed_fallback(edge::method_not_allowed)
         .with_state(state.clone());
     // The outermost layer rewrites paths, so it has to run before the router looks at them.
-    Router::new().fallback_service(paths).layer(from_fn_with_state(state, edge::edge))
+    let journal = Arc::new(Journal::new("requests"));
+    Router::new().fallback_service(paths).layer(from_fn_with_state((state, journal), edge::edge))
 }
 
 /// What works without the operator's credential.

@@ -1,8 +1,6 @@
 //! `/v1/devices` and `/v1/applications`: the records of principals. Both collections work alike; which
 //! one is meant comes as an extension of the route.
 
-use std::collections::BTreeMap;
-
 use axum::extract::{FromRequestParts, RawPathParams, State};
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION};
 use axum::http::request::Parts;
@@ -16,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::HttpState;
-use crate::body::{AnyBody, JsonBody, Query, json as json_of};
+use crate::body::{AnyBody, JsonBody, Query, Texts, json as json_of};
 use crate::caller::Operator;
 use crate::config::{BODY_BYTES_MAX, KEY_BODY_BYTES_MAX};
 use crate::edge::InRegistry;
@@ -77,7 +75,7 @@ pub(crate) struct PrincipalBody {
     keys: Vec<KeyBody>,
     policy: Option<String>,
     assertion_profile: Option<Profile>,
-    attributes: Option<BTreeMap<String, String>>,
+    attributes: Option<Texts>,
 }
 
 /// Which assertions a device may log in with.
@@ -157,7 +155,7 @@ async fn change(
         revision =
             admission.set_legacy_assertions(registry, name, legacy, Some(revision), actor).await?.revision;
     }
-    if let Some(attributes) = body.attributes
+    if let Some(Texts(attributes)) = body.attributes
         && attributes != principal.attributes
     {
         admission.set_attributes(registry, name, attributes, Some(revision), actor).await?;
@@ -179,7 +177,7 @@ async fn create(
     let policy = body.policy.as_deref().map(policy_name).transpose()?;
     let keys = body.keys.iter().map(KeyBody::parse).collect::<Result<Vec<_>, _>>()?;
     let legacy_assertions = body.assertion_profile == Some(Profile::Legacy);
-    let attributes = body.attributes.unwrap_or_default();
+    let Texts(attributes) = body.attributes.unwrap_or_default();
     let (admission, actor) = (&state.admission, &Actor::Admin);
     let (collection, known) = match kind {
         PrincipalKind::Device => {

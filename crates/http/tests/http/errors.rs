@@ -570,6 +570,22 @@ async fn no_answer_repeats_a_private_key_or_a_token() {
         assert_eq!(answer.status, 400, "{}", answer.text);
         assert!(!answer.text.contains(&marker), "{}", answer.text);
     }
+    for body in [
+        json!({ "name": "x", "assertion_profile": marker }),
+        json!({ "name": "x", marker.clone(): 1 }),
+        json!({ "name": "x", "keys": marker }),
+        json!({ "name": "x", "attributes": { "a": [marker.clone()] } }),
+        json!({ "name": { marker.clone(): 1 } }),
+    ] {
+        let answer = world.admin(Ask::post("/v1/devices").json(&body)).await;
+        assert_eq!(answer.status, 400, "{}", answer.text);
+        assert!(!answer.text.contains(&marker), "{}", answer.text);
+    }
+    for form in [format!("{marker}={marker}&{marker}=x"), format!("{marker}&{marker}")] {
+        let answer = world.send(Ask::post("/oauth/token").form(&form)).await;
+        assert_eq!(answer.status, 400, "{}", answer.text);
+        assert!(!answer.text.contains(&marker[..20]), "{}", answer.text);
+    }
     let bad = format!("dba_{}", base64url_encode(&sha256(b"x")));
     let answer = world.send(Ask::get("/v1/devices").bearer(&bad)).await;
     assert_eq!((answer.status, answer.word().as_str()), (401, "not-proven"));

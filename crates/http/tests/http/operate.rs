@@ -386,3 +386,64 @@ async fn i14_no_path_of_the_operator_answers_without_the_credential() {
     assert_eq!(world.send(ask).await.status, 401, "the admin credential is good on /v1 only");
     assert_eq!(world.send(Ask::get("/v1/self").bearer(&world.admin)).await.status, 401);
 }
+
+#[tokio::test]
+async fn a_token_for_other_words_does_not_read_the_own_record() {
+    let world = World::new().await;
+    let lamp = world.device("lamp").await;
+    let bare = world.token(&lamp, Some(API), "commands:send").await;
+    let named = world.token(&lamp, Some(API), "self:read%20commands:send").await;
+    for path in ["/v1/self", "/v1/self/keys"] {
+        let refused = world.send(Ask::get(path).bearer(&bare)).await;
+        assert_eq!((refused.status, refused.word().as_str()), (403, "scope"), "{path}: {}", refused.text);
+        assert_eq!(world.send(Ask::get(path).bearer(&named)).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_very_etag_of_a_record_matches() {
+    let world = World::new().await;
+    world.device("lamp").await;
+    let tag = world.admin(Ask::get("/v1/devices/lamp")).await.header("etag").expect("an ETag").to_owned();
+    assert_eq!(tag, "\"1\"");
+    let block = || Ask::post("/v1/devices/lamp/block");
+    for (first, second) in
+        [("\"01\"", None), ("\"+1\"", None), ("\"1\"", Some("\"9\"")), ("*", Some("\"9\""))]
+    {
+        let mut ask = block().header("If-Match", first);
+        if let Some(second) = second {
+            ask = ask.header("If-Match", second);
+        }
+        let refused = world.admin(ask).await;
+        assert_eq!(
+            (refused.status, refused.word().as_str()),
+            (412, "precondition-failed"),
+            "{first} {second:?}"
+        );
+    }
+    assert_eq!(world.admin(block().header("If-Match", &tag)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_that_names_a_member_twice_is_refused_at_any_depth() {
+    let world = World::new().await;
+    let lamp = world.device("lamp").await;
+    let key = jwk(&TestDevice::new("x")).to_string();
+    let twice = key.replacen('{', "{\"kty\":\"EC\",", 1);
+    for (method, path, body) in [
+        ("POST", "/v1/devices", r#"{"name":"a","name":"b"}"#.to_owned()),
+        ("POST", "/v1/devices", r#"{"name":"a","attributes":{"x":"1","x":"2"}}"#.to_owned()),
+        ("PUT", "/v1/devices/lamp", r#"{"attributes":{"x":"1","\u0078":"2"}}"#.to_owned()),
+        ("POST", "/v1/devices", format!(r#"{{"name":"a","keys":[{{"jwk":{twice}}}]}}"#)),
+        ("POST", "/v1/devices/lamp/keys", format!(r#"{{"jwk":{twice}}}"#)),
+        ("POST", "/v1/devices/lamp/keys", format!(r#"{{"jwk":{key},"jwk":{key}}}"#)),
+        ("PUT", "/v1/policies/p", r#"{"source":"","source":""}"#.to_owned()),
+        ("POST", "/v1/devices/lamp/revoke", r#"{"reason":"a","reason":"b"}"#.to_owned()),
+    ] {
+        let answer = world.admin(Ask::new(method, path).body("application/json", body.clone())).await;
+        assert_eq!(answer.status, 400, "{path} {body}: {}", answer.text);
+    }
+    let known =
+        world.admission.show(&crate::world::registry(), &lamp.name).await.expect("read").expect("there");
+    assert_eq!(known.principal.revision, 1, "nothing has changed");
+}

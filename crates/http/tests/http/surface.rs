@@ -330,3 +330,63 @@ fn complete(read: &[u8]) -> bool {
         head.lines().find_map(|line| line.strip_prefix("content-length: ")).and_then(|l| l.parse().ok());
     length.is_some_and(|length: usize| body.len() >= length)
 }
+
+#[tokio::test]
+async fn a_request_that_two_readers_would_cut_differently_is_not_followed_by_another() {
+    let world =
+        World::with_config(HttpConfig { header_s_max: 1, body_s_max: 1, ..HttpConfig::default() }).await;
+    let inner = "GET /v1/devices HTTP/1.1\r\nHost: x\r\n\r\n";
+    let chunked = format!("0\r\n\r\n{inner}");
+    let cases = [
+        (
+            "length and chunked",
+            format!("Content-Length: {}\r\nTransfer-Encoding: chunked", chunked.len()),
+            chunked.as_str(),
+        ),
+        (
+            "chunked and length",
+            format!("Transfer-Encoding: chunked\r\nContent-Length: {}", chunked.len()),
+            &chunked,
+        ),
+        ("two lengths", "Content-Length: 0\r\nContent-Length: 41".to_owned(), inner),
+        ("a list of lengths", "Content-Length: 0, 41".to_owned(), inner),
+        ("a signed length", "Content-Length: +0".to_owned(), inner),
+        ("chunked twice", "Transfer-Encoding: chunked, chunked".to_owned(), &chunked),
+        ("chunked, then something else", "Transfer-Encoding: chunked, identity".to_owned(), &chunked),
+        ("two hosts", "Host: other\r\nContent-Length: 0".to_owned(), inner),
+        ("a folded header", "X: a\r\n Content-Length: 9".to_owned(), inner),
+        ("a space before the colon", "Content-Length : 0".to_owned(), inner),
+    ];
+    for (case, headers, body) in cases {
+        let request = format!("POST /oauth/token HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n{body}");
+        let answer = world.send_raw(request.as_bytes()).await;
+        let whole = format!("{}{}", answer.status, answer.text);
+        assert!(!whole.contains("HTTP/1.1"), "{case}: two answers: {whole}");
+        assert_eq!(answer.status / 100, 4, "{case}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_form_of_request_target_is_answered() {
+    let world = World::new().await;
+    for (line, status) in [
+        ("GET https://evil.example/health HTTP/1.1", 200),
+        ("GET https://evil.example/v1/devices HTTP/1.1", 401),
+        ("CONNECT evil.example:443 HTTP/1.1", 404),
+        ("OPTIONS * HTTP/1.1", 404),
+        ("GET // HTTP/1.1", 404),
+        ("GET /r/default/health HTTP/1.1", 404),
+        ("GET /r/%64efault/health HTTP/1.1", 404),
+        ("GET /v1//devices HTTP/1.1", 404),
+        ("GET /v1/../v1/devices HTTP/1.1", 404),
+        ("GET /v1/devices/%2e%2e HTTP/1.1", 401),
+        ("GET /v1/devices/a%00b HTTP/1.1", 401),
+        ("GET /oauth/token;x HTTP/1.1", 404),
+        ("TRACE /health HTTP/1.1", 405),
+    ] {
+        let request = format!("{line}\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let answer = world.send_raw(request.as_bytes()).await;
+        assert_eq!(answer.status, status, "{line}: {answer:?}");
+        assert!(!answer.text.contains("evil.example"), "{line}: {answer:?}");
+    }
+}
