@@ -212,7 +212,7 @@ fn judge_audiences(new: &RegistryRecord, others: &[Arc<RegistryRecord>]) -> Resu
         return refuse(&new.bridge_audience, "both project and bridge of this registry".into());
     }
     for other in others {
-        if new.issuer == other.issuer {
+        if new.issuer == other.issuer || new.issuer == api(other) || api(new) == other.issuer {
             return refuse(&new.issuer, format!("the issuer of `{}`", other.name));
         }
         let theirs = [Some(&other.bridge_audience), other.google.as_ref().map(|google| &google.project)];

@@ -295,6 +295,11 @@ async fn no_credential_of_one_registry_is_good_in_another() {
 async fn no_audience_may_stand_for_two_things() {
     let world = World::new().await;
     google(&world, "plant", "my-project").await;
+    let below = NewRegistry::named(
+        RegistryName::parse("below").expect("a name"),
+        Some("https://core.example/r/v1".to_owned()),
+    );
+    world.admission.create_registry(below, &Actor::Admin).await.expect("made");
     let named = |name: &str| NewRegistry::named(RegistryName::parse(name).expect("a name"), None);
     let with_project = |project: &str| GoogleNames { project: project.into(), location: "l".into() };
     for (case, new) in [
@@ -313,6 +318,11 @@ async fn no_audience_may_stand_for_two_things() {
         ),
         ("the issuer of another as its own", NewRegistry { issuer: Some(ISSUER.into()), ..named("x") }),
         ("a bridge as its issuer", NewRegistry { issuer: Some(BRIDGE.into()), ..named("x") }),
+        ("the API of another as its issuer", NewRegistry { issuer: Some(API.into()), ..named("x") }),
+        (
+            "the issuer of another as its API",
+            NewRegistry { issuer: Some("https://core.example/r".into()), ..named("x") },
+        ),
     ] {
         let error = world.admission.create_registry(new, &Actor::Admin).await.expect_err(case);
         assert_eq!(error.word(), "audience-taken", "{case}: {error}");
