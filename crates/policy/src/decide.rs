@@ -66,6 +66,12 @@ impl Rights {
         Self { rules: self.rules.clone(), grants }
     }
 
+    /// What the policy alone allows, whatever a token narrowed it to.
+    #[must_use]
+    pub fn without_grants(&self) -> Self {
+        Self { rules: self.rules.clone(), grants: Arc::new([]) }
+    }
+
     /// Whether a message may be published to `topic`. Asked for live, retained and will messages,
     /// and again when a stored one is delivered.
     pub fn may_publish(&self, topic: TopicName<'_>) -> Decision<'_> {
