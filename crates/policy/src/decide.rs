@@ -8,7 +8,7 @@ use drawbridge_names::{PolicyName, TopicFilter, TopicName};
 use crate::document::Policy;
 use crate::error::PolicyError;
 use crate::grant::{Grant, GrantPair};
-use crate::pattern::Pattern;
+use crate::pattern::{Pattern, Scan};
 
 /// What a principal may do: its policy with its values put in, narrowed by the grants of its token.
 /// Cheap to clone; immutable, so that a session changes its rights by taking another one.
@@ -79,7 +79,8 @@ impl Rights {
         if let Some(level) = topic.levels().next().and_then(reserved) {
             return Decision::refused(ACTION, Reason::Reserved(level));
         }
-        let decision = self.by_rules(ACTION, |pattern| pattern.matches(topic));
+        let mut scan = Scan::default();
+        let decision = self.by_rules(ACTION, |pattern| pattern.matches(topic, &mut scan));
         self.by_grants(decision, |grant| grant.publish_pair(topic))
     }
 
@@ -105,7 +106,8 @@ impl Rights {
 
     /// Whether a message on `topic` may be handed to this principal, whatever it subscribed to.
     pub fn may_receive(&self, topic: TopicName<'_>) -> Decision<'_> {
-        let decision = self.by_rules(Action::Receive, |pattern| pattern.matches(topic));
+        let mut scan = Scan::default();
+        let decision = self.by_rules(Action::Receive, |pattern| pattern.matches(topic, &mut scan));
         self.by_grants(decision, |grant| grant.receive_pair(topic))
     }
 
@@ -147,10 +149,10 @@ impl Rights {
     }
 
     #[inline]
-    fn by_rules(&self, action: Action, speaks: impl Fn(&Pattern) -> bool) -> Decision<'_> {
+    fn by_rules(&self, action: Action, mut speaks: impl FnMut(&Pattern) -> bool) -> Decision<'_> {
         let Some(rules) = &self.rules else { return Decision::refused(action, Reason::NoPolicy) };
         let side = if action == Action::Publish { &rules.publish } else { &rules.subscribe };
-        let first = |list: &'_ [CompiledRule]| list.iter().position(|rule| speaks(&rule.pattern));
+        let mut first = |list: &'_ [CompiledRule]| list.iter().position(|rule| speaks(&rule.pattern));
         if let Some(i) = first(&side.deny) {
             return Decision::refused(action, Reason::Rule { policy: &rules.policy, rule: &side.deny[i] });
         }

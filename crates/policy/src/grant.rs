@@ -11,7 +11,7 @@ use drawbridge_names::{TopicFilter, TopicName};
 use serde_json::Value;
 
 use crate::error::PolicyError;
-use crate::pattern::Pattern;
+use crate::pattern::{Pattern, Scan};
 
 /// Longest `scope`, in bytes of base64url. A JWT of 8 KiB cannot carry more.
 pub const SCOPE_BYTES_MAX: usize = 6 * 1024;
@@ -117,11 +117,13 @@ impl Grant {
     }
 
     pub(crate) fn publish_pair(&self, topic: TopicName<'_>) -> Option<&GrantPair> {
-        self.0.iter().find(|pair| pair.publish && pair.pattern.matches(topic))
+        let mut scan = Scan::default();
+        self.0.iter().find(|pair| pair.publish && pair.pattern.matches(topic, &mut scan))
     }
 
     pub(crate) fn receive_pair(&self, topic: TopicName<'_>) -> Option<&GrantPair> {
-        self.0.iter().find(|pair| pair.subscribe && pair.pattern.matches(topic))
+        let mut scan = Scan::default();
+        self.0.iter().find(|pair| pair.subscribe && pair.pattern.matches(topic, &mut scan))
     }
 
     /// The one pair that covers the whole of `filter`; two halves do not make one.

@@ -46,8 +46,9 @@ impl Pattern {
     }
 
     /// Says the same as [`TopicFilter::matches`]; `tests/oracle.rs` holds it to that.
+    /// `scan` is shared by all patterns asked about one topic.
     #[inline]
-    pub(crate) fn matches(&self, topic: TopicName<'_>) -> bool {
+    pub(crate) fn matches(&self, topic: TopicName<'_>, scan: &mut Scan) -> bool {
         let (pattern, topic) = (self.filter.as_str().as_bytes(), topic.as_str().as_bytes());
         match self.shape {
             Shape::All => topic.first() != Some(&b'$'),
@@ -62,7 +63,7 @@ impl Pattern {
                 // The `+` patterns of one policy mostly differ here, so most are told apart here.
                 let rest = &topic[literal.len()..];
                 let chunk = &wild[1..1 + chunk_bytes as usize];
-                begins_with(after_level(rest), chunk) && levels_match(wild, rest)
+                begins_with(&topic[scan.level_end(topic, literal.len())..], chunk) && levels_match(wild, rest)
             }
         }
     }
@@ -76,6 +77,28 @@ impl Pattern {
             Shape::Below { stem_bytes } => below(&pattern.as_bytes()[..stem_bytes as usize], text.as_bytes()),
             Shape::Levels { literal_bytes, .. } => {
                 text.starts_with(&pattern[..literal_bytes as usize]) && self.filter.covers(asked)
+            }
+        }
+    }
+}
+
+/// Where the level ends that begins at some offset of a topic. The `+` of one policy mostly stand at the
+/// same place, so the last answer is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// Beginning and end of the level that was looked for last.
+    last: Option<(usize, usize)>,
+}
+
+impl Scan {
+    #[inline]
+    fn level_end(&mut self, topic: &[u8], begin: usize) -> usize {
+        match self.last {
+            Some((known, end)) if known == begin => end,
+            _ => {
+                let end = topic.len() - after_level(&topic[begin..]).len();
+                self.last = Some((begin, end));
+                end
             }
         }
     }
@@ -147,7 +170,8 @@ mod tests {
             let pattern = Pattern::new(filter.clone());
             for text in &topics {
                 let Ok(topic) = TopicName::parse(text) else { continue };
-                assert_eq!(pattern.matches(topic), filter.matches(topic), "{filter} against {topic}");
+                let found = pattern.matches(topic, &mut Scan::default());
+                assert_eq!(found, filter.matches(topic), "{filter} against {topic}");
                 asked += 1;
             }
             for other in &filters {
@@ -155,5 +179,24 @@ mod tests {
             }
         }
         assert!(asked > 50_000, "only {asked} pairs");
+    }
+
+    #[test]
+    fn patterns_asked_one_after_the_other_about_one_topic_do_not_mislead_each_other() {
+        let filters = texts(&["a", "ab", "+", "#"], 4);
+        let patterns: Vec<Pattern> =
+            filters.iter().filter_map(|text| TopicFilter::parse(text).ok()).map(Pattern::new).collect();
+        for text in texts(&["a", "ab", "c"], 4) {
+            let topic = TopicName::parse(&text).expect("a topic");
+            let mut scan = Scan::default();
+            for pattern in patterns.iter().chain(patterns.iter().rev()) {
+                let filter = pattern.filter();
+                assert_eq!(
+                    pattern.matches(topic, &mut scan),
+                    filter.matches(topic),
+                    "{filter} against {topic}"
+                );
+            }
+        }
     }
 }
