@@ -196,6 +196,8 @@ async fn create(
     let name = &known.principal.name;
     let mut response = shown(StatusCode::CREATED, &known);
     let record = state.admission.registry(registry).ok_or_else(Failure::no_such_path)?;
+    // Of the characters of a name only this one means something else in a path.
+    let name = name.as_str().replace('%', "%25");
     if let Ok(location) = HeaderValue::from_str(&format!("{}/v1/{collection}/{name}", record.issuer)) {
         response.headers_mut().insert(LOCATION, location);
     }

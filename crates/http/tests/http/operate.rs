@@ -447,3 +447,16 @@ async fn a_body_that_names_a_member_twice_is_refused_at_any_depth() {
         world.admission.show(&crate::world::registry(), &lamp.name).await.expect("read").expect("there");
     assert_eq!(known.principal.revision, 1, "nothing has changed");
 }
+
+#[tokio::test]
+async fn the_location_of_a_new_device_leads_to_it_whatever_its_name() {
+    let world = World::new().await;
+    for name in ["lamp", "a%20b", "a%2Fb", "100%", "x~_.-"] {
+        let made = world.admin(Ask::post("/v1/devices").json(&json!({ "name": name }))).await;
+        assert_eq!(made.status, 201, "{name}: {}", made.text);
+        let location = made.header("location").expect("a location");
+        let path = location.strip_prefix(ISSUER).expect("below the issuer");
+        let found = world.admin(Ask::get(path)).await;
+        assert_eq!((found.status, found.json()["name"].as_str()), (200, Some(name)), "{location}");
+    }
+}
