@@ -17,6 +17,9 @@ pub struct HttpConfig {
     pub handshakes_max: usize,
     /// Connections at once; the excess waits unaccepted. Default 8192.
     pub connections_max: usize,
+    /// Connections of one address at once; the excess is closed. An IPv6 /64 is one address. Default
+    /// 1024; a proxy in front needs more.
+    pub connections_per_address_max: usize,
     /// How long a command waits for the PUBACK when the request does not say, in seconds. Default 10.
     pub command_wait_s: u64,
     /// The longest such wait that a request may ask for, in seconds. Default 60.
@@ -33,6 +36,7 @@ impl Default for HttpConfig {
             body_s_max: 10,
             handshakes_max: 1024,
             connections_max: 8192,
+            connections_per_address_max: 1024,
             command_wait_s: 10,
             command_wait_s_max: 60,
             config_wait_s: 2,

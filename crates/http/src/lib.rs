@@ -15,6 +15,7 @@ mod caller;
 mod can;
 mod commands;
 mod config;
+mod crowd;
 mod edge;
 mod etag;
 mod failure;

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use crate::config::{HEADER_BYTES_MAX, HttpConfig};
+use crate::crowd::Crowd;
 
 /// The address of the peer, in the extensions of every request that came through [`serve`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,7 @@ pub async fn serve(
     let server = Arc::new(Server { acceptor: TlsAcceptor::from(Arc::new(tls)), router, config });
     let handshakes = Arc::new(Semaphore::new(server.config.handshakes_max.max(1)));
     let connections = Arc::new(Semaphore::new(server.config.connections_max.max(1)));
+    let crowd = Crowd::new(server.config.connections_per_address_max);
     let (stop, stopped) = watch::channel(false);
     let mut shutdown = pin!(shutdown);
     loop {
@@ -57,10 +59,14 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Some(seat) = crowd.enter(peer.ip()) else {
+                    tracing::debug!(%peer, "https: as many connections as one address may have");
+                    continue;
+                };
                 let (server, stopped) = (Arc::clone(&server), stopped.clone());
                 tokio::spawn(async move {
                     server.connection(stream, peer, handshake, stopped).await;
-                    drop(connection);
+                    drop((connection, seat));
                 });
             }
             Err(error) => {

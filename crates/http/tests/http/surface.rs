@@ -390,3 +390,32 @@ async fn every_form_of_request_target_is_answered() {
         assert!(!answer.text.contains("evil.example"), "{line}: {answer:?}");
     }
 }
+
+#[tokio::test]
+async fn one_address_cannot_take_all_connections() {
+    let config = HttpConfig { connections_per_address_max: 3, ..HttpConfig::default() };
+    let world = World::with_config(config).await;
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        taken.push(world.connect().await);
+    }
+    let mut more = tokio::net::TcpStream::connect(world.address()).await.expect("the kernel takes it");
+    let mut byte = [0; 1];
+    let read = tokio::time::timeout(Duration::from_secs(5), more.read(&mut byte)).await.expect("closed");
+    assert!(matches!(read, Ok(0) | Err(_)), "closed before the handshake");
+    // Another address, and the same one when it has given a connection back.
+    let other = tokio::net::TcpSocket::new_v4().expect("a socket");
+    other.bind("127.0.0.2:0".parse().expect("an address")).expect("bound");
+    let mut other = other.connect(world.address()).await.expect("connected");
+    other.write_all(b"no TLS").await.expect("written");
+    let read = tokio::time::timeout(Duration::from_secs(5), other.read(&mut byte)).await.expect("answered");
+    assert_eq!(read.expect("an alert"), 1, "TLS answers it");
+    taken.pop();
+    for _ in 0..100 {
+        if world.send(Ask::get("/health")).await.status == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("a place given back is not given again");
+}

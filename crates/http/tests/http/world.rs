@@ -130,6 +130,13 @@ impl World {
         self.connector.connect(name, stream).await.expect("a TLS handshake")
     }
 
+    /// The same, where the server may close it.
+    async fn try_connect(&self) -> Option<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await.ok()?;
+        let name = ServerName::try_from("localhost").expect("a name");
+        self.connector.connect(name, stream).await.ok()
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -146,7 +153,7 @@ impl World {
 
     /// Writes bytes, reads until the server closes.
     pub(crate) async fn send_raw(&self, bytes: &[u8]) -> Answer {
-        let mut stream = self.connect().await;
+        let Some(mut stream) = self.try_connect().await else { return Answer::parse(b"") };
         // A server that refuses early may close before all is written; its answer is there nevertheless.
         let _ = stream.write_all(bytes).await;
         let mut read = Vec::new();
