@@ -73,7 +73,7 @@ pub(crate) fn rotate(
 ) -> Result<RotateKey, Fault> {
     let KeyRotation { old, mut new, old_expires_s, mark, active_max } = rotation;
     let conn = turn.conn;
-    if !principals::is_there(conn, registry, uid)? {
+    if !principals::is_admitted(conn, registry, uid)? {
         return Ok(RotateKey::OldNotActive);
     }
     let jti = jti::judge(conn, registry, uid, &mark, now_s)?;

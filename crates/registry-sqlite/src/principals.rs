@@ -200,6 +200,12 @@ pub(crate) fn count_revision(conn: &Connection, registry: &RegistryName, uid: Ui
     Ok(())
 }
 
+/// Whether it is there and not blocked.
+pub(crate) fn is_admitted(conn: &Connection, registry: &RegistryName, uid: Uid) -> rusqlite::Result<bool> {
+    let sql = "SELECT 1 FROM principal WHERE registry = ?1 AND uid = ?2 AND NOT blocked";
+    exists(conn, sql, (registry.as_str(), bits(uid.0)))
+}
+
 pub(crate) fn is_there(conn: &Connection, registry: &RegistryName, uid: Uid) -> rusqlite::Result<bool> {
     let sql = "SELECT 1 FROM principal WHERE registry = ?1 AND uid = ?2";
     exists(conn, sql, (registry.as_str(), bits(uid.0)))

@@ -544,7 +544,9 @@ impl Registry {
     fn rotate_key(&mut self, uid: Uid, rotation: KeyRotation, now_s: u64, audit: AuditEntry) -> RotateKey {
         let KeyRotation { old, mut new, old_expires_s, mark, active_max } = rotation;
         let new_is_taken = self.is_taken(&new.kid);
-        let Some(owned) = self.owned.get_mut(&uid) else { return RotateKey::OldNotActive };
+        let Some(owned) = self.owned.get_mut(&uid).filter(|owned| !owned.known.principal.blocked) else {
+            return RotateKey::OldNotActive;
+        };
         let jti = owned.judge_jti(&self.left, &mark, now_s);
         if let JtiOutcome::Seen { token_digest } = jti {
             return RotateKey::Seen { token_digest };

@@ -124,7 +124,7 @@ pub struct KeyRotation {
 
 /// Answer of [`Store::rotate_key`]. Only `Rotated` changes anything, and only it remembers the `jti`.
 ///
-/// Judged in this order: `OldNotActive` (the principal is gone), `Seen`, `AlreadyThere`,
+/// Judged in this order: `OldNotActive` (the principal is gone or blocked), `Seen`, `AlreadyThere`,
 /// `OldNotActive` (the key), `InUse`, `TooMany`, `JtiFull` (of marks with an end only: a
 /// key full of lasting ones has room for this one, since to be replaced is its way out); so a device that repeats an update whose
 /// answer was lost learns `Seen` or `AlreadyThere`, although its old key is in grace by now.
@@ -148,7 +148,8 @@ pub enum RotateKey {
         /// How many are.
         active: usize,
     },
-    /// The principal is gone, or `old` is not its active key.
+    /// The principal is gone or blocked, or `old` is not its active key: whoever asked looked at an older
+    /// record.
     OldNotActive,
 }
 

@@ -32,9 +32,9 @@ pub(super) async fn each_change_writes_one_audit_row_and_each_refusal_none(store
     audited!(store, r, false, |e| store.add_principal(principal(r, "lamp", 2), vec![], e));
     audited!(store, r, false, |e| store.add_principal(principal(r, "x", 1), vec![], e));
     audited!(store, r, false, |e| store.add_principal(principal(r, "x", 2), vec![key(1)], e));
-    audited!(store, r, true, |e| store.change_principal(r, lamp, PrincipalChange::Block, None, e));
-    audited!(store, r, false, |e| store.change_principal(r, lamp, PrincipalChange::Block, Some(9), e));
-    audited!(store, r, false, |e| store.change_principal(r, nobody, PrincipalChange::Block, None, e));
+    audited!(store, r, true, |e| store.change_principal(r, lamp, PrincipalChange::Unblock, None, e));
+    audited!(store, r, false, |e| store.change_principal(r, lamp, PrincipalChange::Unblock, Some(9), e));
+    audited!(store, r, false, |e| store.change_principal(r, nobody, PrincipalChange::Unblock, None, e));
     audited!(store, r, true, |e| store.add_key(r, lamp, key(2), 2, e));
     audited!(store, r, false, |e| store.add_key(r, lamp, key(2), 2, e));
     audited!(store, r, false, |e| store.add_key(r, lamp, key(3), 2, e));

@@ -118,7 +118,8 @@ pub fn promises() -> Vec<Promise> {
             a_rotation_to_a_key_that_is_known_or_in_use_changes_nothing,
             a_rotation_beyond_the_limits_changes_nothing,
             a_key_full_of_lasting_jti_can_still_be_replaced,
-            a_rotation_by_a_key_that_is_not_active_changes_nothing;
+            a_rotation_by_a_key_that_is_not_active_changes_nothing,
+            a_blocked_principal_replaces_no_key;
         control:
             config_versions_count_up_and_expect_the_one_before,
             the_last_ten_configs_are_kept_and_only_those_can_be_acknowledged,

@@ -158,3 +158,16 @@ pub(super) async fn a_rotation_by_a_key_that_is_not_active_changes_nothing(store
     assert_eq!(rotate(store, &registry, Uid(9), &rotation(2, 4, 4)).await, RotateKey::OldNotActive);
     assert_eq!(picture(store).await, before);
 }
+
+pub(super) async fn a_blocked_principal_replaces_no_key(store: &dyn Store) {
+    let (registry, lamp) = make_lamp(store).await;
+    let change = async |change| {
+        let changed = store.change_principal(&registry, lamp, change, None, entry("e")).await;
+        assert!(matches!(changed.expect("change_principal"), Changed::Done(_)));
+    };
+    // Whoever asked had looked before it was blocked.
+    change(PrincipalChange::Block).await;
+    refused(store, &registry, lamp, &rotation(1, 2, 1), RotateKey::OldNotActive, 1).await;
+    change(PrincipalChange::Unblock).await;
+    assert_eq!(rotate(store, &registry, lamp, &rotation(1, 2, 2)).await, RotateKey::Rotated);
+}
