@@ -10,53 +10,42 @@ use drawbridge_policy::Rights;
 /// What is known of publishers whose standing changed since they spoke. Nearly always empty.
 #[derive(Debug, Default)]
 pub(crate) struct Voices {
-    changed: HashMap<Uid, Voice>,
-}
-
-#[derive(Debug)]
-enum Voice {
-    /// Blocked or deleted: nothing of it is delivered.
-    Silenced,
-    /// Its policy changed: what it left behind is judged by these.
-    Rights(Arc<Rights>),
+    /// `None`: blocked or deleted, nothing of it is delivered. Else what it left behind is judged by
+    /// these.
+    changed: HashMap<Uid, Option<Arc<Rights>>>,
 }
 
 impl Voices {
-    pub(crate) fn silence(&mut self, uid: Uid) {
-        self.changed.insert(uid, Voice::Silenced);
+    /// From now on this principal is judged by `rights`; without them it is silenced.
+    pub(crate) fn judge_by(&mut self, uid: Uid, rights: Option<Arc<Rights>>) {
+        self.changed.insert(uid, rights);
     }
 
-    pub(crate) fn judge_by(&mut self, uid: Uid, rights: Arc<Rights>) {
-        self.changed.insert(uid, Voice::Rights(rights));
+    /// The principal has been admitted with `rights`. When its standing had changed before, it is
+    /// judged by its policy as it is now; `Some` with that: the other shards must hear of it.
+    ///
+    /// Not by the grant of its token: that narrows one session, not what others of it have said.
+    pub(crate) fn admitted(&mut self, uid: Uid, rights: &Rights) -> Option<Arc<Rights>> {
+        let voice = self.changed.get_mut(&uid)?;
+        let now = Arc::new(rights.without_grants());
+        *voice = Some(Arc::clone(&now));
+        Some(now)
     }
 
-    /// The principal has been admitted with `rights`; `true` when that was news, and the other
-    /// shards must hear of it.
-    pub(crate) fn admitted(&mut self, uid: Uid, rights: &Arc<Rights>) -> bool {
-        let Some(voice) = self.changed.get_mut(&uid) else { return false };
-        let news = matches!(voice, Voice::Silenced);
-        *voice = Voice::Rights(Arc::clone(rights));
-        news
-    }
-
-    fn is_silenced(&self, uid: Uid) -> bool {
-        matches!(self.changed.get(&uid), Some(Voice::Silenced))
-    }
-
-    fn may_still_say(&self, uid: Uid, topic: TopicName<'_>) -> bool {
+    fn may_say(&self, uid: Uid, topic: TopicName<'_>) -> bool {
         if self.changed.is_empty() {
             return true;
         }
         match self.changed.get(&uid) {
             None => true,
-            Some(Voice::Silenced) => false,
-            Some(Voice::Rights(rights)) => rights.may_publish(topic).allowed,
+            Some(None) => false,
+            Some(Some(rights)) => rights.may_publish(topic).allowed,
         }
     }
 }
 
-/// Whether `publisher` may publish to `topic`. `rights` are those it speaks with; the server itself
-/// has none and needs none.
+/// Whether `publisher` may publish to `topic`. `rights` are those it speaks with, perhaps older than
+/// what is known of it by now (a will); the server itself has none and needs none.
 ///
 /// # Errors
 /// The rule that refuses, for the log.
@@ -71,8 +60,10 @@ pub(crate) fn may_publish(
         if !decision.allowed {
             return Err(decision.to_string());
         }
-        if voices.is_silenced(publisher) {
-            return Err("the publisher has been blocked or deleted".to_owned());
+        if !voices.may_say(publisher, topic) {
+            return Err(
+                "the publisher has been blocked or deleted, or its new policy does not allow it".to_owned()
+            );
         }
     }
     Ok(())
@@ -80,5 +71,5 @@ pub(crate) fn may_publish(
 
 /// Whether a message of `publisher` on `topic` may go to a session with the rights `receiver`.
 pub(crate) fn may_deliver(receiver: &Rights, voices: &Voices, publisher: Uid, topic: TopicName<'_>) -> bool {
-    voices.may_still_say(publisher, topic) && receiver.may_receive(topic).allowed
+    voices.may_say(publisher, topic) && receiver.may_receive(topic).allowed
 }

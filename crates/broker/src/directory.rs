@@ -2,7 +2,7 @@
 //!
 //! The directory is touched at connect and disconnect only; no message takes its lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,15 +19,20 @@ const TAKEOVER_SPAN: Duration = Duration::from_secs(10);
 /// (registry, uid) -> live sessions.
 #[derive(Debug, Default)]
 pub struct Directory {
-    principals: Mutex<HashMap<RegistryName, HashMap<Uid, Presence>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    principals: HashMap<RegistryName, HashMap<Uid, Presence>>,
+    /// Grows with every session of all, so with those of each: the fence of the cluster to come. One
+    /// number for all outlives the presences.
+    owner_epoch: u64,
 }
 
 #[derive(Debug, Default)]
 struct Presence {
-    /// Oldest first.
-    live: Vec<Live>,
-    /// Grows with every session: the fence of the cluster to come.
-    owner_epoch: u64,
+    live: Lives,
     takeovers: Vec<Instant>,
     /// Shards that hold back a will of this principal (Will Delay Interval), by client id.
     delayed_wills: Vec<(MqttClientId, usize)>,
@@ -38,6 +43,107 @@ struct Live {
     shard: usize,
     conn: ConnId,
     client_id: MqttClientId,
+}
+
+/// The live sessions of a principal by owner epoch. A device has one; an application may have a
+/// hundred thousand, and each of them comes and goes without a look at the others.
+#[derive(Debug, Default)]
+enum Lives {
+    #[default]
+    None,
+    One(u64, Live),
+    Many(Box<Crowd>),
+}
+
+#[derive(Debug, Default)]
+struct Crowd {
+    by_epoch: BTreeMap<u64, Live>,
+    by_client_id: HashMap<MqttClientId, u64>,
+}
+
+impl Lives {
+    fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One(..) => 1,
+            Self::Many(crowd) => crowd.by_epoch.len(),
+        }
+    }
+
+    fn newest(&self) -> Option<&Live> {
+        match self {
+            Self::None => None,
+            Self::One(_, live) => Some(live),
+            Self::Many(crowd) => crowd.by_epoch.last_key_value().map(|(_, live)| live),
+        }
+    }
+
+    fn epoch_of(&self, client_id: &MqttClientId) -> Option<u64> {
+        match self {
+            Self::One(epoch, live) if live.client_id == *client_id => Some(*epoch),
+            Self::None | Self::One(..) => None,
+            Self::Many(crowd) => crowd.by_client_id.get(client_id).copied(),
+        }
+    }
+
+    fn insert(&mut self, epoch: u64, live: Live) {
+        match std::mem::take(self) {
+            Self::None => *self = Self::One(epoch, live),
+            Self::One(older, other) => {
+                let mut crowd = Box::<Crowd>::default();
+                crowd.insert(older, other);
+                crowd.insert(epoch, live);
+                *self = Self::Many(crowd);
+            }
+            Self::Many(mut crowd) => {
+                crowd.insert(epoch, live);
+                *self = Self::Many(crowd);
+            }
+        }
+    }
+
+    fn remove(&mut self, epoch: u64) -> Option<Live> {
+        match self {
+            Self::None => None,
+            Self::One(found, _) if *found != epoch => None,
+            Self::One(..) => match std::mem::take(self) {
+                Self::One(_, live) => Some(live),
+                _ => None,
+            },
+            Self::Many(crowd) => {
+                let live = crowd.by_epoch.remove(&epoch)?;
+                crowd.by_client_id.remove(&live.client_id);
+                if crowd.by_epoch.is_empty() {
+                    *self = Self::None;
+                }
+                Some(live)
+            }
+        }
+    }
+
+    fn remove_oldest(&mut self) -> Option<Live> {
+        let oldest = match self {
+            Self::None => return None,
+            Self::One(epoch, _) => *epoch,
+            Self::Many(crowd) => *crowd.by_epoch.first_key_value()?.0,
+        };
+        self.remove(oldest)
+    }
+}
+
+impl Crowd {
+    fn insert(&mut self, epoch: u64, live: Live) {
+        self.by_client_id.insert(live.client_id.clone(), epoch);
+        self.by_epoch.insert(epoch, live);
+    }
+}
+
+impl Presence {
+    /// Whether nothing is known of the principal any more. Its take-overs count only while it has a
+    /// session: two clients that throw each other out always leave one.
+    fn is_idle(&self) -> bool {
+        self.live.len() == 0 && self.delayed_wills.is_empty()
+    }
 }
 
 /// A session that has been granted, and those that must go for it.
@@ -65,15 +171,15 @@ impl Directory {
     /// The newest session of a principal: its shard and its connection there.
     #[must_use]
     pub fn find(&self, registry: &RegistryName, uid: Uid) -> Option<(usize, ConnId)> {
-        let principals = self.lock();
-        let live = principals.get(registry)?.get(&uid)?.live.last()?;
+        let state = self.lock();
+        let live = state.principals.get(registry)?.get(&uid)?.live.newest()?;
         Some((live.shard, live.conn))
     }
 
     /// Number of live sessions of a principal.
     #[must_use]
     pub fn sessions(&self, registry: &RegistryName, uid: Uid) -> usize {
-        self.lock().get(registry).and_then(|r| r.get(&uid)).map_or(0, |p| p.live.len())
+        self.lock().principals.get(registry).and_then(|r| r.get(&uid)).map_or(0, |p| p.live.len())
     }
 
     /// Enters a session. One with the same client id is replaced, and beyond `sessions_max` the
@@ -87,37 +193,27 @@ impl Directory {
         client_id: &MqttClientId,
         sessions_max: usize,
     ) -> Result<Claim, TakeoverStorm> {
-        let mut principals = self.lock();
-        let uids = principals.entry(registry.clone()).or_default();
-        let presence = uids.entry(uid).or_default();
+        let mut state = self.lock();
+        let State { principals, owner_epoch } = &mut *state;
+        let presence = principals.entry(registry.clone()).or_default().entry(uid).or_default();
         presence.takeovers.retain(|at| now.saturating_duration_since(*at) < TAKEOVER_SPAN);
-        let same = presence.live.iter().filter(|live| live.client_id == *client_id).count();
-        let others = presence.live.len() - same;
+        let same = presence.live.epoch_of(client_id);
+        let others = presence.live.len() - usize::from(same.is_some());
         let excess = (others + 1).saturating_sub(sessions_max.max(1));
-        if same + excess > 0 {
+        if same.is_some() || excess > 0 {
             if presence.takeovers.len() >= TAKEOVERS_MAX {
                 return Err(TakeoverStorm);
             }
             presence.takeovers.push(now);
         }
-        let mut older = Vec::new();
-        let mut left = excess;
-        presence.live.retain(|live| {
-            let goes = if live.client_id == *client_id {
-                true
-            } else if left > 0 {
-                left -= 1;
-                true
-            } else {
-                false
-            };
-            if goes {
-                older.push((live.shard, live.conn));
-            }
-            !goes
-        });
-        presence.owner_epoch += 1;
-        presence.live.push(Live { shard: newcomer.0, conn: newcomer.1, client_id: client_id.clone() });
+        let same = same.and_then(|epoch| presence.live.remove(epoch));
+        let mut older: Vec<(usize, ConnId)> = same.map(|live| (live.shard, live.conn)).into_iter().collect();
+        for _ in 0..excess {
+            older.extend(presence.live.remove_oldest().map(|live| (live.shard, live.conn)));
+        }
+        *owner_epoch += 1;
+        let live = Live { shard: newcomer.0, conn: newcomer.1, client_id: client_id.clone() };
+        presence.live.insert(*owner_epoch, live);
         let mut delayed_wills = Vec::new();
         presence.delayed_wills.retain(|(id, shard)| {
             let back = id == client_id;
@@ -126,7 +222,7 @@ impl Directory {
             }
             !back
         });
-        Ok(Claim { owner_epoch: presence.owner_epoch, older, delayed_wills })
+        Ok(Claim { owner_epoch: *owner_epoch, older, delayed_wills })
     }
 
     /// Notes that a shard holds back the will of a session that has ended.
@@ -137,8 +233,8 @@ impl Directory {
         client_id: &MqttClientId,
         shard: usize,
     ) {
-        let mut principals = self.lock();
-        let presence = principals.entry(registry.clone()).or_default().entry(uid).or_default();
+        let mut state = self.lock();
+        let presence = state.principals.entry(registry.clone()).or_default().entry(uid).or_default();
         presence.delayed_wills.push((client_id.clone(), shard));
     }
 
@@ -150,33 +246,29 @@ impl Directory {
         client_id: &MqttClientId,
         shard: usize,
     ) {
-        let mut principals = self.lock();
-        let Some(uids) = principals.get_mut(registry) else { return };
+        self.change(registry, uid, |presence| {
+            presence.delayed_wills.retain(|(id, at)| (id, *at) != (client_id, shard));
+        });
+    }
+
+    /// Removes a session that has ended; one that was taken over is gone already.
+    pub(crate) fn release(&self, registry: &RegistryName, uid: Uid, owner_epoch: u64) {
+        self.change(registry, uid, |presence| drop(presence.live.remove(owner_epoch)));
+    }
+
+    fn change(&self, registry: &RegistryName, uid: Uid, change: impl FnOnce(&mut Presence)) {
+        let mut state = self.lock();
+        let Some(uids) = state.principals.get_mut(registry) else { return };
         let Some(presence) = uids.get_mut(&uid) else { return };
-        presence.delayed_wills.retain(|(id, at)| (id, *at) != (client_id, shard));
-        if presence.live.is_empty() && presence.delayed_wills.is_empty() && presence.takeovers.is_empty() {
+        change(presence);
+        if presence.is_idle() {
             uids.remove(&uid);
         }
     }
 
-    /// Removes a session that has ended; one that was taken over is gone already.
-    pub(crate) fn release(&self, now: Instant, registry: &RegistryName, uid: Uid, session: (usize, ConnId)) {
-        let mut principals = self.lock();
-        let Some(uids) = principals.get_mut(registry) else { return };
-        let Some(presence) = uids.get_mut(&uid) else { return };
-        presence.live.retain(|live| (live.shard, live.conn) != session);
-        // A storm is remembered by the session that is live during it; an empty presence has none.
-        if presence.live.is_empty() {
-            presence.takeovers.retain(|at| now.saturating_duration_since(*at) < TAKEOVER_SPAN);
-            if presence.takeovers.is_empty() && presence.delayed_wills.is_empty() {
-                uids.remove(&uid);
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<RegistryName, HashMap<Uid, Presence>>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Every change above is complete before anything could panic.
-        self.principals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -235,13 +327,13 @@ mod tests {
         assert_eq!(second.older, [(0, conn(1))]);
         assert!(second.owner_epoch > first.owner_epoch);
         assert_eq!(directory.find(&registry, Uid(7)), Some((1, conn(9))));
-        directory.release(now, &registry, Uid(7), (0, conn(1)));
+        directory.release(&registry, Uid(7), first.owner_epoch);
         assert_eq!(
             directory.find(&registry, Uid(7)),
             Some((1, conn(9))),
             "the late end of the old one is harmless"
         );
-        directory.release(now, &registry, Uid(7), (1, conn(9)));
+        directory.release(&registry, Uid(7), second.owner_epoch);
         assert_eq!(directory.find(&registry, Uid(7)), None);
     }
 
@@ -270,6 +362,37 @@ mod tests {
         assert!((0..=5).all(|n| claim(n * 100)), "a first session and five take-overs");
         assert!(!claim(600) && !claim(9_000));
         assert!(claim(10_200), "the first take-over is ten seconds old");
+    }
+
+    #[test]
+    fn a_principal_that_is_gone_leaves_nothing_behind_and_its_next_epoch_is_greater() {
+        let (directory, registry, now) = (Directory::new(), RegistryName::default_registry(), Instant::now());
+        let claim = |id: &str| {
+            directory.claim(now, &registry, Uid(7), (0, conn(1)), &client(id), 1).expect("a claim")
+        };
+        claim("lamp");
+        let second = claim("lamp");
+        assert_eq!(second.older.len(), 1, "a take-over, remembered while the session lives");
+        directory.release(&registry, Uid(7), second.owner_epoch);
+        assert!(directory.lock().principals.values().all(HashMap::is_empty));
+        assert!(claim("lamp").owner_epoch > second.owner_epoch, "a fence never goes back");
+    }
+
+    #[test]
+    fn a_hundred_thousand_sessions_of_one_application_come_and_go_in_a_moment() {
+        let (directory, registry, now) = (Directory::new(), RegistryName::default_registry(), Instant::now());
+        let epochs: Vec<u64> = (0..100_000)
+            .map(|n| {
+                let id = client(&n.to_string());
+                let claim =
+                    directory.claim(now, &registry, Uid(7), (0, conn(n)), &id, usize::MAX).expect("in");
+                claim.owner_epoch
+            })
+            .collect();
+        assert_eq!(directory.sessions(&registry, Uid(7)), 100_000);
+        epochs.iter().for_each(|epoch| directory.release(&registry, Uid(7), *epoch));
+        assert!(now.elapsed() < Duration::from_secs(20), "each looked at all others: {:?}", now.elapsed());
+        assert!(directory.lock().principals.values().all(HashMap::is_empty));
     }
 
     #[test]

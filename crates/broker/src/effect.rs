@@ -79,11 +79,11 @@ pub enum Effect {
         crossing: Crossing,
     },
     /// A client commands, configures or reports state. Answer by [`crate::Shard::control_done`] when
-    /// there is an `ack`.
+    /// there is an `ack`: the client is not listened to further while too many are unanswered.
     Control {
         /// The connection it came on; a will can come after its end.
         conn: ConnId,
-        /// What the client waits for, at QoS 1.
+        /// What the answer belongs to; a will has none.
         ack: Option<ControlAck>,
         /// What it said.
         publish: ControlPublish,
@@ -329,6 +329,8 @@ pub struct ControlPublish {
     pub registry: RegistryName,
     /// Who speaks.
     pub publisher: (Uid, PrincipalName),
+    /// What it is, for the audit.
+    pub publisher_kind: PrincipalKind,
     /// The policy epoch under which it was allowed to.
     pub policy_epoch: u64,
     /// The device that the topic names.
@@ -370,10 +372,10 @@ impl ControlKind {
     }
 }
 
-/// The PUBACK that a client waits for after a control publish.
+/// A control publish that waits for its answer; at QoS 1 the client waits for its PUBACK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlAck {
-    pub(crate) packet_id: drawbridge_mqtt::codec::PacketId,
+    pub(crate) packet_id: Option<drawbridge_mqtt::codec::PacketId>,
 }
 
 /// What one shard tells another.
@@ -395,15 +397,24 @@ pub enum Crossing {
         /// The client id of the session.
         client_id: MqttClientId,
     },
-    /// A principal that had been silenced is admitted again.
-    Admitted {
+    /// How a principal stands, said by the shard that admitted it, or that ended its session: what
+    /// was said before, and may still be under way from there, is outdated.
+    Standing {
         /// The registry.
         registry: RegistryName,
         /// The principal.
         uid: Uid,
-        /// What it may do now.
-        rights: Arc<Rights>,
+        /// What it may do by its policy; `None`: nothing of it is delivered.
+        rights: Option<Arc<Rights>>,
     },
+}
+
+impl Crossing {
+    /// About what it holds in memory until it is worked on.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + if let Self::Publish(message) = self { message.bytes() } else { 0 }
+    }
 }
 
 #[cfg(test)]

@@ -79,6 +79,12 @@ pub enum What {
 }
 
 impl What {
+    /// Whether what the session left to say, its will, is not said: it had been opened by what is not
+    /// believed any more.
+    pub(crate) fn takes_the_last_word(&self) -> bool {
+        matches!(self, Self::KeyRemoved | Self::Ended(EndedWhy::Revoked))
+    }
+
     /// Stable code, where something was refused or ended; the table is `docs/errors.md`.
     #[must_use]
     pub fn code(&self) -> Option<&'static str> {

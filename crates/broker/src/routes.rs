@@ -18,6 +18,8 @@ pub(crate) const LEVELS_MAX: usize = 128;
 pub(crate) struct Subscriber {
     /// Slot of the connection in its shard.
     pub(crate) slot: u32,
+    /// Messages of the log before this one came before the subscription.
+    pub(crate) since: u64,
     /// Subscription identifier, 0 for none (MQTT 5.0 3.8.2.1.2 forbids 0 on the wire).
     pub(crate) identifier: u32,
     /// The granted QoS.
@@ -322,7 +324,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn subscriber(slot: u32) -> Subscriber {
-        Subscriber { slot, identifier: 0, qos: Qos::AtMostOnce, no_local: false, retain_as_published: false }
+        Subscriber {
+            slot,
+            since: 0,
+            identifier: 0,
+            qos: Qos::AtMostOnce,
+            no_local: false,
+            retain_as_published: false,
+        }
     }
 
     fn met(routes: &mut Routes, topic: &str) -> Vec<u32> {

@@ -37,6 +37,11 @@ impl<K> Wheel<K> {
         }
     }
 
+    /// Number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Lets `key` fire at `at`, or at the next tick when `at` has passed.
     pub(crate) fn insert(&mut self, now: Instant, at: Instant, key: K) {
         let base = *self.base.get_or_insert(now);

@@ -39,6 +39,8 @@ pub struct ShardConfig {
     pub topic_alias_maximum: u16,
     /// Subscriptions of one session. Default 131,072.
     pub subscriptions_max: usize,
+    /// What the filters of one session may cost: their bytes, and 96 for each level. Default 64 MiB.
+    pub subscription_bytes_max: usize,
     /// An instant and the ms since 1970-01-01 UTC at that instant, to write `received_ms` into
     /// messages. Default none.
     pub wall_clock: Option<(Instant, u64)>,
@@ -60,6 +62,7 @@ impl Default for ShardConfig {
             receive_maximum: 1_024,
             topic_alias_maximum: 32,
             subscriptions_max: 1 << 17,
+            subscription_bytes_max: 64 << 20,
             wall_clock: None,
         }
     }
@@ -84,6 +87,10 @@ pub struct Stats {
     pub log_bytes: usize,
     /// Sessions that are behind.
     pub sessions_behind: usize,
+    /// Timers that have not fired.
+    pub timers: usize,
+    /// Wills that are held back.
+    pub delayed_wills: usize,
     /// Bytes of input and output buffers.
     pub buffer_bytes: usize,
     /// Publishes accepted from clients, since the start.

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_mqtt::connection::{Connection, Event, Limits, Step};
-use drawbridge_names::RegistryName;
+use drawbridge_names::{RegistryName, Uid};
 use slab::Slab;
 use zeroize::Zeroize;
 
@@ -104,6 +104,10 @@ struct Registry {
     log: MemoryLog,
     /// (cursor, slot) of every session that is behind.
     behind: BTreeSet<(u64, u32)>,
+    /// The slots of each principal's sessions.
+    sessions: BTreeSet<(Uid, u32)>,
+    /// The wills of each principal that are held back, by key of `Shard::delayed_wills`.
+    wills: BTreeSet<(Uid, usize)>,
     voices: Voices,
 }
 
@@ -206,7 +210,9 @@ impl Shard {
         let mut input = mem::take(&mut state.input);
         let used = self.work(now, conn, &input, fx);
         let kept = input.len() - used;
-        input.copy_within(used.., 0);
+        if used > 0 {
+            input.copy_within(used.., 0);
+        }
         if early {
             // A CONNECT stood there, and with it a credential.
             input[kept..].zeroize();
@@ -228,6 +234,9 @@ impl Shard {
         let mut used = 0;
         loop {
             let Some(state) = self.conn(conn).filter(|state| !state.closed) else { return input.len() };
+            if state.session.as_ref().is_some_and(|session| session.is_held()) {
+                return used;
+            }
             // I5: the timer ends the session; this check makes the end exact.
             if state.session.as_ref().is_some_and(|session| session.has_ended(now)) {
                 self.end(now, conn, What::Expired, fx);
@@ -299,6 +308,13 @@ impl Shard {
         self.conn(conn).map(|state| &mut state.output)
     }
 
+    /// Whether the client is not listened to for now, because too much of what it said waits for
+    /// [`Self::control_done`]. The driver reads on after that; what it reads before is kept.
+    #[must_use]
+    pub fn is_held(&mut self, conn: ConnId) -> bool {
+        self.conn(conn).and_then(|state| state.session.as_ref()).is_some_and(|session| session.is_held())
+    }
+
     /// The edge has dealt with a control publish: its PUBACK goes out.
     ///
     /// A refusal is said in MQTT 5; 3.1.1 has no word for it, so the connection is closed, as after
@@ -311,25 +327,31 @@ impl Shard {
         outcome: Result<(), ReasonCode>,
         fx: &mut Vec<Effect>,
     ) {
-        self.acknowledge(now, conn, ack.packet_id, outcome, fx);
+        let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) else { return };
+        session.controls = session.controls.saturating_sub(1);
+        if let Some(packet_id) = ack.packet_id {
+            self.acknowledge(now, conn, packet_id, outcome, fx);
+        }
+        self.replay(now, conn, fx);
         self.settle(now, fx);
     }
 
     /// Ends sessions from outside: blocked, revoked, key removed, deleted, policy changed. Every
     /// shard is told.
     pub fn end_sessions(&mut self, now: Instant, which: &Ended, fx: &mut Vec<Effect>) {
-        self.note_standing(which);
-        let ending: Vec<(ConnId, What)> = self
-            .connections()
-            .filter_map(|(conn, state)| {
-                let session = state.session.as_ref()?;
-                let what = session.ended_by(which, &self.registries[session.registry].name)?;
-                Some((conn, what))
+        let (registry, concerned) = self.concerned(which);
+        self.note_standing(which, registry, !concerned.is_empty(), fx);
+        let ending: Vec<(ConnId, What)> = concerned
+            .into_iter()
+            .filter_map(|slot| {
+                let session = self.places[slot as usize].conn.as_ref()?.session.as_ref()?;
+                Some((self.id_of(slot), session.ended_by(which)?))
             })
             .collect();
         for (conn, what) in ending {
             self.end(now, conn, what, fx);
         }
+        self.drop_wills_of(which, registry, fx);
         self.settle(now, fx);
     }
 
@@ -340,12 +362,12 @@ impl Shard {
                 Crossing::Publish(message) => self.route_crossed(now, &message, fx),
                 Crossing::Supplant { conn } => self.end(now, conn, What::TakenOver, fx),
                 Crossing::DropWill { registry, uid, client_id } => {
-                    let key = |will: &DelayedWill| will.is_of(&registry, uid, &client_id);
-                    self.delayed_wills.retain(|_, will| !key(will));
-                }
-                Crossing::Admitted { registry, uid, rights } => {
                     let registry = self.registry(&registry);
-                    self.registries[registry].voices.admitted(uid, &rights);
+                    self.take_wills(registry, uid, |will| will.client_id == client_id);
+                }
+                Crossing::Standing { registry, uid, rights } => {
+                    let registry = self.registry(&registry);
+                    self.registries[registry].voices.judge_by(uid, rights);
                 }
             }
         }
@@ -371,6 +393,8 @@ impl Shard {
             withheld: self.counters.withheld,
             expired: self.counters.expired,
             too_large_for_client: self.counters.too_large,
+            timers: self.wheel.len(),
+            delayed_wills: self.delayed_wills.len(),
             ..Stats::default()
         };
         for (_, conn) in self.connections() {
@@ -418,9 +442,11 @@ impl Shard {
         self.registries.push(Registry {
             name: name.clone(),
             routes: Routes::new(),
-            retained: Retained::default(),
+            retained: Retained::new(self.config.shards),
             log: MemoryLog::new(self.config.log_bytes_max),
             behind: BTreeSet::new(),
+            sessions: BTreeSet::new(),
+            wills: BTreeSet::new(),
             voices: Voices::default(),
         });
         self.by_name.insert(name.clone(), self.registries.len() - 1);
@@ -492,6 +518,11 @@ impl Shard {
     fn end(&mut self, now: Instant, conn: ConnId, what: What, fx: &mut Vec<Effect>) {
         let Some(session) = self.take_session(conn) else { return };
         let reason = disconnect_reason(&what);
+        let with_will = !what.takes_the_last_word();
+        if let Some(will) = session.will.as_ref().filter(|_| !with_will) {
+            let rule = what.to_string();
+            self.report_of(conn, &session, What::WillDenied { topic: will.topic.to_string(), rule }, fx);
+        }
         // The session's owner is told the whole reason: it has proved who it is.
         let text = what.to_string();
         self.write(conn, fx, |protocol, out| {
@@ -499,7 +530,7 @@ impl Shard {
         });
         self.close(conn, Close::AfterFlush { linger: false }, fx);
         self.report_of(conn, &session, what, fx);
-        self.leave(now, conn, session, true, fx);
+        self.leave(now, conn, session, with_will, fx);
     }
 
     /// Does what the ends of sessions left to do. Each may end further sessions.

@@ -1,6 +1,5 @@
 //! From CONNECT to an open session, or to a refusal.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use drawbridge_mqtt::codec::{Connect, ProtocolVersion, Qos, ReasonCode};
@@ -98,7 +97,9 @@ impl Shard {
             fx.push(Effect::Report(Report { conn, who: who(), what: What::Expired }));
             return false;
         }
-        self.hear_of(registry, &admitted, fx);
+        if let Some(rights) = self.registries[registry].voices.admitted(admitted.uid, &admitted.rights) {
+            self.spread_standing(registry, admitted.uid, Some(&rights), fx);
+        }
         let mut will = pending.will;
         if let Some(will) = &mut will {
             will.topic = inner_topic(&will.topic, admitted.leading_slash).into();
@@ -135,7 +136,7 @@ impl Shard {
         }
         for shard in claim.delayed_wills {
             if shard == self.config.index {
-                self.delayed_wills.retain(|_, will| !will.is_of(&admitted.registry, admitted.uid, client_id));
+                self.take_wills(registry, admitted.uid, |will| will.client_id == *client_id);
             } else {
                 let registry = admitted.registry.clone();
                 let crossing =
@@ -151,11 +152,13 @@ impl Shard {
         let what =
             What::Connected { version: pending.version, client_id: client_id.clone(), kind: admitted.kind };
         fx.push(Effect::Report(Report { conn, who: who(), what }));
+        self.registries[registry].sessions.insert((admitted.uid, conn.slot()));
         let Some(state) = self.conn(conn) else { return false };
         state.session = Some(Box::new(Session {
             registry,
             publisher: Publisher { uid: admitted.uid, policy_epoch: admitted.policy_epoch },
             name: admitted.name,
+            kind: admitted.kind,
             client_id: admitted.client_id,
             rights: admitted.rights,
             ends: admitted.ends,
@@ -163,10 +166,12 @@ impl Shard {
             owner_epoch: claim.owner_epoch,
             leading_slash: admitted.leading_slash,
             filters: Default::default(),
-            newest_since: 0,
+            filter_bytes: 0,
             cursor: None,
             walks: Default::default(),
+            resumes: None,
             orders: Vec::new(),
+            controls: 0,
             will: will.map(Box::new),
         }));
         true
@@ -191,21 +196,6 @@ impl Shard {
         let voices = &self.registries[registry].voices;
         may_publish(Some(&admitted.rights), voices, admitted.uid, topic)
             .map_err(|rule| (ReasonCode::NotAuthorized, denied(rule)))
-    }
-
-    /// A principal that had been silenced is back: it and the other shards hear it again.
-    fn hear_of(&mut self, registry: usize, admitted: &Admitted, fx: &mut Vec<Effect>) {
-        if !self.registries[registry].voices.admitted(admitted.uid, &admitted.rights) {
-            return;
-        }
-        for shard in (0..self.config.shards).filter(|&shard| shard != self.config.index) {
-            let crossing = Crossing::Admitted {
-                registry: admitted.registry.clone(),
-                uid: admitted.uid,
-                rights: Arc::clone(&admitted.rights),
-            };
-            fx.push(Effect::Cross { shard, crossing });
-        }
     }
 
     /// The client broke the protocol, or asked for what is not served.

@@ -124,6 +124,7 @@ pub(super) struct Templates {
     filled: u8,
 }
 
+const TOPIC_BYTES_MAX: usize = 65_535;
 /// A template larger than this is not kept for the next message.
 const TEMPLATE_BYTES_KEPT: usize = 64 << 10;
 
@@ -172,6 +173,12 @@ impl Shard {
         let bytes_max = self.config.write_buffer_bytes_max;
         let place = &mut self.places[conn.slot() as usize];
         let Some(state) = place.conn.as_deref_mut() else { return Offered::TooLarge };
+        // [MQTT-4.7.3-3]: with the slash that a Google client is told it may be one byte too long.
+        let maps = state.session.as_ref().is_some_and(|session| session.leading_slash);
+        if maps && message.topic.len() == TOPIC_BYTES_MAX && message.topic.starts_with("devices/") {
+            self.counters.too_large += 1;
+            return Offered::TooLarge;
+        }
         let size = message.payload.len() + message.topic.len() + 16;
         if !state.output.is_empty() && state.output.len() + size > bytes_max {
             return Offered::Full;

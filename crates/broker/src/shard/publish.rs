@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use drawbridge_mqtt::codec::{PacketId, ProtocolVersion, Qos, ReasonCode};
 use drawbridge_mqtt::connection::{Inbound, InboundTopic};
-use drawbridge_names::{PrincipalName, TopicName};
+use drawbridge_names::{PrincipalKind, PrincipalName, TopicName};
 use drawbridge_policy::Rights;
 
 use super::outgoing::{Offered, Outgoing, Publication, inner_topic, stored, unstored};
 use super::session::{OrderStage, WaitingOrder};
 use super::{Conn, Shard};
-use crate::deliver::{may_deliver, may_publish};
+use crate::deliver::may_publish;
 use crate::effect::{ConnId, ControlAck, ControlKind, ControlPublish, Effect, Order, OrderOutcome};
 use crate::message::{Message, expiry_s};
 use crate::report::What;
@@ -29,7 +29,7 @@ pub(super) struct Met {
 }
 
 impl Met {
-    fn of(route: &Subscriber) -> Self {
+    pub(super) fn of(route: &Subscriber) -> Self {
         Self {
             slot: route.slot,
             qos: route.qos,
@@ -74,8 +74,15 @@ impl Met {
     }
 }
 
+/// Who speaks in a message that came from a client.
+pub(super) struct Speaker<'a> {
+    pub(super) name: &'a PrincipalName,
+    pub(super) kind: PrincipalKind,
+    pub(super) rights: &'a Rights,
+}
+
 /// What a message that was allowed has become.
-enum Spoken {
+pub(super) enum Spoken {
     /// It went to its subscribers.
     Routed,
     /// The edge has it, and will say when it is done.
@@ -107,7 +114,7 @@ impl Shard {
             _ => TopicName::parse(inner),
         };
         let Ok(topic) = topic else { return }; // the codec has judged it
-        let (rights, name) = (Arc::clone(&session.rights), session.name.clone());
+        let (rights, name, kind) = (Arc::clone(&session.rights), session.name.clone(), session.kind);
         let mut publication = Publication {
             registry: session.registry,
             topic,
@@ -122,14 +129,21 @@ impl Shard {
             payload_shared: None,
         };
         let ack = inbound.packet_id;
-        match self.speak(now, conn, &mut publication, &name, Some(&rights), ack, fx) {
+        let speaker = Speaker { name: &name, kind, rights: &rights };
+        let answer = Some(ControlAck { packet_id: ack });
+        match self.speak(now, conn, &mut publication, &speaker, answer, fx) {
             Ok(Spoken::Routed) => {
                 self.counters.received += 1;
                 if let Some(packet_id) = ack {
                     self.acknowledge(now, conn, packet_id, Ok(()), fx);
                 }
             }
-            Ok(Spoken::Handed) => self.counters.received += 1,
+            Ok(Spoken::Handed) => {
+                self.counters.received += 1;
+                if let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) {
+                    session.controls += 1;
+                }
+            }
             Err(rule) => {
                 let topic = topic.as_str().to_owned();
                 self.deny_publish(now, conn, ack, What::PublishDenied { topic, rule }, fx);
@@ -188,26 +202,26 @@ impl Shard {
     ///
     /// # Errors
     /// The rule that refuses.
-    #[expect(clippy::too_many_arguments, reason = "who speaks, what, and who waits for it")]
-    fn speak(
+    pub(super) fn speak(
         &mut self,
         now: Instant,
         conn: ConnId,
         publication: &mut Publication<'_>,
-        name: &PrincipalName,
-        rights: Option<&Rights>,
-        ack: Option<PacketId>,
+        speaker: &Speaker<'_>,
+        ack: Option<ControlAck>,
         fx: &mut Vec<Effect>,
     ) -> Result<Spoken, String> {
         let registry = &self.registries[publication.registry];
-        may_publish(rights, &registry.voices, publication.publisher.uid, publication.topic)?;
+        let uid = publication.publisher.uid;
+        may_publish(Some(speaker.rights), &registry.voices, uid, publication.topic)?;
         let Some((device, kind)) = ControlKind::of(publication.topic.as_str()) else {
             self.spread(now, conn, publication, None, fx);
             return Ok(Spoken::Routed);
         };
         let publish = ControlPublish {
             registry: registry.name.clone(),
-            publisher: (publication.publisher.uid, name.clone()),
+            publisher: (uid, speaker.name.clone()),
+            publisher_kind: speaker.kind,
             policy_epoch: publication.publisher.policy_epoch,
             device,
             kind,
@@ -218,22 +232,8 @@ impl Shard {
         if publish.kind == ControlKind::State {
             self.spread(now, conn, publication, None, fx);
         }
-        let ack = ack.map(|packet_id| ControlAck { packet_id });
         fx.push(Effect::Control { conn, ack, publish });
         Ok(Spoken::Handed)
-    }
-
-    /// The will of a session that has ended, or any other voice without a connection.
-    pub(super) fn speak_without_answer(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        publication: &mut Publication<'_>,
-        name: &PrincipalName,
-        rights: &Rights,
-        fx: &mut Vec<Effect>,
-    ) -> Result<(), String> {
-        self.speak(now, conn, publication, name, Some(rights), None, fx).map(drop)
     }
 
     /// A message from the server itself, as a rule on behalf of somebody: a command, a configuration,
@@ -253,6 +253,12 @@ impl Shard {
             return Some(OrderOutcome::TimedOut);
         }
         let registry = self.registry(&order.registry);
+        // The edge has just found it in good standing.
+        if let Some(rights) = &order.rights
+            && let Some(rights) = self.registries[registry].voices.admitted(order.publisher.uid, rights)
+        {
+            self.spread_standing(registry, order.publisher.uid, Some(&rights), fx);
+        }
         let voices = &self.registries[registry].voices;
         if may_publish(order.rights.as_deref(), voices, order.publisher.uid, topic).is_err() {
             return Some(OrderOutcome::Denied);
@@ -352,7 +358,7 @@ impl Shard {
         let Ok(topic) = TopicName::parse(&message.topic) else { return };
         let registry = self.registry(&message.registry);
         if message.retain {
-            self.registries[registry].retained.put(Arc::clone(message));
+            self.registries[registry].retained.put(Arc::clone(message), now);
         }
         let mut publication = Publication {
             registry,
@@ -399,21 +405,17 @@ impl Shard {
         fx: &mut Vec<Effect>,
     ) {
         let bytes_max = self.config.retained_bytes_max;
-        let topic = publication.topic.as_str();
-        let size = size_of::<Message>() + publication.payload.len() + topic.len();
-        let fits =
-            |store: &crate::retained::Retained| store.bytes() - store.bytes_of(topic) + size <= bytes_max;
+        let message = self.stored(now, publication);
         let store = &mut self.registries[publication.registry].retained;
-        if !fits(store) {
-            store.purge(now);
-        }
-        if !publication.payload.is_empty() && !fits(store) {
-            publication.retain = false; // to live subscribers it still goes
-            self.report(conn, What::RetainedFull { topic: topic.to_owned(), bytes_max }, fx);
+        if store.has_room_for(&message, bytes_max, now) {
+            store.put(message, now);
             return;
         }
-        let message = self.stored(now, publication);
-        self.registries[publication.registry].retained.put(message);
+        // To live subscribers it still goes, as a message like others.
+        publication.retain = false;
+        publication.stored = None;
+        let topic = publication.topic.as_str().to_owned();
+        self.report(conn, What::RetainedFull { topic, bytes_max }, fx);
     }
 
     /// The stored copy of a publication, made when first needed.
@@ -492,7 +494,7 @@ impl Shard {
             return Fate::NotMet;
         };
         let (publisher, topic) = (publication.publisher.uid, publication.topic);
-        if session.has_ended(now) || !may_deliver(&session.rights, &registry.voices, publisher, topic) {
+        if !session.may_have(now, &registry.voices, publisher, topic) {
             self.counters.withheld += 1;
             return Fate::Withheld;
         }

@@ -1,19 +1,22 @@
 //! A session: whose it is, what it asked for, where it stands in the log; and its end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drawbridge_mqtt::codec::{PacketId, Qos, Will, WillProperties};
-use drawbridge_names::{KeyId, MqttClientId, PrincipalName, RegistryName, TopicFilter, TopicName, Uid};
+use drawbridge_names::{KeyId, MqttClientId, PrincipalKind, PrincipalName, TopicFilter, TopicName, Uid};
 use drawbridge_policy::Rights;
 
 use super::outgoing::{Publication, unstored};
-use super::{ConnId, Later, Shard, Timer};
-use crate::effect::{Close, Effect, Ended, OrderOutcome};
+use super::publish::Speaker;
+use super::{ConnId, Later, Shard};
+use crate::deliver::{Voices, may_deliver};
+use crate::effect::{Close, Crossing, Effect, Ended, EndedWhy, OrderOutcome};
 use crate::log::Log;
 use crate::message::{Message, Publisher};
 use crate::report::{Report, What, Who};
+use crate::retained::Walk;
 use crate::routes::Subscriber;
 
 pub(super) struct Session {
@@ -21,6 +24,7 @@ pub(super) struct Session {
     pub(super) registry: usize,
     pub(super) publisher: Publisher,
     pub(super) name: PrincipalName,
+    pub(super) kind: PrincipalKind,
     pub(super) client_id: MqttClientId,
     pub(super) rights: Arc<Rights>,
     pub(super) ends: Option<Instant>,
@@ -30,13 +34,17 @@ pub(super) struct Session {
     /// `/devices/...` on the wire is `devices/...` within.
     pub(super) leading_slash: bool,
     pub(super) filters: HashMap<TopicFilter, Subscription>,
-    /// The greatest [`Subscription::since`]: later messages are meant by every filter that matches.
-    pub(super) newest_since: u64,
+    /// What the filters cost, see [`filter_cost`].
+    pub(super) filter_bytes: usize,
     /// The next message of the log to be read, while the session is behind.
     pub(super) cursor: Option<u64>,
-    /// Retained messages that wait for room, one walk per subscription.
-    pub(super) walks: VecDeque<RetainedWalk>,
+    /// Retained messages that wait for room, one walk per subscription, the oldest first.
+    pub(super) walks: BTreeMap<u64, RetainedWalk>,
+    /// When it reads on of its own accord, having read as much at once as one may.
+    pub(super) resumes: Option<Instant>,
     pub(super) orders: Vec<WaitingOrder>,
+    /// Control publishes that wait for the edge.
+    pub(super) controls: u16,
     pub(super) will: Option<Box<LastWill>>,
 }
 
@@ -44,16 +52,15 @@ pub(super) struct Session {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subscription {
     pub(super) route: Subscriber,
-    /// Messages of the log before this one came before the subscription.
-    pub(super) since: u64,
+    /// Key of its walk over the retained messages, if that has not come to its end.
+    pub(super) walk: u64,
 }
 
 /// A subscription that is still being told the retained messages.
 pub(super) struct RetainedWalk {
     pub(super) filter: TopicFilter,
     pub(super) route: Subscriber,
-    /// The last topic told.
-    pub(super) after: Option<Box<str>>,
+    pub(super) walk: Walk,
 }
 
 /// An order that waits for the PUBACK of this session.
@@ -88,14 +95,31 @@ pub(super) struct LastWill {
 /// A will whose session has ended.
 pub(super) struct DelayedWill {
     pub(super) at: Instant,
+    /// When the wheel will look at it.
+    pub(super) armed: Instant,
     pub(super) conn: ConnId,
     pub(super) registry: usize,
-    pub(super) registry_name: RegistryName,
     pub(super) publisher: Publisher,
     pub(super) name: PrincipalName,
+    pub(super) kind: PrincipalKind,
+    pub(super) kid: Option<KeyId>,
     pub(super) client_id: MqttClientId,
     pub(super) rights: Arc<Rights>,
     pub(super) will: Box<LastWill>,
+}
+
+/// A will speaks a day after its session at the latest; the standard lets it wait 136 years.
+const WILL_DELAY_MAX: Duration = Duration::from_secs(86_400);
+/// Wills of one principal held back in one shard; beyond it they speak at once.
+const WILLS_HELD_MAX: usize = 8;
+/// Control publishes of one connection that the edge works on at once.
+const CONTROLS_MAX: u16 = 16;
+/// Beside its text, what a level of a filter costs in the routes.
+const LEVEL_BYTES: usize = 96;
+
+/// What a filter costs.
+pub(super) fn filter_cost(filter: &TopicFilter) -> usize {
+    filter.as_str().len() + LEVEL_BYTES * filter.levels().count()
 }
 
 impl LastWill {
@@ -109,14 +133,9 @@ impl LastWill {
             retain: will.retain,
             expiry_s: message_expiry_s,
             properties: super::outgoing::will_properties(&will.properties),
-            delay: Duration::from_secs(u64::from(delay_s.unwrap_or(0).min(session_expiry_s))),
+            delay: Duration::from_secs(u64::from(delay_s.unwrap_or(0).min(session_expiry_s)))
+                .min(WILL_DELAY_MAX),
         }
-    }
-}
-
-impl DelayedWill {
-    pub(super) fn is_of(&self, registry: &RegistryName, uid: Uid, client_id: &MqttClientId) -> bool {
-        (&self.registry_name, self.publisher.uid, &self.client_id) == (registry, uid, client_id)
     }
 }
 
@@ -131,36 +150,127 @@ impl Session {
         self.cursor.is_some() || !self.walks.is_empty()
     }
 
-    /// Whether `which` means this session, and what its end is then called.
-    pub(super) fn ended_by(&self, which: &Ended, of: &RegistryName) -> Option<What> {
-        let mine = |registry: &RegistryName, uid: Uid| registry == of && uid == self.publisher.uid;
+    /// Whether it must wait until the edge has answered what it said before.
+    pub(super) fn is_held(&self) -> bool {
+        self.controls >= CONTROLS_MAX
+    }
+
+    /// Whether a message of `publisher` on `topic` may go to it now: what every delivery asks (I4).
+    pub(super) fn may_have(
+        &self,
+        now: Instant,
+        voices: &Voices,
+        publisher: Uid,
+        topic: TopicName<'_>,
+    ) -> bool {
+        // To a client that maps, `/devices/...` means `devices/...`: another topic of that very name
+        // would pass for it.
+        let is_mistakable = self.leading_slash && topic.as_str().starts_with("/devices/");
+        !self.has_ended(now) && !is_mistakable && may_deliver(&self.rights, voices, publisher, topic)
+    }
+
+    /// What the end of this session is called if `which`, which means its principal, ends it.
+    pub(super) fn ended_by(&self, which: &Ended) -> Option<What> {
         match which {
-            Ended::Principal { registry, uid, why } if mine(registry, *uid) => Some(What::Ended(*why)),
-            Ended::Key { registry, uid, kid } if mine(registry, *uid) && self.kid.as_ref() == Some(kid) => {
-                Some(What::KeyRemoved)
-            }
-            Ended::Policy { registry, uid, .. } if mine(registry, *uid) => Some(What::PolicyChanged),
+            Ended::Principal { why, .. } => Some(What::Ended(*why)),
+            Ended::Key { kid, .. } => (self.kid.as_ref() == Some(kid)).then_some(What::KeyRemoved),
+            Ended::Policy { .. } => Some(What::PolicyChanged),
             Ended::All => Some(What::ShuttingDown),
-            _ => None,
         }
     }
 }
 
 impl Shard {
-    /// Remembers whose word counts no more, for what is stored and for wills.
-    pub(super) fn note_standing(&mut self, which: &Ended) {
-        match which {
-            Ended::Principal { registry, uid, why } if why.silences() => {
-                let registry = self.registry(registry);
-                self.registries[registry].voices.silence(*uid);
+    /// The registry that `which` speaks of, and the slots of the sessions that it may end.
+    pub(super) fn concerned(&mut self, which: &Ended) -> (usize, Vec<u32>) {
+        let (Ended::Principal { registry, uid, .. }
+        | Ended::Key { registry, uid, .. }
+        | Ended::Policy { registry, uid, .. }) = which
+        else {
+            let all = self.connections().filter(|(_, state)| state.session.is_some());
+            return (0, all.map(|(conn, _)| conn.slot()).collect());
+        };
+        let registry = self.registry(registry);
+        let slots = self.registries[registry].sessions.range((*uid, 0)..=(*uid, u32::MAX));
+        (registry, slots.map(|(_, slot)| *slot).collect())
+    }
+
+    /// Remembers whose word counts no more, or how it is judged, for what is stored and for wills.
+    ///
+    /// Where the principal `had_session`, the other shards are told after all that this one has said
+    /// of it: an admission may be on its way to them, and they may have heard of its end before.
+    pub(super) fn note_standing(
+        &mut self,
+        which: &Ended,
+        registry: usize,
+        had_session: bool,
+        fx: &mut Vec<Effect>,
+    ) {
+        let (uid, rights) = match which {
+            Ended::Principal { uid, why, .. } if why.silences() => (*uid, None),
+            Ended::Policy { uid, rights, .. } => {
+                (*uid, Some(rights.clone().unwrap_or_else(|| Arc::new(Rights::none()))))
             }
-            Ended::Policy { registry, uid, rights } => {
-                let registry = self.registry(registry);
-                let rights = rights.clone().unwrap_or_else(|| Arc::new(Rights::none()));
-                self.registries[registry].voices.judge_by(*uid, rights);
-            }
-            Ended::Principal { .. } | Ended::Key { .. } | Ended::All => {}
+            Ended::Principal { .. } | Ended::Key { .. } | Ended::All => return,
+        };
+        self.registries[registry].voices.judge_by(uid, rights.clone());
+        if had_session {
+            self.spread_standing(registry, uid, rights.as_ref(), fx);
         }
+    }
+
+    pub(super) fn spread_standing(
+        &self,
+        registry: usize,
+        uid: Uid,
+        rights: Option<&Arc<Rights>>,
+        fx: &mut Vec<Effect>,
+    ) {
+        for shard in (0..self.config.shards).filter(|&shard| shard != self.config.index) {
+            let registry = self.registries[registry].name.clone();
+            let crossing = Crossing::Standing { registry, uid, rights: rights.cloned() };
+            fx.push(Effect::Cross { shard, crossing });
+        }
+    }
+
+    /// The wills that are held back and will not be spoken any more, because of `which`.
+    pub(super) fn drop_wills_of(&mut self, which: &Ended, registry: usize, fx: &mut Vec<Effect>) {
+        let (uid, kid) = match which {
+            Ended::Principal { uid, why, .. } if why.silences() || *why == EndedWhy::Revoked => (*uid, None),
+            Ended::Key { uid, kid, .. } => (*uid, Some(kid)),
+            _ => return,
+        };
+        for will in self.take_wills(registry, uid, |will| kid.is_none() || will.kid.as_ref() == kid) {
+            let name = &self.registries[registry].name;
+            self.directory.will_gone(name, uid, &will.client_id, self.config.index);
+            let rule = "its owner was blocked, deleted or revoked, or its key was removed".to_owned();
+            self.report_will(&will, rule, fx);
+        }
+    }
+
+    /// Takes the wills of a principal that are held back here and that `which` means.
+    pub(super) fn take_wills(
+        &mut self,
+        registry: usize,
+        uid: Uid,
+        which: impl Fn(&DelayedWill) -> bool,
+    ) -> Vec<DelayedWill> {
+        let held = self.registries[registry].wills.range((uid, 0)..=(uid, usize::MAX)).map(|(_, key)| *key);
+        let keys: Vec<usize> = held.filter(|key| self.delayed_wills.get(*key).is_some_and(&which)).collect();
+        keys.into_iter().map(|key| self.remove_will(key)).collect()
+    }
+
+    pub(super) fn remove_will(&mut self, key: usize) -> DelayedWill {
+        let will = self.delayed_wills.remove(key);
+        self.registries[will.registry].wills.remove(&(will.publisher.uid, key));
+        will
+    }
+
+    fn report_will(&self, will: &DelayedWill, rule: String, fx: &mut Vec<Effect>) {
+        let registry = self.registries[will.registry].name.clone();
+        let who = Some(Who { registry, uid: will.publisher.uid, name: will.name.clone() });
+        let what = What::WillDenied { topic: will.will.topic.to_string(), rule };
+        fx.push(Effect::Report(Report { conn: will.conn, who, what }));
     }
 
     /// DISCONNECT came: with reason 0x00 the will is forgotten [MQTT-3.14.4-3] (both versions).
@@ -199,8 +309,8 @@ impl Shard {
             registry.routes.remove(filter, conn.slot());
         }
         self.interest.sub(self.config.index, session.filters.len());
-        let place = (self.config.index, conn);
-        self.directory.release(now, &registry.name, session.publisher.uid, place);
+        registry.sessions.remove(&(session.publisher.uid, conn.slot()));
+        self.directory.release(&registry.name, session.publisher.uid, session.owner_epoch);
         if let Some(cursor) = session.cursor.take() {
             registry.behind.remove(&(cursor, conn.slot()));
         }
@@ -216,26 +326,27 @@ impl Shard {
 
     fn see_to_will(&mut self, now: Instant, conn: ConnId, session: Session, will: Box<LastWill>) {
         let delay = will.delay;
+        let held = self.registries[session.registry].wills.range((session.publisher.uid, 0)..);
+        let is_held_by_owner = |(uid, _): &&(Uid, usize)| *uid == session.publisher.uid;
+        let full = held.take(WILLS_HELD_MAX).filter(is_held_by_owner).count() >= WILLS_HELD_MAX;
         let will = DelayedWill {
             at: now + delay,
+            armed: now,
             conn,
             registry: session.registry,
-            registry_name: self.registries[session.registry].name.clone(),
             publisher: session.publisher,
             name: session.name,
+            kind: session.kind,
+            kid: session.kid,
             client_id: session.client_id,
             rights: session.rights,
             will,
         };
-        if delay.is_zero() {
+        if delay.is_zero() || full {
             self.later.push_back(Later::Will { conn, will });
-            return;
+        } else {
+            self.delay_will(now, will);
         }
-        let uid = will.publisher.uid;
-        self.directory.delay_will(&will.registry_name, uid, &will.client_id, self.config.index);
-        let at = will.at;
-        let key = self.delayed_wills.insert(will);
-        self.wheel.insert(now, at, Timer::Will(key));
     }
 
     /// A will speaks when its owner cannot any more; it asks `may_publish` as any message does, with
@@ -263,12 +374,9 @@ impl Shard {
             stored: None,
             payload_shared: Some(&last.payload),
         };
-        let spoken = self.speak_without_answer(now, conn, &mut publication, &will.name, &will.rights, fx);
-        if let Err(rule) = spoken {
-            let registry = will.registry_name.clone();
-            let who = Some(Who { registry, uid: will.publisher.uid, name: will.name.clone() });
-            let what = What::WillDenied { topic: last.topic.to_string(), rule };
-            fx.push(Effect::Report(Report { conn, who, what }));
+        let speaker = Speaker { name: &will.name, kind: will.kind, rights: &will.rights };
+        if let Err(rule) = self.speak(now, conn, &mut publication, &speaker, None, fx) {
+            self.report_will(will, rule, fx);
         }
     }
 
@@ -305,10 +413,10 @@ impl Shard {
         let state = &mut self.registries[registry];
         let seq = state.log.append_batch(&[message]);
         let first = state.log.first();
-        let fallen: Vec<u32> =
-            state.behind.iter().take_while(|(cursor, _)| *cursor < first).map(|(_, slot)| *slot).collect();
-        for slot in fallen {
-            let conn = self.id_of(slot);
+        // Each is told once, however many messages follow before it is closed.
+        while let Some((cursor, slot)) = state.behind.first().copied().filter(|(cursor, _)| *cursor < first) {
+            state.behind.remove(&(cursor, slot));
+            let conn = ConnId::new(slot, self.places[slot as usize].generation);
             self.later.push_back(Later::FellBehind(conn));
         }
         seq

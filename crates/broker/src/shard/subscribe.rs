@@ -8,18 +8,20 @@ use drawbridge_names::{TopicFilter, TopicName};
 
 use super::outgoing::{Offered, Outgoing, inner_topic};
 use super::publish::Met;
-use super::session::{OrderStage, RetainedWalk, Session, Subscription};
+use super::session::{OrderStage, RetainedWalk, Session, Subscription, filter_cost};
 use super::{Later, Shard};
-use crate::deliver::may_deliver;
 use crate::effect::{ConnId, Effect};
 use crate::log::{Log, Read};
 use crate::message::Message;
 use crate::report::What;
+use crate::retained::{Next, Walk};
 use crate::routes::{LEVELS_MAX, Subscriber};
 
 /// Up to this many filters are asked one by one whether they mean a message of the log; more are
 /// asked through the tree.
 const FILTERS_ASKED: usize = 32;
+/// Messages that one session looks at before others have their turn.
+const STEPS_AT_ONCE: usize = 2_048;
 
 impl Shard {
     pub(super) fn on_subscribe(
@@ -80,19 +82,25 @@ impl Shard {
                 "the session has too many; raise `broker.subscriptions_max`",
             ));
         }
+        let cost = if old.is_none() { filter_cost(&filter) } else { 0 };
+        if session.filter_bytes + cost > self.config.subscription_bytes_max {
+            return Err(refused(
+                ReasonCode::QuotaExceeded,
+                "the filters of the session take too much room; raise `broker.subscription_bytes_max`",
+            ));
+        }
+        session.filter_bytes += cost;
         let qos = entry.qos.min(Qos::AtLeastOnce);
+        let registry = &mut self.registries[session.registry];
         let route = Subscriber {
             slot: conn.slot(),
+            since: old.map_or_else(|| registry.log.tail(), |old| old.route.since),
             identifier,
             qos,
             no_local: entry.no_local,
             retain_as_published: entry.retain_as_published,
         };
-        let registry = &mut self.registries[session.registry];
         registry.routes.insert(&filter, route);
-        let since = old.map_or_else(|| registry.log.tail(), |old| old.since);
-        session.newest_since = session.newest_since.max(since);
-        session.filters.insert(filter.clone(), Subscription { route, since });
         if old.is_none() {
             self.interest.add(self.config.index, 1);
         }
@@ -101,11 +109,18 @@ impl Shard {
             RetainHandling::SendIfNew => old.is_none(),
             RetainHandling::DoNotSend => false,
         };
+        // A walk that is under way begins anew: [MQTT-3.8.4-4] (5.0) wants all of them again.
+        let mut walk = old.map_or(0, |old| old.walk);
         if tell && registry.retained.len() > 0 {
-            // A walk that is under way begins anew: [MQTT-3.8.4-4] (5.0) wants all of them again.
-            session.walks.retain(|walk| walk.filter != filter);
-            session.walks.push_back(RetainedWalk { filter, route, after: None });
+            session.walks.remove(&walk);
+            self.counter += 1;
+            walk = self.counter;
+            let waiting = RetainedWalk { filter: filter.clone(), route, walk: Walk::default() };
+            session.walks.insert(walk, waiting);
+        } else if let Some(waiting) = session.walks.get_mut(&walk) {
+            waiting.route = route;
         }
+        session.filters.insert(filter, Subscription { route, walk });
         Ok(if qos == Qos::AtLeastOnce { ReasonCode::GrantedQos1 } else { ReasonCode::GRANTED_QOS_0 })
     }
 
@@ -127,68 +142,78 @@ impl Shard {
         let Ok(filter) = TopicFilter::parse(inner_topic(text, session.leading_slash)) else {
             return ReasonCode::TopicFilterInvalid;
         };
-        if session.filters.remove(&filter).is_none() {
+        let Some(old) = session.filters.remove(&filter) else {
             return ReasonCode::NoSubscriptionExisted;
-        }
-        session.walks.retain(|walk| walk.filter != filter);
+        };
+        session.filter_bytes -= filter_cost(&filter);
+        session.walks.remove(&old.walk);
         self.registries[session.registry].routes.remove(&filter, conn.slot());
         self.interest.sub(self.config.index, 1);
         ReasonCode::Success
     }
 
     /// Hands a session what it can take of what waits for it: first the retained messages of its
-    /// subscriptions, then the log from its cursor on.
+    /// subscriptions, then the log from its cursor on. What takes long is done in parts, a tick
+    /// apart, so that nobody else has to wait for it.
     pub(super) fn catch_up(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
-        while let Some(state) = self.conn(conn) {
+        let mut steps = STEPS_AT_ONCE;
+        loop {
+            let Some(state) = self.conn(conn) else { return };
             let Some(session) = state.session.as_mut() else { return };
-            let goes_on = if let Some(mut walk) = session.walks.pop_front() {
-                let registry = session.registry;
-                match self.tell_retained(now, conn, registry, &mut walk, fx) {
-                    Told::All => true,
-                    Told::Some => {
-                        if let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) {
-                            session.walks.push_front(walk);
-                        }
-                        false
-                    }
+            session.resumes = None;
+            let told = if session.walks.is_empty() {
+                if session.cursor.is_none() || !state.protocol.has_window() {
+                    return;
                 }
-            } else if session.cursor.is_some() && state.protocol.has_window() {
-                self.read_log(now, conn, fx)
+                self.read_log(now, conn, &mut steps, fx)
             } else {
-                false
+                self.tell_retained(now, conn, &mut steps, fx)
             };
-            if !goes_on {
-                return;
+            match told {
+                Told::All => {}
+                Told::Some => return,
+                Told::Tired => {
+                    if let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) {
+                        session.resumes = Some(now);
+                    }
+                    self.arm(now, conn);
+                    return;
+                }
             }
         }
     }
 
-    fn tell_retained(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        registry: usize,
-        walk: &mut RetainedWalk,
-        fx: &mut Vec<Effect>,
-    ) -> Told {
-        loop {
-            let state = &self.registries[registry];
-            let Some(message) = state.retained.next(&walk.filter, walk.after.as_deref(), now).cloned() else {
-                return Told::All;
-            };
-            let mut met = None;
-            Met::merge(&mut met, &walk.route);
-            if let Some(met) = met
-                && self.may_have(now, conn, registry, &message)
-            {
-                // [MQTT-3.3.1-8] (3.1.1), MQTT 5.0 3.3.1.3: the flag says that it was kept.
-                let outgoing = Outgoing { retain: true, ..met.adapt(Outgoing::of_stored(&message, now)) };
-                if self.offer(conn, &outgoing, false, fx) == Offered::Full {
-                    return Told::Some;
-                }
+    /// Goes on with the oldest walk of a session over the retained messages.
+    fn tell_retained(&mut self, now: Instant, conn: ConnId, steps: &mut usize, fx: &mut Vec<Effect>) -> Told {
+        let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) else {
+            return Told::Some;
+        };
+        let index = session.registry;
+        let Some((key, mut waiting)) = session.walks.pop_first() else { return Told::All };
+        self.registries[index].retained.touch(now);
+        let told = loop {
+            let before = waiting.walk.clone();
+            let message =
+                match self.registries[index].retained.next(&waiting.filter, &mut waiting.walk, now, steps) {
+                    Next::Found(message) => message,
+                    Next::End => return Told::All,
+                    Next::Tired => break Told::Tired,
+                };
+            if !self.may_have(now, conn, index, &message) {
+                continue;
             }
-            walk.after = Some(message.topic.clone());
+            let met = Met::of(&waiting.route);
+            // [MQTT-3.3.1-8] (3.1.1), MQTT 5.0 3.3.1.3: the flag says that it was kept.
+            let outgoing = Outgoing { retain: true, ..met.adapt(Outgoing::of_stored(&message, now)) };
+            if self.offer(conn, &outgoing, false, fx) == Offered::Full {
+                waiting.walk = before;
+                break Told::Some;
+            }
+        };
+        if let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) {
+            session.walks.insert(key, waiting);
         }
+        told
     }
 
     /// Whether the stored message may go to the session; counted when not.
@@ -199,19 +224,18 @@ impl Shard {
             return false;
         };
         let Ok(topic) = TopicName::parse(&message.topic) else { return false };
-        let may =
-            !session.has_ended(now) && may_deliver(&session.rights, voices, message.publisher.uid, topic);
+        let may = session.may_have(now, voices, message.publisher.uid, topic);
         self.counters.withheld += u64::from(!may);
         may
     }
 
-    /// Reads one message of the log; `false` when the session can take no more, or has caught up.
-    fn read_log(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) -> bool {
+    /// Reads one message of the log.
+    fn read_log(&mut self, now: Instant, conn: ConnId, steps: &mut usize, fx: &mut Vec<Effect>) -> Told {
         let place = &self.places[conn.slot() as usize];
         let Some(session) = place.conn.as_ref().and_then(|state| state.session.as_ref()) else {
-            return false;
+            return Told::Some;
         };
-        let Some(cursor) = session.cursor else { return false };
+        let Some(cursor) = session.cursor else { return Told::Some };
         let index = session.registry;
         let origin = (self.config.index, conn);
         let mut met = None;
@@ -219,21 +243,26 @@ impl Shard {
         let routes = &mut registry.routes;
         let mut wanted = |seq, message: &Message| {
             met = None;
+            if *steps == 0 {
+                return true; // no further now
+            }
             let Ok(topic) = TopicName::parse(&message.topic) else { return false };
+            let mut asked = 0;
             let mut take = |route: &Subscriber| {
-                if !(route.no_local && message.from == Some(origin)) {
+                let own = route.no_local && message.from == Some(origin);
+                if route.slot == conn.slot() && route.since <= seq && !own {
                     Met::merge(&mut met, route);
                 }
             };
-            if session.filters.len() > FILTERS_ASKED && session.newest_since <= seq {
+            if session.filters.len() > FILTERS_ASKED {
                 routes.each(topic, |route| {
-                    if route.slot == conn.slot() {
-                        take(route);
-                    }
+                    asked += 1;
+                    take(route);
                 });
             } else {
-                session.routes_to(seq, topic, take);
+                session.routes_to(topic, take);
             }
+            *steps = steps.saturating_sub(1 + asked / FILTERS_ASKED);
             // What it gets at QoS 0 it got, or missed, when it was live.
             met.as_ref().is_some_and(|met| met.qos().min(message.qos) != Qos::AtMostOnce)
         };
@@ -241,28 +270,27 @@ impl Shard {
             Read::Found(seq, message) => (seq, message),
             Read::End => {
                 self.set_cursor(conn, None);
-                return false;
+                return Told::Some;
             }
             Read::FallenOff { .. } => {
                 self.later.push_back(Later::FellBehind(conn));
-                return false;
+                return Told::Some;
             }
         };
         self.set_cursor(conn, Some(seq));
+        let Some(met) = met else { return Told::Tired };
         if message.expires.is_some_and(|expires| expires <= now) {
             self.counters.expired += 1;
-        } else if let Some(met) = met
-            && self.may_have(now, conn, index, &message)
-        {
+        } else if self.may_have(now, conn, index, &message) {
             match self.offer(conn, &met.adapt(Outgoing::of_stored(&message, now)), false, fx) {
-                Offered::Full => return false,
+                Offered::Full => return Told::Some,
                 Offered::Written(packet_id) => self.order_sent(conn, seq, packet_id),
                 Offered::TooLarge => {}
             }
         }
         let more = seq + 1 < self.registries[index].log.tail();
         self.set_cursor(conn, more.then_some(seq + 1));
-        more
+        if more { Told::All } else { Told::Some }
     }
 
     /// An order that waited in the log is on its way.
@@ -275,16 +303,21 @@ impl Shard {
     }
 }
 
+/// How far a session got.
 enum Told {
+    /// There may be more.
     All,
+    /// It can take no more now, or there is no more.
     Some,
+    /// It could take more, but others must have their turn.
+    Tired,
 }
 
 impl Session {
-    /// The subscriptions that mean a message of the log.
-    fn routes_to(&self, seq: u64, topic: TopicName<'_>, mut take: impl FnMut(&Subscriber)) {
+    /// The subscriptions that mean `topic`.
+    fn routes_to(&self, topic: TopicName<'_>, mut take: impl FnMut(&Subscriber)) {
         for (filter, subscription) in &self.filters {
-            if seq >= subscription.since && filter.matches(topic) {
+            if filter.matches(topic) {
                 take(&subscription.route);
             }
         }

@@ -1,11 +1,16 @@
 //! What happens by itself as time passes: deadlines of CONNECT, keep-alive, ends of rights, delayed
 //! wills, orders nobody acknowledged.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::session::DelayedWill;
 use super::{Conn, Later, Shard, Timer};
 use crate::effect::{Close, ConnId, Effect};
 use crate::report::What;
+
+/// Nothing in the wheel is ever cancelled, so nothing is put in further ahead than one round of it: a
+/// client that comes and goes leaves no entry that waits for the end of its token, hours from now.
+const AHEAD_MAX: Duration = Duration::from_secs(100);
 
 impl Shard {
     /// The time has come that [`Self::next_timeout`] named; harmless at any other time.
@@ -15,19 +20,7 @@ impl Shard {
         for timer in due {
             match timer {
                 Timer::Conn(conn) => self.on_timer(now, conn, fx),
-                Timer::Will(key) => {
-                    if self.delayed_wills.get(key).is_some_and(|will| will.at <= now) {
-                        let will = self.delayed_wills.remove(key);
-                        let registry = &self.registries[will.registry].name;
-                        self.directory.will_gone(
-                            registry,
-                            will.publisher.uid,
-                            &will.client_id,
-                            self.config.index,
-                        );
-                        self.later.push_back(Later::Will { conn: will.conn, will });
-                    }
-                }
+                Timer::Will(key) => self.on_will_timer(now, key),
             }
         }
         self.settle(now, fx);
@@ -44,9 +37,39 @@ impl Shard {
         let Some(state) = self.conn(conn) else { return };
         let Some(at) = state.next_deadline() else { return };
         if state.armed.is_none_or(|armed| at < armed) {
+            let at = at.min(now + AHEAD_MAX);
             state.armed = Some(at);
             self.wheel.insert(now, at, Timer::Conn(conn));
         }
+    }
+
+    /// Holds a will back until its time.
+    pub(super) fn delay_will(&mut self, now: Instant, will: DelayedWill) {
+        let uid = will.publisher.uid;
+        let registry = &mut self.registries[will.registry];
+        self.directory.delay_will(&registry.name, uid, &will.client_id, self.config.index);
+        let key = self.delayed_wills.insert(will);
+        registry.wills.insert((uid, key));
+        self.arm_will(now, key);
+    }
+
+    fn arm_will(&mut self, now: Instant, key: usize) {
+        if let Some(will) = self.delayed_wills.get_mut(key) {
+            will.armed = will.at.min(now + AHEAD_MAX);
+            self.wheel.insert(now, will.armed, Timer::Will(key));
+        }
+    }
+
+    fn on_will_timer(&mut self, now: Instant, key: usize) {
+        // An entry of an earlier will in the same place ends here.
+        let Some(will) = self.delayed_wills.get(key).filter(|will| will.armed <= now) else { return };
+        if will.at > now {
+            return self.arm_will(now, key);
+        }
+        let will = self.remove_will(key);
+        let registry = &self.registries[will.registry].name;
+        self.directory.will_gone(registry, will.publisher.uid, &will.client_id, self.config.index);
+        self.later.push_back(Later::Will { conn: will.conn, will });
     }
 
     fn on_timer(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
@@ -70,7 +93,13 @@ impl Shard {
                 let keep_alive_s = state.protocol.keep_alive_s();
                 self.end(now, conn, What::KeepAliveTimeout { keep_alive_s }, fx);
             }
-            Some(_) => self.time_out_orders(now, conn, fx),
+            Some(session) => {
+                let resumes = session.resumes.is_some_and(|resumes| resumes <= now);
+                self.time_out_orders(now, conn, fx);
+                if resumes {
+                    self.catch_up(now, conn, fx);
+                }
+            }
             None => {}
         }
         self.arm(now, conn);
@@ -85,6 +114,6 @@ impl Conn {
         }
         let Some(session) = &self.session else { return Some(self.deadline) };
         let orders = session.orders.iter().map(|order| order.deadline);
-        orders.chain(session.ends).chain(self.protocol.timeout()).min()
+        orders.chain(session.ends).chain(session.resumes).chain(self.protocol.timeout()).min()
     }
 }
