@@ -54,7 +54,9 @@ pub(crate) struct Received {
 /// How a channel stands after a `read`.
 #[derive(Debug)]
 pub(crate) enum ReadEnd {
-    /// Nothing more for now; the next edge will tell.
+    /// Nothing at all for now; the next edge will tell.
+    Empty,
+    /// Less than the buffer takes: nothing more for now, but for the end, if that has come already.
     Drained,
     /// The buffer was filled: more may be waiting.
     More,
@@ -159,7 +161,7 @@ fn read_once(socket: &mut TcpStream, buffer: &mut [u8]) -> (usize, ReadEnd) {
             Ok(found) if found < buffer.len() => (found, ReadEnd::Drained),
             Ok(found) => (found, ReadEnd::More),
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => (0, ReadEnd::Drained),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => (0, ReadEnd::Empty),
             Err(_) => (0, ReadEnd::Closed),
         };
     }
@@ -177,8 +179,14 @@ fn write_plain(socket: &mut TcpStream, out: &[u8], at: &mut usize) -> WriteEnd {
 
 fn write_tls(socket: &mut TcpStream, tls: &mut Tls, out: &[u8], at: &mut usize) -> WriteEnd {
     loop {
+        let before = *at;
         if let Some(rest) = out.get(*at..).filter(|rest| !rest.is_empty()) {
             *at += tls.push(rest);
+        }
+        let stuck = *at == before && *at < out.len() && !tls.wants_write();
+        if stuck {
+            // It takes no more and has nothing to send: its keys are used up, or it was closed.
+            return WriteEnd::Broken;
         }
         while tls.wants_write() {
             if let Err(end) = write_result(tls.flush(socket)) {

@@ -1,7 +1,7 @@
 //! What other threads hand to a shard: answers, orders, ends of sessions, and other shards' batches.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 pub(crate) enum ToShard {
     /// What admission said of a CONNECT. Stale when the connection is gone.
     Answer { conn: ConnId, answer: Result<Box<Connected>, TurnedAway> },
-    /// What control said of a client's publish.
-    ControlDone { conn: ConnId, ack: ControlAck, result: Result<(), ReasonCode> },
+    /// What control said of a client's publish; of a will nobody waits for the answer.
+    ControlDone { conn: ConnId, ack: Option<ControlAck>, result: Result<(), ControlRefused> },
     /// A message from the server; `reply` hears what became of it.
     Order { order: Order, reply: oneshot::Sender<OrderOutcome> },
     /// Sessions that end now.
@@ -40,12 +40,27 @@ pub(crate) struct TurnedAway {
     pub(crate) word: &'static str,
 }
 
+/// A refusal by control: what the client is told, and what is logged.
+#[derive(Debug)]
+pub(crate) struct ControlRefused {
+    pub(crate) told: ReasonCode,
+    pub(crate) code: &'static str,
+    pub(crate) word: &'static str,
+    pub(crate) text: String,
+}
+
+/// What other shards may hand over before it is taken. A shard that finds another so far behind reads
+/// no further from its own clients.
+const CROSSING_BYTES_MAX: usize = 32 << 20;
+
 /// The queue of one shard. Its lock is taken once for a batch, never for a message.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     /// The shard sleeps, or is about to after a last look at the queue.
     asleep: AtomicBool,
+    /// What the crossings in the queue hold.
+    crossing_bytes: AtomicUsize,
     waker: mio::Waker,
 }
 
@@ -58,7 +73,12 @@ struct Queue {
 impl Inbox {
     pub(crate) fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
         let waker = mio::Waker::new(registry, token)?;
-        Ok(Self { queue: Mutex::default(), asleep: AtomicBool::new(false), waker })
+        Ok(Self {
+            queue: Mutex::default(),
+            asleep: AtomicBool::new(false),
+            crossing_bytes: AtomicUsize::new(0),
+            waker,
+        })
     }
 
     /// Hands something over, and wakes the shard if it sleeps: a wake that is not needed costs a
@@ -67,6 +87,9 @@ impl Inbox {
         let mut queue = self.lock();
         if queue.closed {
             return;
+        }
+        if let ToShard::Crossings(batch) = &item {
+            self.crossing_bytes.fetch_add(batch.iter().map(Crossing::bytes).sum(), Relaxed);
         }
         queue.items.push(item);
         drop(queue);
@@ -80,7 +103,14 @@ impl Inbox {
     /// Moves everything into `into`, which must be empty; its capacity goes to the queue.
     pub(crate) fn take(&self, into: &mut Vec<ToShard>) {
         debug_assert!(into.is_empty(), "the batch before was worked off");
-        std::mem::swap(&mut self.lock().items, into);
+        let mut queue = self.lock();
+        std::mem::swap(&mut queue.items, into);
+        self.crossing_bytes.store(0, Relaxed);
+    }
+
+    /// Whether the shard takes what others hand over more slowly than it comes.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.crossing_bytes.load(Relaxed) > CROSSING_BYTES_MAX
     }
 
     /// Announces sleep. `false`: something came in meanwhile, do not sleep.

@@ -12,12 +12,11 @@ use drawbridge_broker::{
 };
 use drawbridge_control::{ClientControlPublish, ControlError};
 use drawbridge_mqtt::codec::ReasonCode;
-use drawbridge_names::PrincipalKind;
 
-use super::Driver;
+use super::{Driver, RightsOf};
 use crate::ListenerKind;
 use crate::error::Turned;
-use crate::inbox::{ToShard, TurnedAway, admitted};
+use crate::inbox::{ControlRefused, ToShard, TurnedAway, admitted};
 
 impl Driver {
     /// Carries out all effects, and buries who leaves, until nothing is left of either.
@@ -144,8 +143,9 @@ impl Driver {
         let answer = match answer {
             Ok(connected) if shared.admission.still_good(&connected) => {
                 let registry = connected.registry.clone();
-                socket.policy = connected.policy.clone().map(|policy| (registry, policy));
-                socket.who = Some((connected.uid, connected.name.clone(), connected.kind));
+                socket.rights_of = connected.policy.clone().map(|policy| {
+                    Box::new(RightsOf { registry, policy, uid: connected.uid, name: connected.name.clone() })
+                });
                 Ok(admitted(*connected))
             }
             Ok(_) => {
@@ -167,10 +167,7 @@ impl Driver {
 
     /// Hands a client's command, config or state to control.
     fn control(&mut self, conn: ConnId, ack: Option<ControlAck>, publish: ControlPublish) {
-        let socket = self.sockets.get(conn.slot() as usize).and_then(Option::as_ref);
-        let who = socket.filter(|socket| socket.conn == conn).and_then(|socket| socket.who.as_ref());
-        let kind = who.map_or(PrincipalKind::Device, |(_, _, kind)| *kind);
-        let publish = client_publish(publish, kind);
+        let publish = client_publish(publish);
         let (index, shared) = (self.index, Arc::clone(&self.shared));
         let control = shared.control.get().cloned();
         shared.clone().runtime.spawn(async move {
@@ -178,14 +175,41 @@ impl Driver {
                 Some(control) => control.client_publish(publish).await,
                 None => Err(ControlError::BridgeUnavailable),
             };
-            if let Err(error) = &result {
-                tracing::info!(code = error.code(), word = error.word(), "a control publish failed: {error}");
-            }
-            if let (Some(ack), Some(inbox)) = (ack, shared.inboxes.get(index)) {
-                let result = result.map_err(|error| control_reason(&error));
+            if let Some(inbox) = shared.inboxes.get(index) {
+                let result = result.map_err(|error| ControlRefused {
+                    told: control_reason(&error),
+                    code: error.code(),
+                    word: error.word(),
+                    text: error.to_string(),
+                });
                 inbox.push(ToShard::ControlDone { conn, ack, result });
             }
         });
+    }
+
+    /// What control has said: the client goes on.
+    pub(super) fn control_done(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        ack: Option<ControlAck>,
+        result: Result<(), ControlRefused>,
+    ) {
+        if let Err(refused) = &result {
+            let ControlRefused { code, word, text, .. } = refused;
+            match self.socket(conn).map(|socket| socket.peer) {
+                Some(peer) => self.journal.refused(now, code, word, peer, text),
+                None => self.journal.counted(word),
+            }
+        }
+        let Some(ack) = ack else { return };
+        self.shard.control_done(now, conn, ack, result.map_err(|refused| refused.told), &mut self.effects);
+        if !self.shard.is_held(conn)
+            && let Some(socket) = self.socket(conn)
+            && std::mem::take(&mut socket.held_back)
+        {
+            self.mark_unread(conn);
+        }
     }
 
     fn report(&mut self, now: Instant, report: &Report) {
@@ -221,7 +245,7 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-fn client_publish(publish: ControlPublish, publisher_kind: PrincipalKind) -> ClientControlPublish {
+fn client_publish(publish: ControlPublish) -> ClientControlPublish {
     let device = &publish.device;
     let topic = match &publish.kind {
         ControlKind::Command { subfolder: None } => format!("devices/{device}/commands"),
@@ -235,7 +259,7 @@ fn client_publish(publish: ControlPublish, publisher_kind: PrincipalKind) -> Cli
         payload: publish.payload.into(),
         publisher: publish.publisher.0,
         publisher_name: publish.publisher.1,
-        publisher_kind,
+        publisher_kind: publish.publisher_kind,
     }
 }
 

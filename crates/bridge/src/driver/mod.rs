@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drawbridge_broker::{ConnId, Crossing, Effect, Ended, OrderOutcome, Shard};
-use drawbridge_names::{PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
+use drawbridge_names::{PolicyName, PrincipalName, RegistryName, Uid};
 use mio::{Events, Poll, Token};
 use tokio::sync::oneshot;
 
@@ -74,9 +74,7 @@ struct Socket {
     at_gate: bool,
     /// Counted as a session.
     in_session: bool,
-    /// Where its rights come from.
-    policy: Option<(RegistryName, PolicyName)>,
-    who: Option<(Uid, PrincipalName, PrincipalKind)>,
+    rights_of: Option<Box<RightsOf>>,
     closing: Option<Closing>,
     /// Listed in [`Driver::dirty`], [`Driver::unread`], [`Driver::leaving`].
     dirty: bool,
@@ -86,8 +84,16 @@ struct Socket {
     blocked: bool,
     /// The broker said that there is output and has not heard yet that it is gone.
     writing: bool,
-    /// Not read on, because its answers do not leave.
+    /// Not read on, because its answers do not leave, or are not there yet.
     held_back: bool,
+}
+
+/// Whose session a socket serves, and where its rights come from.
+struct RightsOf {
+    registry: RegistryName,
+    policy: PolicyName,
+    uid: Uid,
+    name: PrincipalName,
 }
 
 impl Driver {
@@ -145,7 +151,9 @@ impl Driver {
     fn wait(&mut self, now: Instant, events: &mut Events) {
         let shared = Arc::clone(&self.shared);
         let Some(inbox) = shared.inboxes.get(self.index) else { return };
-        let timeout = if self.work_is_left() || !inbox.fall_asleep() {
+        let timeout = if self.others_are_behind() {
+            Some(Duration::from_millis(1))
+        } else if self.work_is_left() || !inbox.fall_asleep() {
             Some(Duration::ZERO)
         } else {
             self.next_timeout().map(|due| due.saturating_duration_since(now))
@@ -159,6 +167,12 @@ impl Driver {
             // Never spin on it: the timers and the inbox are still served.
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Whether another shard cannot keep up with what is handed to it: then no more is read here.
+    fn others_are_behind(&self) -> bool {
+        let inboxes = self.shared.inboxes.iter().enumerate();
+        inboxes.filter(|(index, _)| *index != self.index).any(|(_, inbox)| inbox.is_overfull())
     }
 
     fn work_is_left(&self) -> bool {
@@ -183,7 +197,8 @@ impl Driver {
         for conn in std::mem::take(&mut self.unread) {
             if let Some(socket) = self.socket(conn) {
                 socket.unread = false;
-                self.read(now, conn, false);
+                // To the very end: the event that told of a closed half may be used up.
+                self.read(now, conn, true);
             }
         }
         for event in events {
@@ -253,7 +268,7 @@ impl Driver {
             match item {
                 ToShard::Answer { conn, answer } => self.install(now, conn, answer),
                 ToShard::ControlDone { conn, ack, result } => {
-                    self.shard.control_done(now, conn, ack, result, &mut self.effects);
+                    self.control_done(now, conn, ack, result);
                 }
                 ToShard::Order { order, reply } => {
                     self.orders.insert(order.id, reply);
@@ -271,11 +286,13 @@ impl Driver {
 
     /// The sessions that have their rights from a policy end: they may come back at once.
     fn policy_changed(&self, registry: RegistryName, policy: PolicyName) {
-        let source = Some((registry.clone(), policy));
-        let living_by_it = self.sockets.iter().flatten().filter(|socket| socket.policy == source);
-        let names: HashMap<Uid, PrincipalName> = living_by_it
-            .filter_map(|socket| socket.who.as_ref())
-            .map(|(uid, name, _)| (*uid, name.clone()))
+        let names: HashMap<Uid, PrincipalName> = self
+            .sockets
+            .iter()
+            .flatten()
+            .filter_map(|socket| socket.rights_of.as_deref())
+            .filter(|of| of.policy == policy && of.registry == registry)
+            .map(|of| (of.uid, of.name.clone()))
             .collect();
         let handle = BridgeHandle::new(Arc::clone(&self.shared));
         self.shared.runtime.spawn(async move {

@@ -13,8 +13,11 @@ use crate::error::Turned;
 const READS_PER_TURN: usize = 4;
 /// A connection that has this much unsent is not read on: its answers would only pile up.
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
-/// How long a closing connection may take to drain, both ways.
+/// How long a refused connection may take to drain, both ways.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long a session that has ended may take to hear of it: less than the second in which it must be
+/// out (I5, I6).
+const FAREWELL: Duration = Duration::from_millis(500);
 /// How much a closing connection may still send, unread by anybody.
 const DISCARD_BYTES_MAX: usize = 1024 * 1024;
 
@@ -47,16 +50,19 @@ impl Driver {
                 }
                 return;
             }
-            if socket.blocked && self.unsent(conn) > UNSENT_BYTES_MAX {
+            if self.unsent(conn) > UNSENT_BYTES_MAX || self.shard.is_held(conn) {
                 if let Some(socket) = self.socket(conn) {
                     socket.held_back = true;
                 }
                 return;
             }
+            if self.others_are_behind() {
+                return self.mark_unread(conn);
+            }
             match self.read_once(now, conn) {
                 ReadEnd::More => {}
                 ReadEnd::Drained if closed => {}
-                ReadEnd::Drained => return,
+                ReadEnd::Drained | ReadEnd::Empty => return,
                 ReadEnd::Closed => return self.leave(conn),
                 ReadEnd::Turned(turned) => return self.turn_away(now, conn, &turned),
             }
@@ -106,7 +112,7 @@ impl Driver {
             return;
         }
         socket.closing = Some(Closing { linger, stage, discard_left: DISCARD_BYTES_MAX });
-        self.closings.push(Reverse((now + LINGER, conn)));
+        self.closings.push(Reverse((now + if linger { LINGER } else { FAREWELL }, conn)));
         self.mark_dirty(conn);
     }
 
@@ -132,7 +138,7 @@ impl Driver {
             if closing.discard_left == 0 || matches!(end, ReadEnd::Closed) {
                 return self.leave(conn);
             }
-            if matches!(end, ReadEnd::Drained) {
+            if matches!(end, ReadEnd::Empty) {
                 return;
             }
         }

@@ -115,3 +115,36 @@ fn a_publish_to_a_control_topic_is_acknowledged_when_control_has_recorded_it() {
     drop(seen);
     wait_until("nothing is left behind", || rig.handle.stats().sessions == 1);
 }
+
+/// Control that never comes to an end.
+#[derive(Default)]
+struct Sleeper(std::sync::atomic::AtomicUsize);
+
+#[async_trait]
+impl ControlPublishes for Sleeper {
+    async fn client_publish(&self, _: ClientControlPublish) -> Result<(), ControlError> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        std::future::pending().await
+    }
+}
+
+#[test]
+fn a_flood_of_states_waits_in_its_socket_while_control_is_slow() {
+    let rig = rig(|config| config.shards = 1);
+    let sleeper = Arc::new(Sleeper::default());
+    rig.bridge.as_ref().expect("running").serve_control(sleeper.clone());
+    let guest = rig.guest("flooder", Level::V311);
+    let crate::client::Wire::Plain(mut stream) = guest.wire else { unreachable!("it is plain") };
+    let flood = std::thread::spawn(move || {
+        let state = publish(Level::V311, "devices/lamp/state", 5, &[b'x'; 64 << 10]);
+        // 64 MiB; it blocks when the kernel's buffers are full, until the bridge is gone.
+        (0..1_000).take_while(|_| std::io::Write::write_all(&mut stream, &state).is_ok()).count()
+    });
+    let asked = || sleeper.0.load(std::sync::atomic::Ordering::SeqCst);
+    wait_until("control is asked", || asked() == 16);
+    std::thread::sleep(Duration::from_millis(300));
+    let held = rig.shards()[0].buffer_bytes;
+    assert!(asked() == 16 && held < 1 << 20, "{} asked, {held} bytes held", asked());
+    drop(rig);
+    assert!(flood.join().expect("no panic") < 1_000, "it was made to wait");
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use drawbridge_admission::Actor;
 use serde_json::json;
 
-use crate::client::{Client, End, Level, PINGREQ, connect, subscribe, tcp};
+use crate::client::{Client, End, Level, PINGREQ, connect, publish, subscribe, tcp};
 use crate::rig::{jwt, now_s, registry, rig, wait_until};
 
 /// A machine that is busy with other tests may be slower than the promise; so much is let pass.
@@ -162,6 +162,27 @@ fn i6_a_blocked_device_is_out_within_a_second_and_does_not_come_back() {
     assert_eq!(again.connect("lamp", None, Some(&jwt(&lamp).sign())).get(1), Some(&0x87));
     bystander.send(&PINGREQ);
     assert_eq!(bystander.packet().expect("PINGRESP"), (0xd0, Vec::new()));
+}
+
+#[test]
+fn i6_a_blocked_client_that_reads_nothing_is_out_within_a_second_too() {
+    let rig = rig(|config| config.shards = 1);
+    let mut stuck = rig.guest("stuck", Level::V5);
+    stuck.subscribe("flood", 0);
+    let mut speaker = rig.guest("speaker", Level::V5);
+    let payload = vec![b'x'; 64 * 1024];
+    for n in 0..256_u16 {
+        speaker.send(&publish(Level::V5, "flood", n + 1, &payload));
+        assert_eq!(speaker.packet().expect("PUBACK").0, 0x40);
+    }
+    assert!(rig.shards()[0].buffer_bytes > 0, "its output waits");
+    let guest = drawbridge_names::PrincipalName::parse("guest").expect("a name");
+    let registry = registry();
+    let began = Instant::now();
+    rig.runtime.block_on(rig.admission.block(&registry, &guest, None, &Actor::Admin)).expect("blocked");
+    wait_until("both are out", || rig.handle.stats().connections == 0);
+    // Half a second, and what a busy machine adds; the linger of a refusal is two.
+    assert!(began.elapsed() < Duration::from_millis(1_800), "out after {:?}", began.elapsed());
 }
 
 #[test]
