@@ -1,24 +1,22 @@
 //! `/v1/devices/{id}/keys` and the same of applications: the operator's view of keys.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use axum::{Extension, Json};
 use drawbridge_admission::Actor;
 use drawbridge_identity::Refusal;
 use drawbridge_jose::{Algorithm, KeyError, PublicKey};
-use drawbridge_names::{KeyId, PrincipalKind};
+use drawbridge_names::KeyId;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::HttpState;
 use crate::body::JsonBody;
-use crate::caller::Operator;
 use crate::config::KEY_BODY_BYTES_MAX;
-use crate::edge::InRegistry;
 use crate::failure::Failure;
-use crate::principals::{IdInPath, found, key_json, matching, path_part};
+use crate::principals::{At, found, key_json, matching, path_part};
 
 /// A key to register: exactly one of `jwk`, `pem` and `certificate`.
 #[derive(Deserialize)]
@@ -59,10 +57,7 @@ impl KeyBody {
 /// The keys of a principal, retired ones included.
 pub(crate) async fn list(
     State(state): State<HttpState>,
-    InRegistry(registry): InRegistry,
-    Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
-    IdInPath(name): IdInPath,
+    At { registry, kind, name }: At,
 ) -> Result<Json<Value>, Failure> {
     let known = found(&state, &registry, kind, &name).await?;
     let items: Vec<Value> = known.keys.iter().map(key_json).collect();
@@ -72,10 +67,7 @@ pub(crate) async fn list(
 /// Registers a further key: 201, or 200 when the principal has it already.
 pub(crate) async fn add(
     State(state): State<HttpState>,
-    InRegistry(registry): InRegistry,
-    Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
-    IdInPath(name): IdInPath,
+    At { registry, kind, name }: At,
     headers: HeaderMap,
     JsonBody(body): JsonBody<KEY_BODY_BYTES_MAX, KeyBody>,
 ) -> Result<(StatusCode, Json<Value>), Failure> {
@@ -101,10 +93,7 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for KidInPath {
 /// Retires a key and ends what it opened.
 pub(crate) async fn remove(
     State(state): State<HttpState>,
-    InRegistry(registry): InRegistry,
-    Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
-    IdInPath(name): IdInPath,
+    At { registry, kind, name }: At,
     KidInPath(kid): KidInPath,
     headers: HeaderMap,
 ) -> Result<StatusCode, Failure> {

@@ -36,6 +36,27 @@ impl<S: Send + Sync> FromRequestParts<S> for IdInPath {
     }
 }
 
+/// The principal that the operator has named in the path. As an argument it guards a handler.
+pub(crate) struct At {
+    pub(crate) registry: RegistryName,
+    /// Of the collection in the path.
+    pub(crate) kind: PrincipalKind,
+    pub(crate) name: PrincipalName,
+}
+
+impl FromRequestParts<HttpState> for At {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Failure> {
+        let InRegistry(registry) = InRegistry::from_request_parts(parts, state).await?;
+        let collection = parts.extensions.get::<PrincipalKind>().copied();
+        let kind = collection.ok_or_else(|| Failure::internal("a collection without a kind"))?;
+        let Operator = Operator::from_request_parts(parts, state).await?;
+        let IdInPath(name) = IdInPath::from_request_parts(parts, state).await?;
+        Ok(Self { registry, kind, name })
+    }
+}
+
 /// A part of the path, percent-decoded once.
 pub(crate) async fn path_part<S: Send + Sync>(
     parts: &mut Parts,
@@ -103,10 +124,7 @@ pub(crate) async fn add(
 /// names. Keys are not changed by it, they have paths of their own.
 pub(crate) async fn put(
     State(state): State<HttpState>,
-    InRegistry(registry): InRegistry,
-    Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
-    IdInPath(name): IdInPath,
+    At { registry, kind, name }: At,
     headers: HeaderMap,
     JsonBody(body): JsonBody<KEY_BODY_BYTES_MAX, PrincipalBody>,
 ) -> Result<Response, Failure> {
@@ -207,10 +225,7 @@ async fn create(
 /// One principal.
 pub(crate) async fn show(
     State(state): State<HttpState>,
-    InRegistry(registry): InRegistry,
-    Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
-    IdInPath(name): IdInPath,
+    At { registry, kind, name }: At,
 ) -> Result<Response, Failure> {
     let known = found(&state, &registry, kind, &name).await?;
     Ok(shown(StatusCode::OK, &known))
@@ -219,10 +234,7 @@ pub(crate) async fn show(
 /// Deletes a principal with its keys, and ends its sessions.
 pub(crate) async fn remove(
     State(state): State<HttpState>,
-    InRegistry(registry): InRegistry,
-    Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
-    IdInPath(name): IdInPath,
+    At { registry, kind, name }: At,
     headers: HeaderMap,
 ) -> Result<StatusCode, Failure> {
     let known = matching(&state, &registry, kind, &name, &headers).await?;
@@ -239,10 +251,7 @@ pub(crate) async fn remove(
 /// Admits it nowhere any more and ends its sessions.
 pub(crate) async fn block(
     State(state): State<HttpState>,
-    InRegistry(registry): InRegistry,
-    Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
-    IdInPath(name): IdInPath,
+    At { registry, kind, name }: At,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let revision = asked_revision(&state, &registry, kind, &name, &headers).await?;
@@ -253,10 +262,7 @@ pub(crate) async fn block(
 /// Admits it again.
 pub(crate) async fn unblock(
     State(state): State<HttpState>,
-    InRegistry(registry): InRegistry,
-    Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
-    IdInPath(name): IdInPath,
+    At { registry, kind, name }: At,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let revision = asked_revision(&state, &registry, kind, &name, &headers).await?;
@@ -275,10 +281,7 @@ struct RevokeBody {
 /// Makes every token and session that it has dead. Whoever holds its key can sign anew.
 pub(crate) async fn revoke(
     State(state): State<HttpState>,
-    InRegistry(registry): InRegistry,
-    Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
-    IdInPath(name): IdInPath,
+    At { registry, kind, name }: At,
     headers: HeaderMap,
     body: AnyBody<BODY_BYTES_MAX>,
 ) -> Result<Response, Failure> {
