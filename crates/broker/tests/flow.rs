@@ -547,3 +547,22 @@ fn rights_narrowed_by_a_filter_hold_for_topics_behind_wildcards() {
     assert_eq!(net.stats().withheld, 1);
     assert!(rights(&["#"], &[]).may_publish(TopicName::parse("a").expect("a")).allowed);
 }
+
+#[test]
+fn an_empty_client_id_without_clean_session_is_refused_in_3_1_1() {
+    // [MQTT-3.1.3-8] (3.1.1); in 5.0 the client is told the name it was given.
+    for (version, clean, expected) in [
+        (V311, false, ReasonCode::ClientIdentifierNotValid),
+        (V311, true, ReasonCode::Success),
+        (V5, false, ReasonCode::Success),
+    ] {
+        let mut net = Net::new(1);
+        let assigned = drawbridge_broker::Admitted { assigned_client_id: true, ..app(1) };
+        let client = net.connect_with(0, version, assigned, |packet| {
+            packet.client_id = "";
+            packet.clean_start = clean;
+        });
+        let got = net.got(client);
+        assert!(matches!(&got[..], [Got::ConnAck { reason, .. }] if *reason == expected), "{got:?}");
+    }
+}

@@ -18,6 +18,7 @@ use crate::report::{Report, What, Who};
 /// What CONNECT brought that is needed once the client is let in.
 pub(super) struct Pending {
     pub(super) version: ProtocolVersion,
+    pub(super) clean_start: bool,
     pub(super) will: Option<LastWill>,
     pub(super) will_qos: Qos,
 }
@@ -28,6 +29,7 @@ impl Shard {
         let session_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
         state.pending = Some(Box::new(Pending {
             version: connect.version,
+            clean_start: connect.clean_start,
             will: connect.will.as_ref().map(|will| LastWill::of(will, session_expiry_s)),
             will_qos: connect.will.as_ref().map_or(Qos::AtMostOnce, |will| will.qos),
         }));
@@ -110,6 +112,13 @@ impl Shard {
                 fx.push(Effect::Report(Report { conn, who: who(), what }));
                 return false;
             }
+        }
+        if pending.version == ProtocolVersion::V311 && admitted.assigned_client_id && !pending.clean_start {
+            // [MQTT-3.1.3-8] (3.1.1): a session to be kept needs a name to be found by.
+            self.refuse(conn, ReasonCode::ClientIdentifierNotValid, None, fx);
+            let what = What::Refused { reason: RefusedReason::ClientIdRefused, for_owner: None };
+            fx.push(Effect::Report(Report { conn, who: who(), what }));
+            return false;
         }
         let client_id = &admitted.client_id;
         let place = (self.config.index, conn);

@@ -99,17 +99,19 @@ impl Connection {
     /// SUBACK, one code per entry of the SUBSCRIBE.
     pub fn subscribe_answer(&mut self, packet_id: PacketId, codes: Vec<ReasonCode>, out: &mut Vec<u8>) {
         let State::Open(open) = &self.state else { return };
+        let (version, bytes_max) = (open.version, open.packet_bytes_max);
         let suback =
             SubAck { packet_id, codes, reason_string: None, user_properties: UserProperties::default() };
-        put(Packet::SubAck(suback), open.version, out);
+        put_fitting(Packet::SubAck(suback), version, bytes_max, out);
     }
 
     /// UNSUBACK, one code per filter of the UNSUBSCRIBE (not sent in 3.1.1).
     pub fn unsubscribe_answer(&mut self, packet_id: PacketId, codes: Vec<ReasonCode>, out: &mut Vec<u8>) {
         let State::Open(open) = &self.state else { return };
+        let (version, bytes_max) = (open.version, open.packet_bytes_max);
         let unsuback =
             UnsubAck { packet_id, codes, reason_string: None, user_properties: UserProperties::default() };
-        put(Packet::UnsubAck(unsuback), open.version, out);
+        put_fitting(Packet::UnsubAck(unsuback), version, bytes_max, out);
     }
 
     /// PINGRESP.
@@ -144,6 +146,16 @@ fn put_short<'t>(
         out.truncate(start);
     }
     put(packet(None), version, out);
+}
+
+/// As [`put`], unless the client says that it cannot take a packet of this size [MQTT-3.1.2-24] (5.0):
+/// then it goes without its answer.
+fn put_fitting(packet: Packet<'_>, version: ProtocolVersion, bytes_max: usize, out: &mut Vec<u8>) {
+    let start = out.len();
+    put(packet, version, out);
+    if out.len() - start > bytes_max {
+        out.truncate(start);
+    }
 }
 
 /// Encodes a packet that was built here. One that cannot be encoded is left out: the connection is

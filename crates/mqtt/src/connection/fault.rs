@@ -37,6 +37,12 @@ pub enum Fault {
     /// MQTT 5.0 4.12: no method is served yet.
     #[error("CONNECT names an authentication method, and none is served yet; send the token as password")]
     BadAuthenticationMethod,
+    /// MQTT 5.0 3.14.2.2.2: a session that was to end with its connection cannot be kept after all.
+    #[error("DISCONNECT sets a session expiry of {found_s} s after CONNECT had set none; set one in CONNECT")]
+    SessionExpirySetLate {
+        /// What DISCONNECT says.
+        found_s: u32,
+    },
     /// A part of the QoS 2 exchange, which never began.
     #[error("{packet} came, which belongs to QoS 2; it is not served yet")]
     QosTwoPacket {
@@ -54,7 +60,9 @@ impl Fault {
             Self::QosNotSupported => ReasonCode::QosNotSupported,
             Self::ReceiveMaximumExceeded { .. } => ReasonCode::ReceiveMaximumExceeded,
             Self::TopicAliasTooLarge { .. } | Self::TopicAliasUnknown { .. } => ReasonCode::TopicAliasInvalid,
-            Self::AuthUnexpected | Self::QosTwoPacket { .. } => ReasonCode::ProtocolError,
+            Self::AuthUnexpected | Self::QosTwoPacket { .. } | Self::SessionExpirySetLate { .. } => {
+                ReasonCode::ProtocolError
+            }
             Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
         }
     }
@@ -81,6 +89,7 @@ impl Fault {
             }
             Self::AuthUnexpected => ("DB-2023", "mqtt-auth-unexpected"),
             Self::BadAuthenticationMethod => ("DB-2024", "mqtt-bad-authentication-method"),
+            Self::SessionExpirySetLate { .. } => ("DB-2025", "mqtt-session-expiry-set-late"),
         }
     }
 }

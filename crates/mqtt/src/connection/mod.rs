@@ -74,6 +74,8 @@ struct Agreed {
 struct Open {
     version: ProtocolVersion,
     problem_information: bool,
+    /// CONNECT asked for a session that outlives its connection.
+    expiry_asked: bool,
     /// The client's Maximum Packet Size.
     packet_bytes_max: usize,
     keep_alive_s: u16,
@@ -177,6 +179,7 @@ impl Connection {
         self.state = State::Open(Open {
             version: agreed.version,
             problem_information: agreed.problem_information,
+            expiry_asked: agreed.session_expiry_s_asked > 0,
             packet_bytes_max: agreed.packet_bytes_max,
             keep_alive_s,
             heard: now,
@@ -278,6 +281,10 @@ impl Open {
             Packet::Unsubscribe(unsubscribe) => Event::Unsubscribe(unsubscribe),
             Packet::PingReq => Event::Ping,
             Packet::Disconnect(disconnect) => {
+                let late = disconnect.session_expiry_s.filter(|&found_s| found_s > 0 && !self.expiry_asked);
+                if let Some(found_s) = late {
+                    return Err(Fault::SessionExpirySetLate { found_s });
+                }
                 Event::Disconnect { with_will: disconnect.reason != ReasonCode::NORMAL_DISCONNECTION }
             }
             Packet::Auth(_) => return Err(Fault::AuthUnexpected),
@@ -456,5 +463,33 @@ mod tests {
         assert_eq!(connection.timeout(), Some(t1 + Duration::from_secs(15)));
         connection.close();
         assert_eq!(connection.timeout(), None);
+    }
+
+    #[test]
+    fn a_session_expiry_that_connect_did_not_ask_for_is_a_protocol_error_in_disconnect() {
+        for (asked, late) in [(None, true), (Some(0), true), (Some(1), false)] {
+            let properties = ConnectProperties { session_expiry_s: asked, ..ConnectProperties::default() };
+            let (mut connection, now) = open(ProtocolVersion::V5, properties);
+            let step = connection.next(now, &[0xe0, 7, 0, 5, 0x11, 0, 0, 0, 9]);
+            assert_eq!(
+                matches!(step, Step::Failed(Fault::SessionExpirySetLate { found_s: 9 })),
+                late,
+                "{step:?}"
+            );
+            assert!(late || matches!(step, Step::Took { event: Event::Disconnect { .. }, .. }), "{step:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_larger_than_the_client_takes_is_not_sent() {
+        let properties =
+            ConnectProperties { maximum_packet_size: NonZeroU32::new(10), ..ConnectProperties::default() };
+        let (mut connection, _) = open(ProtocolVersion::V5, properties);
+        let id = PacketId::new(1).expect("not 0");
+        for (codes, sent) in [(4, true), (5, true), (6, false)] {
+            let mut out = Vec::new();
+            connection.subscribe_answer(id, vec![ReasonCode::GrantedQos1; codes], &mut out);
+            assert_eq!(!out.is_empty(), sent, "{codes} codes are {} bytes", 5 + codes);
+        }
     }
 }
