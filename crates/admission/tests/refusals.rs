@@ -296,3 +296,28 @@ async fn a_legacy_login_names_a_registered_application_and_a_marked_device() {
         world.admission.legacy_update_key(&world.registry, &update, &new.legacy_pop(&update), peer).await;
     assert_eq!(found.expect_err("not marked"), Refusal::LegacyNotAllowed);
 }
+
+#[tokio::test]
+async fn the_longest_scope_that_is_granted_makes_a_token_that_the_bridge_reads() {
+    let world = World::new().await;
+    let name = "s".repeat(255);
+    let device = world.device(&name).await;
+    let scope = |pairs: usize| {
+        let pair = |at: usize| format!(r#"["devices/{name}/events/{at}",["pub"]]"#);
+        let pairs: Vec<String> = (0..pairs).map(pair).collect();
+        base64url_encode(format!("[{}]", pairs.join(",")).as_bytes())
+    };
+    let mut longest = None;
+    for pairs in 1..60 {
+        let assertion = device.assertion(ISSUER, world.now_s()).sign();
+        match world.login_for(&assertion, Some(&scope(pairs)), None).await {
+            Ok(granted) => longest = Some(granted.access_token),
+            Err(refusal) => assert_eq!(refusal.word(), "scope", "{pairs}: {refusal}"),
+        }
+    }
+    let longest = longest.expect("one pair is granted");
+    world
+        .connect(&name, &longest)
+        .await
+        .unwrap_or_else(|refusal| panic!("{} bytes: {refusal}", longest.len()));
+}
