@@ -1,6 +1,7 @@
 //! One shard: its connections, its sessions, its filters. Single-threaded.
 
 mod config;
+mod filters;
 mod open;
 mod outgoing;
 mod publish;

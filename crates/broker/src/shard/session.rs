@@ -1,6 +1,6 @@
 //! A session: whose it is, what it asked for, where it stands in the log; and its end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use drawbridge_mqtt::codec::{PacketId, Qos, Will, WillProperties};
 use drawbridge_names::{KeyId, MqttClientId, PrincipalKind, PrincipalName, TopicFilter, TopicName, Uid};
 use drawbridge_policy::Rights;
 
+use super::filters::Filters;
 use super::outgoing::{Publication, unstored};
 use super::publish::Speaker;
 use super::{ConnId, Later, Shard};
@@ -33,7 +34,7 @@ pub(super) struct Session {
     pub(super) owner_epoch: u64,
     /// `/devices/...` on the wire is `devices/...` within.
     pub(super) leading_slash: bool,
-    pub(super) filters: HashMap<TopicFilter, Subscription>,
+    pub(super) filters: Filters,
     /// What the filters cost, see [`filter_cost`].
     pub(super) filter_bytes: usize,
     /// The next message of the log to be read, while the session is behind.
@@ -305,7 +306,7 @@ impl Shard {
         fx: &mut Vec<Effect>,
     ) {
         let registry = &mut self.registries[session.registry];
-        for filter in session.filters.keys() {
+        for (filter, _) in session.filters.iter() {
             registry.routes.remove(filter, conn.slot());
         }
         self.interest.sub(self.config.index, session.filters.len());

@@ -316,7 +316,7 @@ enum Told {
 impl Session {
     /// The subscriptions that mean `topic`.
     fn routes_to(&self, topic: TopicName<'_>, mut take: impl FnMut(&Subscriber)) {
-        for (filter, subscription) in &self.filters {
+        for (filter, subscription) in self.filters.iter() {
             if filter.matches(topic) {
                 take(&subscription.route);
             }
