@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Poll, Token};
+use socket2::{SockRef, TcpKeepalive};
 
 use super::{Driver, Socket};
 use crate::bridge::system;
@@ -20,6 +21,11 @@ use crate::{BridgeError, Listener, ListenerKind};
 const ACCEPTS_PER_TURN: usize = 64;
 /// How long accepting rests after the system refused (no file descriptor, no memory).
 const REST: Duration = Duration::from_millis(250);
+
+/// Silence after which the kernel asks whether the peer is still there, and how often; Linux gives up
+/// after nine questions.
+const KEEP_ALIVE: Duration = Duration::from_secs(300);
+const KEEP_ALIVE_PROBE: Duration = Duration::from_secs(30);
 
 /// This shard's own descriptor of a listener. The queue behind it is shared with the other shards.
 pub(super) struct Doorway {
@@ -190,10 +196,30 @@ fn prepare(
 ) -> std::io::Result<Option<Tls>> {
     // Without it CONNACK waits for the client's delayed ACK: 40 ms at each connect.
     socket.set_nodelay(true)?;
+    // A peer that vanished without a word: MQTT does not find out where its keep-alive is 0.
+    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE_PROBE);
+    SockRef::from(&*socket).set_tcp_keepalive(&keep_alive)?;
     match doors.get(door).map(|door| &door.kind) {
         Some(ListenerKind::Tls(config)) => {
             Tls::new(config, handshake_bytes_max).map(Some).map_err(std::io::Error::other)
         }
         _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_socket_notices_a_peer_that_vanished() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let _client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let (accepted, _) = listener.accept().expect("accepted");
+        let mut socket = TcpStream::from_std(accepted);
+        prepare(&[], 0, 0, &mut socket).expect("prepared");
+        let socket = SockRef::from(&socket);
+        assert!(socket.keepalive().expect("asked") && socket.tcp_nodelay().expect("asked"));
+        assert_eq!(socket.tcp_keepalive_time().expect("asked"), KEEP_ALIVE);
     }
 }
