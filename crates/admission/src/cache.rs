@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use drawbridge_identity::{Candidate, KeyRing};
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName};
-use drawbridge_policy::Rights;
+use drawbridge_policy::{Policy, Rights};
 use drawbridge_registry::{Key, Principal};
 
 const COUNTERS: usize = 1 << 16;
 const PARTS: usize = 16;
+/// How many parsed policies are kept. A fleet has a handful; beyond this all are read again.
+const POLICIES_MAX: usize = 1_024;
 
 /// A principal ready to log in.
 pub(crate) struct Loaded {
@@ -66,6 +68,7 @@ pub(crate) struct Cache {
     hasher: RandomState,
     parts: [Part; PARTS],
     half_max: usize,
+    policies: Mutex<HashMap<(RegistryName, PolicyName), (Stamp, Policy)>>,
 }
 
 impl Cache {
@@ -75,6 +78,7 @@ impl Cache {
             hasher: RandomState::new(),
             parts: std::array::from_fn(|_| Part::default()),
             half_max: (principals_max / PARTS / 2).max(1),
+            policies: Mutex::default(),
         }
     }
 
@@ -117,6 +121,29 @@ impl Cache {
     pub(crate) fn keep(&self, loaded: Arc<Loaded>) {
         let key = (loaded.principal.registry.clone(), loaded.principal.name.clone());
         Self::put(&mut self.part(&key), self.half_max, key, loaded);
+    }
+
+    /// A policy as parsed once for all its principals, if it has not changed since.
+    pub(crate) fn policy(&self, registry: &RegistryName, name: &PolicyName) -> Option<(Stamp, Policy)> {
+        let policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stamp, policy) = policies.get(&(registry.clone(), name.clone()))?;
+        let current = self.counters[stamp.counter].load(Ordering::SeqCst) == stamp.count;
+        current.then(|| (*stamp, policy.clone()))
+    }
+
+    /// Keeps a policy; `stamp` was taken before it was read.
+    pub(crate) fn keep_policy(
+        &self,
+        registry: &RegistryName,
+        name: &PolicyName,
+        stamp: Stamp,
+        policy: Policy,
+    ) {
+        let mut policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        if policies.len() >= POLICIES_MAX {
+            policies.clear();
+        }
+        policies.insert((registry.clone(), name.clone()), (stamp, policy));
     }
 
     /// The principal was changed; the store has committed.

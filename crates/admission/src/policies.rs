@@ -135,18 +135,27 @@ impl Admission {
         principal: &Principal,
     ) -> Result<(Rights, Option<Stamp>), StoreError> {
         let Some(name) = &principal.policy else { return Ok((Rights::none(), None)) };
-        let stamp = self.inner.cache.stamp_policy(&principal.registry, name);
-        let record = self.inner.store.policy(&principal.registry, name).await?;
-        let Some(record) = record else {
-            tracing::warn!(principal = %principal.name, policy = %name, "the policy attached does not exist");
-            return Ok((Rights::none(), Some(stamp)));
+        let (stamp, policy) = match self.inner.cache.policy(&principal.registry, name) {
+            Some((stamp, policy)) => (stamp, Ok(policy)),
+            None => {
+                let stamp = self.inner.cache.stamp_policy(&principal.registry, name);
+                let Some(record) = self.inner.store.policy(&principal.registry, name).await? else {
+                    tracing::warn!(principal = %principal.name, policy = %name, "the policy attached does not exist");
+                    return Ok((Rights::none(), Some(stamp)));
+                };
+                let policy = Policy::parse(name, &record.source);
+                if let Ok(policy) = &policy {
+                    self.inner.cache.keep_policy(&principal.registry, name, stamp, policy.clone());
+                }
+                (stamp, policy)
+            }
         };
         let variables = Variables {
             device: &principal.name,
             registry: &principal.registry,
             attributes: &principal.attributes,
         };
-        let rights = Policy::parse(name, &record.source).and_then(|policy| policy.compile(&variables));
+        let rights = policy.and_then(|policy| policy.compile(&variables));
         let rights = rights.unwrap_or_else(|error| {
             tracing::warn!(principal = %principal.name, policy = %name, "nothing is allowed: {error}");
             Rights::none()
