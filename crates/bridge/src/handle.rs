@@ -11,6 +11,7 @@ use drawbridge_broker::{Ended, EndedWhy, Order, OrderOutcome, Publisher, Stats};
 use drawbridge_control::{self as control, DeliveryOutcome, DeviceOrder, Dispatch};
 use drawbridge_mqtt::codec::Qos;
 use drawbridge_names::{PrincipalName, RegistryName, Uid};
+use drawbridge_policy::Rights;
 use tokio::sync::oneshot;
 
 use crate::bridge::Shared;
@@ -102,21 +103,26 @@ impl BridgeHandle {
         uid: Uid,
         name: Option<PrincipalName>,
     ) {
-        let admission = &self.shared.admission;
-        let name = match name {
-            Some(name) => Some(name),
-            None => {
-                admission.store().known_by_uid(registry, uid).await.ok().flatten().map(|k| k.principal.name)
-            }
-        };
-        let rights = match name {
-            Some(name) => admission.rights_of(registry, &name).await.ok(),
-            None => None,
-        };
+        let rights = self.rights_of(registry, uid, name).await;
         self.end_sessions(&Ended::Policy { registry: registry.clone(), uid, rights });
     }
 
-    fn order(&self, order: DeviceOrder) -> Order {
+    /// What a principal may do by its policy now; `None` when that cannot be had.
+    async fn rights_of(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        name: Option<PrincipalName>,
+    ) -> Option<Arc<Rights>> {
+        let admission = &self.shared.admission;
+        let name = match name {
+            Some(name) => name,
+            None => admission.store().known_by_uid(registry, uid).await.ok().flatten()?.principal.name,
+        };
+        admission.rights_of(registry, &name).await.ok()
+    }
+
+    fn order(&self, order: DeviceOrder, rights: Option<Arc<Rights>>) -> Order {
         Order {
             id: self.shared.orders.fetch_add(1, Relaxed),
             registry: order.registry,
@@ -133,8 +139,9 @@ impl BridgeHandle {
                 },
                 policy_epoch: 0,
             },
-            // Control has asked already.
-            rights: None,
+            // Control has asked already. The shards learn from it how the publisher stands: it may never
+            // connect, and would be silent for ever after a block that is over.
+            rights,
         }
     }
 }
@@ -177,6 +184,10 @@ impl Watcher for BridgeHandle {
 #[async_trait]
 impl Dispatch for BridgeHandle {
     async fn send(&self, order: DeviceOrder) -> DeliveryOutcome {
+        let rights = match order.publisher {
+            control::Publisher::Server => None,
+            control::Publisher::Principal(uid) => self.rights_of(&order.registry, uid, None).await,
+        };
         let shards = self.shared.inboxes.len();
         let live = self.shared.directory.find(&order.registry, order.device);
         // Without a session any shard will do; one device's messages keep their order.
@@ -186,7 +197,7 @@ impl Dispatch for BridgeHandle {
         };
         let (reply, answer) = oneshot::channel();
         let to_device = order.to_device;
-        inbox.push(ToShard::Order { order: self.order(order), reply });
+        inbox.push(ToShard::Order { order: self.order(order, rights), reply });
         answer.await.map_or(DeliveryOutcome::Unavailable, |outcome| delivery(outcome, to_device))
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use drawbridge_admission::Actor;
 use drawbridge_control::{
     ClientControlPublish, ControlError, ControlPublishes, DeliveryOutcome, DeviceOrder, Dispatch, Publisher,
 };
@@ -59,6 +60,27 @@ fn a_command_without_a_puback_times_out_and_a_stopped_bridge_says_so() {
     assert_eq!(send(&rig, command(uid, Duration::from_millis(300))), DeliveryOutcome::TimedOut);
     rig.bridge.take().expect("running").shutdown(Duration::from_secs(1));
     assert_eq!(send(&rig, command(uid, Duration::from_secs(5))), DeliveryOutcome::Unavailable);
+}
+
+#[test]
+fn an_application_that_never_connects_is_heard_again_after_a_block_is_over() {
+    let rig = rig(|_| {});
+    let lamp = TestDevice::new("lamp");
+    let to = rig.register(&lamp);
+    let (registry, guest) = (registry(), drawbridge_names::PrincipalName::parse("guest").expect("a name"));
+    let mut client = rig.enter(&lamp, Level::V5);
+    client.subscribe("devices/lamp/commands/#", 1);
+    let blocked = rig.runtime.block_on(rig.admission.block(&registry, &guest, None, &Actor::Admin));
+    let from = blocked.expect("blocked").uid;
+    rig.runtime.block_on(rig.admission.unblock(&registry, &guest, None, &Actor::Admin)).expect("unblocked");
+    let order = DeviceOrder { publisher: Publisher::Principal(from), ..command(to, Duration::from_secs(5)) };
+    let answer = std::thread::scope(|scope| {
+        let heard = scope.spawn(|| client.message());
+        let answer = send(&rig, order);
+        assert_eq!(heard.join().expect("no panic").0, "devices/lamp/commands");
+        answer
+    });
+    assert_eq!(answer, DeliveryOutcome::Acknowledged);
 }
 
 #[test]
