@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::args::{CommandCommand, Common, ConfigCommand, StateCommand};
 use crate::output;
+use crate::server::escape;
 use crate::{Failure, Server, files};
 
 pub(crate) fn command(common: &Common, command: &CommandCommand) -> Result<(), Failure> {
@@ -14,7 +15,8 @@ pub(crate) fn command(common: &Common, command: &CommandCommand) -> Result<(), F
     if let Some(subfolder) = subfolder {
         body["subfolder"] = subfolder.clone().into();
     }
-    let answer = Server::find(common)?.call("POST", &format!("/v1/devices/{id}/commands"), Some(&body))?;
+    let answer =
+        Server::find(common)?.call("POST", &format!("/v1/devices/{}/commands", escape(id)), Some(&body))?;
     if common.json {
         output::json(&answer.json());
     } else {
@@ -29,7 +31,8 @@ pub(crate) fn config(common: &Common, command: &ConfigCommand) -> Result<(), Fai
     match command {
         ConfigCommand::Set { id, payload } => {
             let body = json!({ "text": payload });
-            let answer = server.call("PUT", &format!("/v1/devices/{id}/config"), Some(&body))?.json();
+            let answer =
+                server.call("PUT", &format!("/v1/devices/{}/config", escape(id)), Some(&body))?.json();
             if common.json {
                 output::json(&answer);
             } else {
@@ -38,7 +41,7 @@ pub(crate) fn config(common: &Common, command: &ConfigCommand) -> Result<(), Fai
             }
         }
         ConfigCommand::Get { id } => {
-            let answer = server.call("GET", &format!("/v1/devices/{id}/config"), None)?.json();
+            let answer = server.call("GET", &format!("/v1/devices/{}/config", escape(id)), None)?.json();
             if common.json {
                 output::json(&answer);
             } else {
@@ -53,7 +56,8 @@ pub(crate) fn config(common: &Common, command: &ConfigCommand) -> Result<(), Fai
 
 pub(crate) fn state(common: &Common, command: &StateCommand) -> Result<(), Failure> {
     let StateCommand::List { id } = command;
-    let answer = Server::find(common)?.call("GET", &format!("/v1/devices/{id}/state"), None)?.json();
+    let answer =
+        Server::find(common)?.call("GET", &format!("/v1/devices/{}/state", escape(id)), None)?.json();
     if common.json {
         output::json(&answer["items"]);
         return Ok(());

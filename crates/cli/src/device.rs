@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::{AppCommand, Common, DeviceAdd, DeviceCommand, KeyCommand};
 use crate::output::{self, cell};
+use crate::server::escape;
 use crate::{Failure, Server, files};
 
 pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Failure> {
@@ -16,25 +17,9 @@ pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Fai
         DeviceCommand::Add(add) => device_add(common, add),
         DeviceCommand::List => list(common, Kind::Device),
         DeviceCommand::Show { id } => show(common, Kind::Device, id),
-        DeviceCommand::Block { id } => {
-            act(common, id, "block", "blocked; its sessions are closed", "drawbridge device unblock")
-        }
-        DeviceCommand::Unblock { id } => {
-            act(common, id, "unblock", "admitted again", "drawbridge device show")
-        }
-        DeviceCommand::Revoke { id } => {
-            act(
-                common,
-                id,
-                "revoke",
-                "revoked: every token and session it had is dead",
-                "drawbridge device show",
-            )?;
-            println!(
-                "note: whoever holds its key can sign anew; if the key is stolen, `drawbridge device block {id}` or remove the key"
-            );
-            Ok(())
-        }
+        DeviceCommand::Block { id } => act(common, id, "block"),
+        DeviceCommand::Unblock { id } => act(common, id, "unblock"),
+        DeviceCommand::Revoke { id } => act(common, id, "revoke"),
         DeviceCommand::Delete { id } => delete(common, Kind::Device, id),
         DeviceCommand::Run { id, identity, count, every } => run(id, identity.as_deref(), *count, *every),
     }
@@ -141,8 +126,7 @@ fn add(
         None
     };
     body["keys"] = keys.iter().map(key_body).collect::<Result<Vec<_>, _>>()?.into();
-    let path = format!("{}/{name}", kind.path());
-    let answer = server.create(&path, &body)?.json();
+    let answer = server.create(kind.path(), name, &body)?.json();
     let discovery =
         server.client().send("GET", "/.well-known/oauth-authorization-server", None, None)?.json();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -240,7 +224,7 @@ fn list(common: &Common, kind: Kind) -> Result<(), Failure> {
 }
 
 fn show(common: &Common, kind: Kind, id: &str) -> Result<(), Failure> {
-    let answer = Server::find(common)?.call("GET", &format!("{}/{id}", kind.path()), None)?.json();
+    let answer = Server::find(common)?.call("GET", &format!("{}/{}", kind.path(), escape(id)), None)?.json();
     output::json(&answer);
     if !common.json {
         output::next(&format!("drawbridge can {id} publish devices/{id}/events/test"));
@@ -248,19 +232,31 @@ fn show(common: &Common, kind: Kind, id: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn act(common: &Common, id: &str, verb: &str, done: &str, next: &str) -> Result<(), Failure> {
-    let answer = Server::find(common)?.call("POST", &format!("/v1/devices/{id}/{verb}"), Some(&json!({})))?;
+fn act(common: &Common, id: &str, verb: &str) -> Result<(), Failure> {
+    let path = format!("/v1/devices/{}/{verb}", escape(id));
+    let answer = Server::find(common)?.call("POST", &path, Some(&json!({})))?;
     if common.json {
         output::json(&answer.json());
-    } else {
-        println!("{id} is {done}");
-        output::next(&format!("{next} {id}"));
+        return Ok(());
     }
+    let (done, next) = match verb {
+        "block" => ("blocked; its sessions are closed", "unblock"),
+        "unblock" => (
+            "admitted again\nnote: tokens issued before the block are good again until they expire; `device revoke` kills them",
+            "show",
+        ),
+        _ => (
+            "revoked: every token and session it had is dead\nnote: whoever holds its key can sign anew; if the key is stolen, `device block` or `key remove`",
+            "block",
+        ),
+    };
+    println!("{id} is {done}");
+    output::next(&format!("drawbridge device {next} {id}"));
     Ok(())
 }
 
 fn delete(common: &Common, kind: Kind, id: &str) -> Result<(), Failure> {
-    Server::find(common)?.call("DELETE", &format!("{}/{id}", kind.path()), None)?;
+    Server::find(common)?.call("DELETE", &format!("{}/{}", kind.path(), escape(id)), None)?;
     println!("{} {id} is deleted with its keys", kind.verb());
     output::next(&format!("drawbridge {} list", kind.verb()));
     Ok(())
@@ -310,7 +306,7 @@ pub(crate) fn key(common: &Common, command: &KeyCommand) -> Result<(), Failure> 
 /// Devices and applications share one namespace, so a name says which of the two it is.
 fn principal_path(server: &Server, id: &str) -> Result<String, Failure> {
     for kind in [Kind::Device, Kind::Application] {
-        let path = format!("{}/{id}", kind.path());
+        let path = format!("{}/{}", kind.path(), escape(id));
         match server.call("GET", &path, None) {
             Ok(_) => return Ok(path),
             Err(Failure::NotFound(_)) => {}

@@ -90,7 +90,7 @@ mod tests {
         for code in codes {
             assert!(explain(&format!("db-{code}")).is_ok(), "DB-{code}");
         }
-        assert!(matches!(explain("DB-0000"), Err(Failure::NotFound(_))));
+        assert!(matches!(explain("DB-"), Err(Failure::NotFound(_))));
         assert!(matches!(explain("code"), Err(Failure::NotFound(_))));
     }
 }

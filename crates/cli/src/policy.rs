@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Action, AuditCommand, Common, PolicyCommand, RegistryCommand};
 use crate::output::{self, cell};
+use crate::server::escape;
 use crate::{Failure, Server, files};
 
 pub(crate) fn policy(common: &Common, command: &PolicyCommand) -> Result<(), Failure> {
@@ -20,14 +21,15 @@ pub(crate) fn policy(common: &Common, command: &PolicyCommand) -> Result<(), Fai
                 .map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
             Server::find(common)?.call(
                 "PUT",
-                &format!("/v1/policies/{name}"),
+                &format!("/v1/policies/{}", escape(name)),
                 Some(&json!({ "source": source })),
             )?;
             println!("policy {name} is set");
             output::next(&format!("drawbridge policy attach {name} PRINCIPAL"));
         }
         PolicyCommand::Show { name } => {
-            let answer = Server::find(common)?.call("GET", &format!("/v1/policies/{name}"), None)?.json();
+            let answer =
+                Server::find(common)?.call("GET", &format!("/v1/policies/{}", escape(name)), None)?.json();
             if common.json {
                 output::json(&answer);
             } else {
@@ -45,7 +47,11 @@ pub(crate) fn policy(common: &Common, command: &PolicyCommand) -> Result<(), Fai
         }
         PolicyCommand::Attach { name, principal } => {
             let body = json!({ "policy": name });
-            Server::find(common)?.call("PUT", &format!("/v1/principals/{principal}/policy"), Some(&body))?;
+            Server::find(common)?.call(
+                "PUT",
+                &format!("/v1/principals/{}/policy", escape(principal)),
+                Some(&body),
+            )?;
             println!("{principal} has the policy {name} now");
             output::next(&format!("drawbridge can {principal} publish TOPIC"));
         }
@@ -134,17 +140,4 @@ fn listing(common: &Common, items: &Value, columns: &[&str], next: &str) {
         .collect();
     output::table(columns, &rows);
     output::next(next);
-}
-
-/// Percent-encodes a query value.
-fn escape(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }

@@ -132,10 +132,27 @@ impl Server {
     ///
     /// # Errors
     /// [`Failure::Conflict`] when it exists.
-    pub(crate) fn create(&self, path: &str, body: &serde_json::Value) -> Result<ApiAnswer, Failure> {
-        let (collection, name) = path.rsplit_once('/').expect("a resource path has a collection");
+    pub(crate) fn create(
+        &self,
+        collection: &str,
+        name: &str,
+        body: &serde_json::Value,
+    ) -> Result<ApiAnswer, Failure> {
         let mut body = body.clone();
         body["name"] = name.into();
         self.call("POST", collection, Some(&body))
     }
+}
+
+/// Percent-encodes a path segment or query value: a name may hold `%`.
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
 }

@@ -198,3 +198,16 @@ fn the_issuer_stays_when_the_port_changes() {
     core.run_again();
     assert_eq!(core.device("door").issuer, issuer);
 }
+
+#[test]
+fn a_name_with_a_percent_sign_is_kept_byte_for_byte() {
+    let core = Core::start();
+    let odd = core.device("pump%2F1~a.b");
+    drop(connect(&odd));
+    let shown: Value =
+        serde_json::from_str(&core.cli_ok(&["device", "show", "pump%2F1~a.b", "--json"])).expect("JSON");
+    assert_eq!(shown["name"], "pump%2F1~a.b");
+    core.cli_ok(&["config", "set", "pump%2F1~a.b", "x"]);
+    core.cli_ok(&["device", "block", "pump%2F1~a.b"]);
+    core.cli_ok(&["device", "delete", "pump%2F1~a.b"]);
+}
