@@ -163,6 +163,18 @@ fn private_options() -> OpenOptions {
 
 fn make_private(path: &Path) -> std::io::Result<()> {
     if path.is_dir() {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+            if fs::read_dir(path)?.next().is_none() {
+                fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+            } else if mode & 0o077 != 0 {
+                // Perhaps on purpose (a group that reads backups): not ours to change.
+                let mode = format!("{mode:o}");
+                tracing::warn!(folder = %path.display(), mode, "others can enter the data folder; wanted 700");
+            }
+        }
         return Ok(());
     }
     let mut builder = fs::DirBuilder::new();
@@ -212,6 +224,11 @@ mod tests {
         folder.replace("secret", b"x", Mode::Private).expect("writes");
         let mode = |path: &Path| fs::metadata(path).expect("exists").permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);
+        let empty = place.path().join("empty");
+        fs::create_dir(&empty).expect("mkdir");
+        fs::set_permissions(&empty, fs::Permissions::from_mode(0o755)).expect("chmod");
+        drop(DataFolder::open(&empty).expect("opens"));
+        assert_eq!(mode(&empty), 0o700, "an empty folder is taken into possession");
         assert_eq!(mode(&path.join("secret")), 0o600);
     }
 }
