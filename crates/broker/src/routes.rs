@@ -4,7 +4,7 @@
 //! numbers. So a message looks each of its levels up once, no depth of topic can exhaust the stack,
 //! and a filter costs a node and an edge, not a map of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use drawbridge_mqtt::codec::Qos;
 use drawbridge_names::{TopicFilter, TopicName};
@@ -30,6 +30,10 @@ pub(crate) struct Subscriber {
     pub(crate) retain_as_published: bool,
 }
 
+/// So many subscribers of one filter are a list; more are a tree by slot, so that a fleet that
+/// subscribes to one topic, and leaves it, does not search through itself.
+const LISTED_MAX: usize = 64;
+
 /// Most topics have one subscriber: it stands in the node itself.
 #[derive(Debug, Default)]
 enum Subscribers {
@@ -37,14 +41,16 @@ enum Subscribers {
     None,
     One(Subscriber),
     Many(Vec<Subscriber>),
+    Crowd(BTreeMap<u32, Subscriber>),
 }
 
 impl Subscribers {
-    fn as_slice(&self) -> &[Subscriber] {
+    fn each(&self, meet: impl FnMut(&Subscriber)) {
         match self {
-            Self::None => &[],
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Many(many) => many,
+            Self::None => {}
+            Self::One(one) => std::iter::once(one).for_each(meet),
+            Self::Many(many) => many.iter().for_each(meet),
+            Self::Crowd(crowd) => crowd.values().for_each(meet),
         }
     }
 
@@ -62,8 +68,14 @@ impl Subscribers {
                     *old = new;
                     return false;
                 }
-                many.push(new);
+                if many.len() < LISTED_MAX {
+                    many.push(new);
+                } else {
+                    let all = many.drain(..).chain([new]).map(|s| (s.slot, s));
+                    *self = Self::Crowd(all.collect());
+                }
             }
+            Self::Crowd(crowd) => return crowd.insert(new.slot, new).is_none(),
         }
         true
     }
@@ -79,12 +91,19 @@ impl Subscribers {
                     *self = Self::One(*one);
                 }
             }
+            Self::Crowd(crowd) => {
+                let removed = crowd.remove(&slot).is_some();
+                if crowd.is_empty() {
+                    *self = Self::None;
+                }
+                return removed;
+            }
         }
         true
     }
 
     fn is_empty(&self) -> bool {
-        self.as_slice().is_empty()
+        matches!(self, Self::None)
     }
 }
 
@@ -283,7 +302,7 @@ impl Routes {
     /// matching filters is met several times.
     pub(crate) fn each(&mut self, topic: TopicName<'_>, mut meet: impl FnMut(&Subscriber)) {
         if let Some(subscribers) = self.exact.get(topic.as_str()) {
-            subscribers.as_slice().iter().for_each(&mut meet);
+            subscribers.each(&mut meet);
         }
         let root = &self.nodes[ROOT as usize];
         if root.is_bare() {
@@ -300,10 +319,10 @@ impl Routes {
             // [MQTT-4.7.2-1]: a filter that begins with a wildcard does not speak of `$`-topics.
             let wild = !(hidden && depth == 0);
             if wild {
-                node.below.as_slice().iter().for_each(&mut meet);
+                node.below.each(&mut meet);
             }
             let Some(&level) = self.topic.get(depth as usize) else {
-                node.here.as_slice().iter().for_each(&mut meet);
+                node.here.each(&mut meet);
                 continue;
             };
             if wild && node.plus != 0 {
@@ -409,5 +428,25 @@ mod tests {
         routes.insert(&TopicFilter::parse("+/+/#").expect("+/+/#"), subscriber(2));
         routes.insert(&TopicFilter::parse("+/+").expect("+/+"), subscriber(3));
         assert_eq!(met(&mut routes, &"/".repeat(60_000)), [1, 2]);
+    }
+
+    #[test]
+    fn a_fleet_subscribes_to_one_topic_and_leaves_it_without_a_trace() {
+        let mut routes = Routes::new();
+        let filters = ["news/all", "news/+"].map(|text| TopicFilter::parse(text).expect(text));
+        for count in [64, 65, 100_000] {
+            for filter in &filters {
+                for slot in 0..count {
+                    assert!(routes.insert(filter, subscriber(slot)));
+                }
+                assert!(!routes.insert(filter, subscriber(7)), "known");
+            }
+            assert_eq!(met(&mut routes, "news/all").len(), 2 * count as usize);
+            for filter in &filters {
+                assert!((0..count).all(|slot| routes.remove(filter, slot)));
+                assert!(!routes.remove(filter, 7), "gone");
+            }
+            assert!(routes.exact.is_empty() && routes.edges.is_empty() && routes.len() == 0);
+        }
     }
 }
