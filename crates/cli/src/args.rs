@@ -113,7 +113,7 @@ pub enum Command {
 /// `drawbridge serve`.
 #[derive(Debug, Clone, Args, Default)]
 pub struct ServeArgs {
-    /// The issuer of the default registry, fixed when it is first made [default: https://localhost:<https port>]
+    /// The issuer of the default registry, fixed when it is first made [default: https://localhost and the https port]
     #[arg(long, value_name = "URL")]
     pub issuer: Option<String>,
     /// A further DNS name or address for the server's certificate; may be repeated
