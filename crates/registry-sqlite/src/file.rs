@@ -62,7 +62,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         conn.busy_timeout(BUSY_MAX)?;
         conn.execute_batch(
             "PRAGMA query_only = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
-             PRAGMA cache_size = -2048;",
+             PRAGMA cache_size = -256;",
         )?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         Ok(conn)
