@@ -65,6 +65,8 @@ impl DataFolder {
             Err(fs::TryLockError::Error(e)) => return Err(unusable(&lock_path, &e)),
         }
         let folder = Self { path: path.to_owned(), _lock: lock };
+        // Of a server that was killed: nobody shall look for this one at its addresses.
+        folder.remove_endpoints();
         match folder.read("format")? {
             None => folder.replace("format", format!("{FORMAT}\n").as_bytes(), Mode::Private)?,
             Some(found) if found.trim() == FORMAT.to_string() => {}
@@ -196,6 +198,18 @@ mod tests {
         assert!(matches!(DataFolder::open(&path), Err(DataError::Locked { .. })));
         drop(first);
         assert!(DataFolder::open(&path).is_ok());
+    }
+
+    #[test]
+    fn the_addresses_of_a_killed_server_are_gone_once_the_next_one_has_the_folder() {
+        let place = tempfile::tempdir().expect("temporary folder");
+        let folder = DataFolder::open(place.path()).expect("opens");
+        let endpoints = Endpoints { mqtts: "127.0.0.1:1".into(), https: "127.0.0.1:2".into(), mqtt: None };
+        folder.write_endpoints(&endpoints).expect("writes");
+        drop(folder); // as a kill does: nothing is tidied up
+        assert!(place.path().join("endpoints.json").exists());
+        let _folder = DataFolder::open(place.path()).expect("opens again");
+        assert!(!place.path().join("endpoints.json").exists());
     }
 
     #[test]

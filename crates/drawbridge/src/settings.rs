@@ -6,7 +6,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use drawbridge_cli::ServeArgs;
+use drawbridge_names::PrincipalName;
+use rustls_pki_types::DnsName;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tracing_subscriber::EnvFilter;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -127,9 +131,9 @@ impl Default for LogSettings {
 impl Settings {
     /// The file (if one is named) with the flags laid over it, or every fault of both.
     pub(crate) fn gather(args: &ServeArgs) -> Result<Self, Vec<String>> {
-        let mut settings = match &args.config {
-            None => Self::default(),
-            Some(file) => Self::read(file)?,
+        let (mut settings, mut faults) = match &args.config {
+            None => (Self::default(), Vec::new()),
+            Some(file) => Self::read(file),
         };
         let serve = &mut settings.serve;
         if args.issuer.is_some() {
@@ -143,58 +147,102 @@ impl Settings {
         if args.insecure_anonymous.is_some() {
             serve.insecure_anonymous.clone_from(&args.insecure_anonymous);
         }
-        let faults = settings.faults();
+        faults.extend(settings.faults());
         if faults.is_empty() { Ok(settings) } else { Err(faults) }
     }
 
-    fn read(file: &Path) -> Result<Self, Vec<String>> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|e| vec![format!("[DB-6001] {}: {e}; name a readable TOML file", file.display())])?;
-        Self::parse(&text).map_err(|faults| {
-            faults.into_iter().map(|fault| format!("{}: {fault}", file.display())).collect()
-        })
-    }
-
-    /// Reads a text; unknown keys are faults, all of them at once.
-    fn parse(text: &str) -> Result<Self, Vec<String>> {
-        let document = toml::Deserializer::parse(text).map_err(|e| vec![format!("[DB-6001] {e}")])?;
-        let mut unknown = Vec::new();
-        let parsed = serde_ignored::deserialize(document, |path| {
-            unknown.push(format!("[DB-6002] unknown key `{path}`; remove it or correct its name"));
-        });
-        match parsed {
-            Ok(settings) if unknown.is_empty() => Ok(settings),
-            Ok(_) => Err(unknown),
+    /// The file as far as it can be read, and what is wrong with it.
+    fn read(file: &Path) -> (Self, Vec<String>) {
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
             Err(e) => {
-                unknown.push(format!("[DB-6001] {e}"));
-                Err(unknown)
-            }
-        }
-    }
-
-    fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        let mut range = |key: &str, found: u64, wanted: std::ops::RangeInclusive<u64>| {
-            if !wanted.contains(&found) {
-                faults.push(format!(
-                    "[DB-6003] `{key}` is {found}; wanted {} to {}",
-                    wanted.start(),
-                    wanted.end()
-                ));
+                let fault = format!("[DB-6001] {}: {e}; name a readable TOML file", file.display());
+                return (Self::default(), vec![fault]);
             }
         };
-        range("bridge.shards", self.bridge.shards as u64, 0..=256);
-        range("bridge.unauthenticated_max", self.bridge.unauthenticated_max as u64, 1..=1_000_000);
-        range(
-            "bridge.unauthenticated_per_address_max",
-            self.bridge.unauthenticated_per_address_max as u64,
-            1..=1_000_000,
-        );
-        range("bridge.connect_timeout_s", self.bridge.connect_timeout_s, 1..=120);
-        range("bridge.packet_bytes_max", self.bridge.packet_bytes_max as u64, 1024..=268_435_455);
-        range("bridge.log_bytes_max", self.bridge.log_bytes_max as u64, 65_536..=1 << 40);
-        range("identity.clock_skew_s", u64::from(self.identity.clock_skew_s), 0..=3600);
-        range("identity.token_life_s", u64::from(self.identity.token_life_s), 1..=86_400);
+        let (settings, faults) = Self::parse(&text);
+        (settings, faults.into_iter().map(|fault| format!("{}: {fault}", file.display())).collect())
+    }
+
+    /// Reads a text key by key, so that one fault hides no other.
+    fn parse(text: &str) -> (Self, Vec<String>) {
+        let mut faults = Vec::new();
+        let mut document: toml::Table = match text.parse() {
+            Ok(document) => document,
+            Err(e) => return (Self::default(), vec![format!("[DB-6001] no TOML: {e}")]),
+        };
+        let settings = Self {
+            serve: section(&mut document, "serve", &mut faults),
+            bridge: section(&mut document, "bridge", &mut faults),
+            identity: section(&mut document, "identity", &mut faults),
+            admission: section(&mut document, "admission", &mut faults),
+            http: section(&mut document, "http", &mut faults),
+            log: section(&mut document, "log", &mut faults),
+        };
+        faults.extend(document.keys().map(|name| unknown(name)));
+        (settings, faults)
+    }
+
+    /// What is well-formed and cannot be meant.
+    fn faults(&self) -> Vec<String> {
+        let (bridge, identity, admission, http) = (&self.bridge, &self.identity, &self.admission, &self.http);
+        let million = 1_000_000;
+        let ranges = [
+            ("bridge.shards", bridge.shards as u64, 0, 256),
+            ("bridge.unauthenticated_max", bridge.unauthenticated_max as u64, 1, million),
+            (
+                "bridge.unauthenticated_per_address_max",
+                bridge.unauthenticated_per_address_max as u64,
+                1,
+                million,
+            ),
+            ("bridge.connect_timeout_s", bridge.connect_timeout_s, 1, 120),
+            ("bridge.packet_bytes_max", bridge.packet_bytes_max as u64, 1024, 268_435_455),
+            ("bridge.log_bytes_max", bridge.log_bytes_max as u64, 65_536, 1 << 40),
+            ("identity.clock_skew_s", u64::from(identity.clock_skew_s), 0, 3600),
+            ("identity.token_life_s", u64::from(identity.token_life_s), 1, 86_400),
+            ("admission.assertion_life_s_max", u64::from(admission.assertion_life_s_max), 1, 86_400),
+            ("admission.connect_life_s_max", u64::from(admission.connect_life_s_max), 1, 31_622_400),
+            ("admission.key_grace_s", u64::from(admission.key_grace_s), 1, 31_622_400),
+            ("admission.keys_active_max", admission.keys_active_max as u64, 1, 100),
+            ("admission.jti_live_max", admission.jti_live_max as u64, 1, million),
+            ("admission.legacy_jti_max", admission.legacy_jti_max as u64, 1, 100 * million),
+            ("admission.http_token_bytes_max", admission.http_token_bytes_max as u64, 512, 16_384),
+            ("admission.bridge_token_bytes_max", admission.bridge_token_bytes_max as u64, 512, 16_384),
+            ("admission.principals_cached_max", admission.principals_cached_max as u64, 1, 100 * million),
+            ("http.handshake_s_max", http.handshake_s_max, 1, 120),
+            ("http.header_s_max", http.header_s_max, 1, 600),
+            ("http.body_s_max", http.body_s_max, 1, 600),
+            ("http.handshakes_max", http.handshakes_max as u64, 1, million),
+            ("http.connections_max", http.connections_max as u64, 1, million),
+            ("http.connections_per_address_max", http.connections_per_address_max as u64, 1, million),
+            ("http.command_wait_s", http.command_wait_s, 1, 3600),
+            ("http.command_wait_s_max", http.command_wait_s_max, 1, 3600),
+            ("http.config_wait_s", http.config_wait_s, 0, 3600),
+        ];
+        let mut faults: Vec<String> = ranges
+            .into_iter()
+            .filter(|(_, found, least, most)| !(least..=most).contains(&found))
+            .map(|(key, found, least, most)| {
+                format!("[DB-6003] `{key}` is {found}; wanted {least} to {most}")
+            })
+            .collect();
+        for name in &self.serve.names {
+            if name.parse::<IpAddr>().is_err() && DnsName::try_from(name.as_str()).is_err() {
+                faults.push(format!(
+                    "[DB-6015] the name {name:?} (--name, `serve.names`) is no DNS name or IP address; wanted such as `core.example`"
+                ));
+            }
+        }
+        if let Some(Err(why)) = self.serve.insecure_anonymous.as_deref().map(PrincipalName::parse) {
+            faults.push(format!("[DB-6006] `serve.insecure_anonymous` is no name of an application: {why}"));
+        }
+        if let Err(why) = EnvFilter::builder().parse(&self.log.filter) {
+            faults.push(format!(
+                "[DB-6007] `log.filter` {:?} is no filter: {why}; wanted such as `info` or `warn,drawbridge_bridge=debug`",
+                self.log.filter
+            ));
+        }
         if let Some(issuer) = &self.serve.issuer
             && let Err(why) = judge_issuer(issuer)
         {
@@ -210,6 +258,40 @@ impl Settings {
         }
         faults
     }
+}
+
+/// Takes one section out of the document. Every key of it is judged by itself.
+fn section<T: DeserializeOwned + Default>(
+    document: &mut toml::Table,
+    name: &str,
+    faults: &mut Vec<String>,
+) -> T {
+    let keys = match document.remove(name) {
+        None => return T::default(),
+        Some(toml::Value::Table(keys)) => keys,
+        Some(other) => {
+            let found = other.type_str();
+            faults.push(format!("[DB-6001] `{name}` is {found}; wanted a section, `[{name}]`"));
+            return T::default();
+        }
+    };
+    let mut good = toml::Table::new();
+    for (key, value) in keys {
+        let alone = toml::Value::Table(toml::Table::from_iter([(key.clone(), value.clone())]));
+        let mut ignored = Vec::new();
+        match serde_ignored::deserialize::<_, _, T>(alone, |path| {
+            ignored.push(unknown(&format!("{name}.{path}")))
+        }) {
+            Ok(_) if ignored.is_empty() => drop(good.insert(key, value)),
+            Ok(_) => faults.append(&mut ignored),
+            Err(e) => faults.push(format!("[DB-6001] `{name}.{key}`: {}", e.to_string().trim_end())),
+        }
+    }
+    toml::Value::Table(good).try_into().unwrap_or_default()
+}
+
+fn unknown(key: &str) -> String {
+    format!("[DB-6002] unknown key `{key}`; remove it or correct its name")
 }
 
 /// RFC 8414 section 2: an https URL without query and fragment; here also without a final slash, so
@@ -231,10 +313,8 @@ fn judge_issuer(issuer: &str) -> Result<(), &'static str> {
 /// `drawbridge check-config FILE`: judges a file and starts nothing.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks to its terminal")]
 pub(crate) fn check(file: &Path) -> ExitCode {
-    let faults = match Settings::read(file) {
-        Ok(settings) => settings.faults(),
-        Err(faults) => faults,
-    };
+    let (settings, mut faults) = Settings::read(file);
+    faults.extend(settings.faults());
     if faults.is_empty() {
         println!("{} is good", file.display());
         println!("next: drawbridge serve --config {}", file.display());
@@ -250,22 +330,48 @@ pub(crate) fn check(file: &Path) -> ExitCode {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_unknown_key_is_shown_in_one_run() {
-        let text = "[serve]\nnam = 1\nmqtts_port = 1\n[brige]\nx = 1\n[http]\ny = 1\n[admission]\nz = 1\n";
-        let mut faults = Settings::parse(text).expect_err("four unknown");
+    /// Everything wrong with a text, in order of text.
+    fn wrong_with(text: &str) -> Vec<String> {
+        let (settings, mut faults) = Settings::parse(text);
+        faults.extend(settings.faults());
         faults.sort();
-        assert_eq!(faults.len(), 4, "{faults:?}");
-        for (fault, key) in faults.iter().zip(["admission.z", "brige", "http.y", "serve.nam"]) {
-            assert!(fault.contains(key), "{fault} against {key}");
+        faults
+    }
+
+    #[test]
+    fn one_fault_hides_no_other() {
+        let faults = wrong_with(
+            "[serve]\nnam = 1\nmqtts_port = 99999\nissuer = \"http://x\"\nnames = [\"a b\"]\n\
+             insecure_anonymous = \"a/b\"\n[brige]\nx = 1\n[http]\ny = 1\nbody_s_max = 0\n\
+             [admission]\nz = 1\nkey_grace_s = 0\n[bridge]\nshards = 1000\nconnect_timeout_s = \"1\"\n\
+             [log]\nfilter = \"=!=\"\n",
+        );
+        let wanted = [
+            ("DB-6001", "bridge.connect_timeout_s"),
+            ("DB-6001", "serve.mqtts_port"),
+            ("DB-6002", "admission.z"),
+            ("DB-6002", "brige"),
+            ("DB-6002", "http.y"),
+            ("DB-6002", "serve.nam"),
+            ("DB-6003", "admission.key_grace_s"),
+            ("DB-6003", "bridge.shards"),
+            ("DB-6003", "http.body_s_max"),
+            ("DB-6004", "serve.issuer"),
+            ("DB-6005", "serve.insecure_mqtt_port"),
+            ("DB-6006", "serve.insecure_anonymous"),
+            ("DB-6007", "log.filter"),
+            ("DB-6015", "a b"),
+        ];
+        assert_eq!(faults.len(), wanted.len(), "{faults:#?}");
+        for (fault, (code, key)) in faults.iter().zip(wanted) {
+            assert!(fault.contains(code) && fault.contains(key), "{fault} against {code} {key}");
         }
     }
 
     #[test]
-    fn every_value_out_of_range_is_shown_in_one_run() {
-        let text = "[serve]\nissuer = \"http://x\"\n[bridge]\nshards = 1000\nconnect_timeout_s = 0\n";
-        let faults = Settings::parse(text).expect("well formed").faults();
-        assert_eq!(faults.len(), 3, "{faults:?}");
+    fn what_is_no_toml_and_what_is_no_section_is_said() {
+        assert!(wrong_with("[serve")[0].contains("DB-6001"));
+        assert!(wrong_with("serve = 1")[0].contains("[serve]"));
     }
 
     #[test]
@@ -282,7 +388,8 @@ mod tests {
 
     #[test]
     fn the_empty_file_is_the_default() {
-        let settings = Settings::parse("").expect("empty");
+        let (settings, faults) = Settings::parse("");
+        assert!(faults.is_empty(), "{faults:?}");
         assert_eq!(settings.serve.mqtts_port, 8883);
         assert!(settings.serve.listen.is_loopback());
         assert!(settings.faults().is_empty());

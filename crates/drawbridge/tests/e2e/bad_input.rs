@@ -31,25 +31,51 @@ fn malformed_and_oversized_input_is_answered_and_takes_no_memory() {
             api.send("GET", "/v1/devices", Some("dba_nonsense"), None).expect("an answer").status,
             401
         );
-        // A CONNECT that announces more than is taken before authentication.
-        let mut stream = tls(&core);
-        stream.write_all(&[0x10, 0xff, 0xff, 0xff, 0x7f]).expect("written");
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer); // closed with or without close_notify
-        assert!(answer.len() < 64, "{answer:02x?}");
+        for (what, bytes, answered) in malformed() {
+            let mut stream = tls(&core);
+            stream.write_all(&bytes).expect("written");
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer); // closed with or without close_notify
+            assert_eq!(answer, answered, "{what}: {answer:02x?}");
+        }
     };
     // Every thread and pool has had its turn after the first rounds.
-    for _ in 0..30 {
+    for _ in 0..10 {
         round();
     }
     let before = core.resident_bytes();
-    for _ in 0..120 {
+    for _ in 0..40 {
         round();
     }
+    // 40 rounds of 18 requests and connections: 8 KiB kept of each round would show.
     let grown = core.resident_bytes().saturating_sub(before);
-    assert!(grown < 8 << 20, "the server has grown by {grown} bytes");
+    assert!(grown < 320 << 10, "the server has grown by {grown} bytes");
     let mut client = connect(&sensor);
     client.publish("devices/sensor/events/x", b"1", Qos::AtLeastOnce, false).expect("still serves");
+}
+
+/// What strangers send instead of a CONNECT, and what they are answered.
+fn malformed() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+    let connect = |protocol: &[u8], flags: u8, rest: &[u8]| {
+        let mut packet = vec![0x10, 0];
+        packet.extend_from_slice(protocol);
+        packet.extend_from_slice(&[flags, 0, 60]);
+        packet.extend_from_slice(rest);
+        packet[1] = u8::try_from(packet.len() - 2).expect("short");
+        packet
+    };
+    let v311 = b"\x00\x04MQTT\x04";
+    vec![
+        ("a length beyond what is taken", vec![0x10, 0xff, 0xff, 0xff, 0x7f], vec![]),
+        ("a length of five bytes", vec![0x10, 0xff, 0xff, 0xff, 0xff, 0x01], vec![]),
+        ("reserved flags", vec![0x1f, 0x00], vec![]),
+        ("an empty CONNECT", vec![0x10, 0x00], vec![]),
+        ("the reserved bit of the connect flags", connect(v311, 0x03, b"\x00\x01a"), vec![]),
+        ("MQTT 3.1", connect(b"\x00\x06MQIsdp\x03", 0x02, b"\x00\x01a"), vec![0x20, 2, 0, 1]),
+        ("a NUL in the client id", connect(v311, 0x02, b"\x00\x01\x00"), vec![]),
+        ("no credentials", connect(v311, 0x02, b"\x00\x01a"), vec![0x20, 2, 0, 5]),
+        ("a JWT that is none", connect(v311, 0xc2, b"\x00\x01a\x00\x00\x00\x03a.b"), vec![0x20, 2, 0, 5]),
+    ]
 }
 
 #[test]
@@ -61,7 +87,8 @@ fn a_packet_too_large_for_an_admitted_client_is_refused_by_its_header_alone() {
         .publish("devices/sensor/events/x", &vec![0; 512 * 1024], Qos::AtLeastOnce, false)
         .and_then(|()| client.receive(Duration::from_secs(5)).map(|_| ()))
         .expect_err("256 KiB are the most");
+    // Either the DISCONNECT was read (0x95) or the writing broke off before.
     let text = error.to_string();
-    assert!(text.contains("closed") || text.contains("failed"), "{text}");
-    core.wait_for_log(&["sensor", "DB-2"]);
+    assert!(text.contains("0x95") || text.contains("failed"), "{text}");
+    core.wait_for_log(&["sensor", "DB-2001"]);
 }

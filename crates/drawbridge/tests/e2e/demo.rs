@@ -49,9 +49,12 @@ fn the_demo_shows_logins_messages_an_obeyed_command_and_two_refusals_with_their_
     let expired = all.lines().find(|line| line.contains("an expired JWT")).expect("seen above");
     assert!(expired.contains("exp"), "the owner is told why: {expired}");
     for reason in ["sig", "time"] {
+        let said = format!("reason=\"{reason}\"");
         assert!(
-            all.lines().any(|line| line.contains("DB-1") && line.contains(reason)),
-            "no log line with the reason `{reason}`:\n{all}"
+            all.lines().any(|line| line.contains("refused:")
+                && line.contains("code=\"DB-1")
+                && line.contains(&said)),
+            "no log line with {said}:\n{all}"
         );
     }
     assert!(!all.contains("must never happen"), "{all}");

@@ -109,6 +109,7 @@ impl Core {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("kill");
             child.wait().expect("wait");
+            // The next start removes it too, but whoever waits for the new one could be faster.
             let _ = fs::remove_file(self.data().join("endpoints.json"));
         }
     }

@@ -137,11 +137,15 @@ fn i7_an_assertion_is_used_once_also_across_a_kill() {
         ClientAssertion { device: "sensor", issuer: &sensor.issuer, now_s: now_s(), jti: &random_id() }
             .sign(&sensor.key)
             .expect("signs");
-    assert_eq!(present(&core, &sensor, &assertion), 200);
-    assert_eq!(present(&core, &sensor, &assertion), 401);
+    assert_eq!(present(&core, &sensor, &assertion).expect("an answer"), 200);
+    assert_eq!(present(&core, &sensor, &assertion).expect("an answer"), 401);
     core.kill();
     core.run_again();
-    assert_eq!(present(&core, &sensor, &assertion), 401, "the server forgot a jti when it was killed");
+    assert_eq!(
+        present(&core, &sensor, &assertion).expect("an answer"),
+        401,
+        "the server forgot a jti when it was killed"
+    );
 }
 
 #[test]
@@ -172,7 +176,11 @@ fn i9_every_kind_of_jwt_is_refused_where_another_is_wanted() {
     let token = api.token("sensor", &sensor.issuer, None, &sensor.key).expect("admitted").access_token;
     assert!(connect_with(&sensor, &assertion).is_err(), "a client assertion opened a session");
     for (what, wrong) in [("CONNECT JWT", &own), ("access token", &token)] {
-        assert_eq!(present(&core, &sensor, wrong), 401, "a {what} was taken as client assertion");
+        assert_eq!(
+            present(&core, &sensor, wrong).expect("an answer"),
+            401,
+            "a {what} was taken as client assertion"
+        );
     }
     for (what, wrong) in [("CONNECT JWT", &own), ("client assertion", &assertion)] {
         let answer = api.send("GET", "/v1/self", Some(wrong), None).expect("an answer");
@@ -290,16 +298,24 @@ fn gone(client: &mut MqttClient, limit: Duration) -> String {
 }
 
 fn token_request(core: &Core, identity: &DeviceIdentity, assertion: &str) -> drawbridge_device::ApiAnswer {
+    try_token_request(core, identity, assertion).expect("an answer")
+}
+
+fn try_token_request(
+    core: &Core,
+    identity: &DeviceIdentity,
+    assertion: &str,
+) -> Result<drawbridge_device::ApiAnswer, DeviceError> {
     let api = ApiClient::new(&format!("https://{}", core.endpoints.https), &identity.ca_pem).expect("client");
     let form = format!(
         "grant_type=client_credentials&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer&client_assertion={assertion}"
     );
-    let body = ("application/x-www-form-urlencoded", form.as_bytes());
-    api.send("POST", "/oauth/token", None, Some(body)).expect("an answer")
+    api.send("POST", "/oauth/token", None, Some(("application/x-www-form-urlencoded", form.as_bytes())))
 }
 
-fn present(core: &Core, identity: &DeviceIdentity, assertion: &str) -> u16 {
-    token_request(core, identity, assertion).status
+/// Presents a client assertion; answers the status, or that there was no answer.
+pub(crate) fn present(core: &Core, identity: &DeviceIdentity, assertion: &str) -> Result<u16, DeviceError> {
+    try_token_request(core, identity, assertion).map(|answer| answer.status)
 }
 
 /// A bare TLS connection to the MQTT port.
