@@ -3,12 +3,15 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
 
-/// Drawbridge, the self-hosted IoT core: identity for devices, an MQTT bridge that admits only what
-/// it can identify, and control.
+/// What `--help` begins with; given by name, for clap would take the text of a flattened struct.
+const ABOUT: &str = "Drawbridge, the self-hosted IoT core: identity for devices, an MQTT bridge that \
+                     admits only what it can identify, and control.";
+
+/// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "drawbridge", version, about, max_term_width = 100)]
+#[command(name = "drawbridge", version, about = ABOUT, long_about = None, max_term_width = 100)]
 pub struct Cli {
     /// What every command takes.
     #[command(flatten)]
@@ -20,6 +23,8 @@ pub struct Cli {
 
 /// Where data is unless `--data` says otherwise.
 pub const DEFAULT_DATA: &str = "./drawbridge-data";
+/// The registry unless `--registry` says otherwise.
+pub const DEFAULT_REGISTRY: &str = "default";
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
@@ -43,7 +48,7 @@ pub struct Common {
     #[arg(long, global = true, value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// The registry to work in
-    #[arg(long, global = true, value_name = "NAME", default_value = "default")]
+    #[arg(long, global = true, value_name = "NAME", default_value = DEFAULT_REGISTRY)]
     pub registry: String,
     /// Print JSON
     #[arg(long, global = true)]
@@ -100,7 +105,7 @@ pub enum Command {
     Audit(AuditCommand),
     /// Say what an error code of a log, an answer or a reason string means, and the mend
     Explain {
-        /// Such as `DB-1007`
+        /// Such as `DB-1007`, or its word, such as `not-proven`
         code: String,
     },
     /// Judge a settings file; starts nothing
@@ -110,8 +115,23 @@ pub enum Command {
     },
 }
 
+/// The flags of [`Common`] that say which server to talk to, and how: `serve` talks to none. A flag
+/// that a command declares itself is not replaced by the global one, so here they are hidden.
+fn flags_of_clients() -> [Arg; 5] {
+    let hidden = |name: &'static str| Arg::new(name).long(name).hide(true);
+    let file = || value_parser!(PathBuf);
+    [
+        hidden("server"),
+        hidden("token-file").id("token_file").value_parser(file()),
+        hidden("ca").value_parser(file()),
+        hidden("registry"),
+        hidden("json").action(ArgAction::SetTrue),
+    ]
+}
+
 /// `drawbridge serve`.
 #[derive(Debug, Clone, Args, Default)]
+#[command(args = flags_of_clients())]
 pub struct ServeArgs {
     /// The issuer of the default registry, fixed when it is first made [default: https://localhost and the https port]
     #[arg(long, value_name = "URL")]

@@ -21,7 +21,7 @@ pub(crate) fn command(common: &Common, command: &CommandCommand) -> Result<(), F
         output::json(&answer.json());
     } else {
         println!("{id} acknowledged the command");
-        output::next(&format!("drawbridge state list {id}"));
+        output::next(common, &["state", "list", id]);
     }
     Ok(())
 }
@@ -37,7 +37,7 @@ pub(crate) fn config(common: &Common, command: &ConfigCommand) -> Result<(), Fai
                 output::json(&answer);
             } else {
                 println!("config of {id} is version {} now", answer["version"]);
-                output::next(&format!("drawbridge config get {id}"));
+                output::next(common, &["config", "get", id]);
             }
         }
         ConfigCommand::Get { id } => {
@@ -47,7 +47,7 @@ pub(crate) fn config(common: &Common, command: &ConfigCommand) -> Result<(), Fai
             } else {
                 println!("version {}", answer["version"]);
                 println!("{}", payload_text(&answer));
-                output::next(&format!("drawbridge config set {id} PAYLOAD"));
+                output::next(common, &["state", "list", id]);
             }
         }
     }
@@ -70,7 +70,7 @@ pub(crate) fn state(common: &Common, command: &StateCommand) -> Result<(), Failu
         .map(|item| vec![output::cell(&item["received"]), payload_text(item)])
         .collect();
     output::table(&["received", "state"], &rows);
-    output::next(&format!("drawbridge command send {id} PAYLOAD"));
+    output::next(common, &["device", "show", id]);
     Ok(())
 }
 

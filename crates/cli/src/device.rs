@@ -21,7 +21,9 @@ pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Fai
         DeviceCommand::Unblock { id } => act(common, id, "unblock"),
         DeviceCommand::Revoke { id } => act(common, id, "revoke"),
         DeviceCommand::Delete { id } => delete(common, Kind::Device, id),
-        DeviceCommand::Run { id, identity, count, every } => run(id, identity.as_deref(), *count, *every),
+        DeviceCommand::Run { id, identity, count, every } => {
+            run(common, id, identity.as_deref(), *count, *every)
+        }
     }
 }
 
@@ -31,12 +33,10 @@ pub(crate) fn app(common: &Common, command: &AppCommand) -> Result<(), Failure> 
             let keys = keys.iter().map(|path| files::public_key(path)).collect::<Result<Vec<_>, _>>()?;
             let body = json!({ "policy": policy });
             add(common, Kind::Application, name, keys, body, out.as_deref())?;
-            match policy {
-                Some(_) => output::next(&format!("drawbridge sub '#' --as ./{name}")),
-                None => {
-                    output::next(&format!("drawbridge policy attach POLICY {name}   # it may do nothing yet"))
-                }
+            if policy.is_none() && !common.json {
+                println!("it may do nothing until `policy attach` gives it a policy");
             }
+            output::next(common, &["app", "show", name]);
             Ok(())
         }
         AppCommand::List => list(common, Kind::Application),
@@ -90,8 +90,10 @@ fn device_add(common: &Common, add_args: &DeviceAdd) -> Result<(), Failure> {
     let id = &add_args.id;
     let made = add(common, Kind::Device, id, keys, body, add_args.out.as_deref())?;
     match made {
-        Some(folder) => output::next(&format!("drawbridge device run {id} --as {}", folder.display())),
-        None => output::next(&format!("drawbridge device show {id}")),
+        Some(folder) => {
+            output::next_with_identity(common, &["device", "run", id, "--as", &folder.to_string_lossy()]);
+        }
+        None => output::next(common, &["device", "show", id]),
     }
     Ok(())
 }
@@ -111,14 +113,20 @@ fn add(
         Some(folder) => folder.to_owned(),
         None => PathBuf::from(".").join(name),
     };
+    // Judged before anything is registered: a folder in use must not cost a half-made principal.
+    let writes: &[&str] = match (made, out) {
+        (true, _) => &["key.pem", "ca.pem", "device.json"],
+        (false, Some(_)) => &["ca.pem", "device.json"],
+        (false, None) => &[],
+    };
+    if let Some(taken) = writes.iter().map(|file| folder.join(file)).find(|path| path.exists()) {
+        return Err(Failure::Conflict(format!(
+            "{} exists: {} holds an identity already and is not overwritten; choose another folder with --out",
+            taken.display(),
+            folder.display()
+        )));
+    }
     let secret = if made {
-        let taken = ["key.pem", "ca.pem", "device.json"].iter().any(|file| folder.join(file).exists());
-        if taken {
-            let folder = folder.display();
-            return Err(Failure::Conflict(format!(
-                "{folder} holds an identity already and is not overwritten; choose another folder with --out"
-            )));
-        }
         let key = SigningKey::generate(Algorithm::Es256).map_err(|e| Failure::Unavailable(e.to_string()))?;
         keys.push(key.public_key().clone());
         Some(key)
@@ -126,11 +134,10 @@ fn add(
         None
     };
     body["keys"] = keys.iter().map(key_body).collect::<Result<Vec<_>, _>>()?.into();
-    let answer = server.create(kind.path(), name, &body)?.json();
-    let discovery =
-        server.client().send("GET", "/.well-known/oauth-authorization-server", None, None)?.json();
+    let discovery = server.discovery()?;
+    let mut answer = server.create(kind.path(), name, &body)?.json();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    println!("{} {name} registered with key {}", kind.verb(), keys[0].thumbprint());
+    let mut said = vec![format!("{} {name} registered with key {}", kind.verb(), keys[0].thumbprint())];
     let written = match secret {
         Some(key) => {
             let identity = DeviceIdentity {
@@ -144,18 +151,22 @@ fn add(
                 key,
             };
             identity.store(&folder)?;
-            println!("its identity is in {} (key.pem, ca.pem, device.json)", folder.display());
+            said.push(format!("its identity is in {} (key.pem, ca.pem, device.json)", folder.display()));
+            answer["identity"] = folder.to_string_lossy().into();
             Some(folder)
         }
         None => {
             if let Some(out) = out {
                 write_description(&server, name, &discovery, out)?;
+                said.push(format!("ca.pem and device.json are in {}", out.display()));
             }
             None
         }
     };
     if common.json {
         output::json(&answer);
+    } else {
+        println!("{}", said.join("\n"));
     }
     Ok(written)
 }
@@ -178,7 +189,6 @@ fn write_description(server: &Server, name: &str, discovery: &Value, out: &Path)
             .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
             .map_err(|e| fault(&path, e))?;
     }
-    println!("ca.pem and device.json are in {}", out.display());
     Ok(())
 }
 
@@ -219,15 +229,20 @@ fn list(common: &Common, kind: Kind) -> Result<(), Failure> {
         })
         .collect();
     output::table(&["name", "state", "keys", "policy", "assertions"], &rows);
-    output::next(&format!("drawbridge {} show NAME", kind.verb()));
+    match (items.first().and_then(|item| item["name"].as_str()), kind) {
+        (Some(name), _) => output::next(common, &[kind.verb(), "show", name]),
+        (None, Kind::Device) => output::next(common, &["device", "add", "lamp"]),
+        (None, Kind::Application) => output::next(common, &["app", "add", "backend"]),
+    }
     Ok(())
 }
 
 fn show(common: &Common, kind: Kind, id: &str) -> Result<(), Failure> {
     let answer = Server::find(common)?.call("GET", &format!("{}/{}", kind.path(), escape(id)), None)?.json();
     output::json(&answer);
-    if !common.json {
-        output::next(&format!("drawbridge can {id} publish devices/{id}/events/test"));
+    match kind {
+        Kind::Device => output::next(common, &["can", id, "publish", &format!("devices/{id}/events/test")]),
+        Kind::Application => output::next(common, &["can", id, "subscribe", "devices/#"]),
     }
     Ok(())
 }
@@ -251,37 +266,43 @@ fn act(common: &Common, id: &str, verb: &str) -> Result<(), Failure> {
         ),
     };
     println!("{id} is {done}");
-    output::next(&format!("drawbridge device {next} {id}"));
+    output::next(common, &["device", next, id]);
     Ok(())
 }
 
 fn delete(common: &Common, kind: Kind, id: &str) -> Result<(), Failure> {
     Server::find(common)?.call("DELETE", &format!("{}/{}", kind.path(), escape(id)), None)?;
-    println!("{} {id} is deleted with its keys", kind.verb());
-    output::next(&format!("drawbridge {} list", kind.verb()));
+    if common.json {
+        output::json(&json!({ "name": id, "deleted": true }));
+    } else {
+        println!("{} {id} is deleted with its keys", kind.verb());
+        output::next(common, &[kind.verb(), "list"]);
+    }
     Ok(())
 }
 
 pub(crate) fn key(common: &Common, command: &KeyCommand) -> Result<(), Failure> {
-    let server = Server::find(common)?;
     match command {
         KeyCommand::Add { id, file, label } => {
             let key = files::public_key(file)?;
+            let server = Server::find(common)?;
             let mut body = key_body(&key)?;
             if let Some(label) = label {
                 body["label"] = label.clone().into();
             }
-            let answer =
-                server.call("POST", &format!("{}/keys", principal_path(&server, id)?), Some(&body))?;
+            let path = format!("{}/keys", principal(&server, id)?.1);
+            let answer = server.call("POST", &path, Some(&body))?;
             if common.json {
                 output::json(&answer.json());
             } else {
                 println!("{id} has the key {} now", key.thumbprint());
-                output::next(&format!("drawbridge key list {id}"));
+                output::next(common, &["key", "list", id]);
             }
         }
         KeyCommand::List { id } => {
-            let answer = server.call("GET", &format!("{}/keys", principal_path(&server, id)?), None)?.json();
+            let server = Server::find(common)?;
+            let (kind, path) = principal(&server, id)?;
+            let answer = server.call("GET", &format!("{path}/keys"), None)?.json();
             let keys = answer["keys"].as_array().or(answer["items"].as_array()).cloned().unwrap_or_default();
             if common.json {
                 output::json(&Value::Array(keys));
@@ -291,24 +312,33 @@ pub(crate) fn key(common: &Common, command: &KeyCommand) -> Result<(), Failure> 
                 };
                 let rows: Vec<Vec<String>> = keys.iter().map(row).collect();
                 output::table(&["kid", "alg", "state", "label", "expires"], &rows);
-                output::next(&format!("drawbridge key add {id} FILE"));
+                output::next(common, &[kind.verb(), "show", id]);
             }
         }
         KeyCommand::Remove { id, kid } => {
-            server.call("DELETE", &format!("{}/keys/{kid}", principal_path(&server, id)?), None)?;
-            println!("the key {kid} of {id} is retired; sessions and tokens it opened are ended");
-            output::next(&format!("drawbridge key list {id}"));
+            let server = Server::find(common)?;
+            let path = format!("{}/keys/{}", principal(&server, id)?.1, escape(kid));
+            server.call("DELETE", &path, None)?;
+            if common.json {
+                output::json(&json!({ "name": id, "kid": kid, "removed": true }));
+            } else {
+                println!("the key {kid} of {id} is retired; sessions and tokens it opened are ended");
+                output::next(common, &["key", "list", id]);
+            }
         }
     }
     Ok(())
 }
 
-/// Devices and applications share one namespace, so a name says which of the two it is.
-fn principal_path(server: &Server, id: &str) -> Result<String, Failure> {
+/// Devices and applications share one namespace, so a name says which of the two it is, and its path.
+fn principal(server: &Server, id: &str) -> Result<(Kind, String), Failure> {
     for kind in [Kind::Device, Kind::Application] {
         let path = format!("{}/{}", kind.path(), escape(id));
         match server.call("GET", &path, None) {
-            Ok(_) => return Ok(path),
+            Ok(_) => return Ok((kind, path)),
+            Err(Failure::NotFound(text)) if text.starts_with("there is no registry") => {
+                return Err(Failure::NotFound(text));
+            }
             Err(Failure::NotFound(_)) => {}
             Err(other) => return Err(other),
         }
@@ -316,7 +346,7 @@ fn principal_path(server: &Server, id: &str) -> Result<String, Failure> {
     Err(Failure::NotFound(format!("there is no device or application `{id}`; see `drawbridge device list`")))
 }
 
-fn run(id: &str, identity: Option<&Path>, count: u64, every: u64) -> Result<(), Failure> {
+fn run(common: &Common, id: &str, identity: Option<&Path>, count: u64, every: u64) -> Result<(), Failure> {
     let folder = identity.map_or_else(|| PathBuf::from(".").join(id), Path::to_owned);
     let identity = DeviceIdentity::load(&folder)?;
     if identity.device != id {
@@ -327,7 +357,9 @@ fn run(id: &str, identity: Option<&Path>, count: u64, every: u64) -> Result<(), 
         )));
     }
     let mut client = MqttClient::connect(&identity.mqtt_options()?)?;
-    println!("{id} is connected to {} with a JWT signed by its own key", identity.mqtts);
+    if !common.json {
+        println!("{id} is connected to {} with a JWT signed by its own key", identity.mqtts);
+    }
     client.subscribe(&format!("devices/{id}/commands/#"))?;
     client.subscribe(&format!("devices/{id}/config"))?;
     let run = random_id();
@@ -341,19 +373,30 @@ fn run(id: &str, identity: Option<&Path>, count: u64, every: u64) -> Result<(), 
             Qos::AtLeastOnce,
             false,
         )?;
-        println!("published devices/{id}/events/report {payload}");
+        told(common, "published", &format!("devices/{id}/events/report"), &payload);
         if count != 0 && sent >= count {
             client.disconnect()?;
+            let topic = format!("devices/{id}/commands/#");
+            output::next_with_identity(common, &["sub", &topic, "--as", &folder.to_string_lossy()]);
             return Ok(());
         }
         let mut left = Duration::from_secs(every.max(1));
         while !left.is_zero() {
             let slice = left.min(Duration::from_secs(1));
             if let Some(message) = client.receive(slice)? {
-                println!("received {} {}", message.topic, String::from_utf8_lossy(&message.payload));
+                told(common, "received", &message.topic, &String::from_utf8_lossy(&message.payload));
                 client.publish(&format!("devices/{id}/state"), &message.payload, Qos::AtLeastOnce, false)?;
             }
             left = left.saturating_sub(slice);
         }
+    }
+}
+
+/// One message that a simulated device sent or got, on a line of its own.
+fn told(common: &Common, what: &str, topic: &str, payload: &str) {
+    if common.json {
+        println!("{}", json!({ "event": what, "topic": topic, "payload": payload }));
+    } else {
+        println!("{what} {topic} {payload}");
     }
 }

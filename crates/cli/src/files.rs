@@ -10,27 +10,62 @@ use crate::Failure;
 
 /// The public key in a file, recognised by content. Of a private key only the public half is taken.
 pub(crate) fn public_key(path: &Path) -> Result<PublicKey, Failure> {
-    let bytes = read(path)?;
-    let bad = |why: String| Failure::Usage(format!("{}: {why}", path.display()));
-    if let Ok(text) = std::str::from_utf8(&bytes)
-        && text.contains("-----BEGIN PRIVATE KEY-----")
-    {
-        let key = SigningKey::from_pkcs8_pem(text).map_err(|e| bad(e.to_string()))?;
-        return Ok(key.public_key().clone());
+    const WANTED: &str = "wanted a public key or certificate: PEM, JWK or DER";
+    let bytes = read(path, WANTED)?;
+    let bad = |why: String| Failure::Usage(format!("{}: {why}; {WANTED}", path.display()));
+    if let Ok(text) = std::str::from_utf8(&bytes) {
+        if text.contains("-----BEGIN PRIVATE KEY-----") {
+            let key = SigningKey::from_pkcs8_pem(text).map_err(|e| bad(e.to_string()))?;
+            return Ok(key.public_key().clone());
+        }
+        if let Some(mend) = other_private_form(path, text) {
+            return Err(Failure::Usage(format!("{}: {mend}", path.display())));
+        }
     }
     PublicKey::recognise(&bytes).map_err(|e| bad(e.to_string()))
 }
 
 /// The private key in a PKCS#8 PEM file.
 pub(crate) fn private_key(path: &Path) -> Result<SigningKey, Failure> {
-    let bytes = read(path)?;
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|_| Failure::Usage(format!("{}: not text; wanted a PKCS#8 key in PEM", path.display())))?;
-    SigningKey::from_pkcs8_pem(text).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))
+    const WANTED: &str = "wanted a private key in PKCS#8 PEM (`-----BEGIN PRIVATE KEY-----`)";
+    let bytes = read(path, WANTED)?;
+    let bad = |why: &str| Failure::Usage(format!("{}: {why}", path.display()));
+    let text = std::str::from_utf8(&bytes).map_err(|_| bad(&format!("not text; {WANTED}")))?;
+    if let Some(mend) = other_private_form(path, text) {
+        return Err(bad(&mend));
+    }
+    if text.contains("-----BEGIN PUBLIC KEY-----") || text.contains("-----BEGIN CERTIFICATE-----") {
+        return Err(bad(&format!(
+            "this is the public half, which cannot sign; {WANTED}, such as the `key.pem` of an identity folder"
+        )));
+    }
+    if !text.contains("-----BEGIN PRIVATE KEY-----") {
+        return Err(bad(&format!("no private key in PEM was found; {WANTED}")));
+    }
+    SigningKey::from_pkcs8_pem(text).map_err(|e| bad(&format!("{e}; {WANTED}")))
 }
 
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))
+/// What is wrong with a private key that is in another form than PKCS#8, and the mend.
+fn other_private_form(path: &Path, text: &str) -> Option<String> {
+    let (found, command) = if text.contains("-----BEGIN EC PRIVATE KEY-----") {
+        ("SEC1 (`EC PRIVATE KEY`)", "openssl pkcs8 -topk8 -nocrypt")
+    } else if text.contains("-----BEGIN RSA PRIVATE KEY-----") {
+        ("PKCS#1 (`RSA PRIVATE KEY`)", "openssl pkcs8 -topk8 -nocrypt")
+    } else if text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") {
+        ("encrypted PKCS#8", "openssl pkcs8")
+    } else {
+        return None;
+    };
+    let path = path.display();
+    Some(format!(
+        "the private key is {found}; wanted a private key in PKCS#8 PEM without password: \
+         `{command} -in {path} -out {path}.pkcs8`"
+    ))
+}
+
+/// The bytes of a file; `wanted` says what should have been there.
+pub(crate) fn read(path: &Path, wanted: &str) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(|e| Failure::Usage(format!("{}: {e}; {wanted}", path.display())))
 }
 
 /// `30s`, `10m`, `1h`, or seconds.

@@ -53,7 +53,7 @@ pub fn execute(cli: &Cli) -> Result<(), Failure> {
         Command::Pub(command) => session::publish(common, command),
         Command::Sub(command) => session::subscribe(common, command),
         Command::Audit(command) => policy::audit(common, command),
-        Command::Explain { code } => explain(code),
+        Command::Explain { code } => explain(common, code),
         Command::Serve(_) | Command::CheckConfig { .. } => {
             Err(Failure::Usage("this command is served by the `drawbridge` binary itself".to_owned()))
         }
@@ -63,16 +63,29 @@ pub fn execute(cli: &Cli) -> Result<(), Failure> {
 /// The table of all codes; a test holds it against the source.
 const ERRORS: &str = include_str!("../../../docs/errors.md");
 
-fn explain(code: &str) -> Result<(), Failure> {
-    let wanted = code.to_ascii_uppercase();
-    let mut rows = ERRORS.lines().map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
-    let Some(row) = rows.find(|row| row.len() >= 5 && row[1] == wanted) else {
-        return Err(Failure::NotFound(format!(
-            "there is no code `{code}`; codes look like DB-1007, see docs/errors.md"
-        )));
-    };
-    println!("{} {} (from {})", row[1], row[2], row[3]);
-    println!("{}", row[4..row.len() - 1].join("|"));
+/// What the table says of a code or word.
+fn explained(asked: &str) -> Result<(String, String, String, String), Failure> {
+    let (code, word) = (asked.to_ascii_uppercase(), asked.to_ascii_lowercase());
+    let rows = ERRORS.lines().filter(|line| line.starts_with("| DB-"));
+    let mut rows = rows.map(|line| line.split('|').map(str::trim).collect::<Vec<_>>());
+    let row = rows.find(|row| row.len() >= 6 && (row[1] == code || row[2] == word)).ok_or_else(|| {
+        Failure::NotFound(format!(
+            "there is no code or word `{asked}`; codes look like DB-1007, words like not-proven, see docs/errors.md"
+        ))
+    })?;
+    let text = |cell: &str| cell.to_owned();
+    Ok((text(row[1]), text(row[2]), text(row[3]), row[4..row.len() - 1].join("|")))
+}
+
+fn explain(common: &args::Common, asked: &str) -> Result<(), Failure> {
+    let (code, word, from, meaning) = explained(asked)?;
+    if common.json {
+        output::json(&serde_json::json!({ "code": code, "word": word, "crate": from, "meaning": meaning }));
+        return Ok(());
+    }
+    println!("{code} {word} (from {from})");
+    println!("{meaning}");
+    output::next(common, &["audit", "tail"]);
     Ok(())
 }
 
@@ -82,15 +95,19 @@ mod tests {
 
     #[test]
     fn every_code_of_the_table_is_explained_and_no_other() {
-        let codes: Vec<&str> = ERRORS
+        let codes: Vec<(&str, &str)> = ERRORS
             .lines()
-            .filter_map(|line| line.strip_prefix("| DB-").and_then(|rest| rest.get(..4)))
+            .filter_map(|line| line.strip_prefix("| DB-"))
+            .map(|rest| (&rest[..4], rest.split('|').nth(1).expect("a word").trim()))
             .collect();
         assert!(codes.len() > 100, "only {} codes", codes.len());
-        for code in codes {
-            assert!(explain(&format!("db-{code}")).is_ok(), "DB-{code}");
+        for (code, word) in codes {
+            let by_code = explained(&format!("db-{code}")).expect(code);
+            assert_eq!((by_code.0, by_code.1.as_str()), (format!("DB-{code}"), word));
+            assert_eq!(explained(word).expect(word).1, word);
         }
-        assert!(matches!(explain("DB-"), Err(Failure::NotFound(_))));
-        assert!(matches!(explain("code"), Err(Failure::NotFound(_))));
+        for none in ["DB-", "code", "word", ""] {
+            assert!(matches!(explained(none), Err(Failure::NotFound(_))), "{none}");
+        }
     }
 }

@@ -1,60 +1,78 @@
 //! `drawbridge policy`, `can`, `registry`, `audit`.
 
+use std::path::Path;
+
 use drawbridge_names::PolicyName;
-use drawbridge_policy::Policy;
+use drawbridge_policy::{Policy, PolicyError};
 use serde_json::{Value, json};
 
-use crate::args::{Action, AuditCommand, Common, PolicyCommand, RegistryCommand};
+use crate::args::{Action, AuditCommand, Common, DEFAULT_REGISTRY, PolicyCommand, RegistryCommand};
 use crate::output::{self, cell};
 use crate::server::escape;
 use crate::{Failure, Server, files};
 
 pub(crate) fn policy(common: &Common, command: &PolicyCommand) -> Result<(), Failure> {
     match command {
-        PolicyCommand::Set { name, file } => {
-            let bytes = files::read(file)?;
-            let source = String::from_utf8(bytes)
-                .map_err(|_| Failure::Usage(format!("{}: not UTF-8 text", file.display())))?;
-            let parsed = PolicyName::parse(name).map_err(|e| Failure::Usage(e.to_string()))?;
-            // Judge it here first: the file's faults are shown even when no server is up.
-            Policy::parse(&parsed, &source)
-                .map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
-            Server::find(common)?.call(
-                "PUT",
-                &format!("/v1/policies/{}", escape(name)),
-                Some(&json!({ "source": source })),
-            )?;
-            println!("policy {name} is set");
-            output::next(&format!("drawbridge policy attach {name} PRINCIPAL"));
-        }
+        PolicyCommand::Set { name, file } => set(common, name, file),
         PolicyCommand::Show { name } => {
-            let answer =
-                Server::find(common)?.call("GET", &format!("/v1/policies/{}", escape(name)), None)?.json();
+            let path = format!("/v1/policies/{}", escape(name));
+            let answer = Server::find(common)?.call("GET", &path, None)?.json();
             if common.json {
                 output::json(&answer);
             } else {
                 println!("{}", answer["source"].as_str().unwrap_or_default().trim_end());
+                output::next_beside_product(common, true, &["policy", "list"], "");
             }
+            Ok(())
         }
         PolicyCommand::List => {
             let answer = Server::find(common)?.call("GET", "/v1/policies", None)?.json();
-            listing(
-                common,
-                &answer["items"],
-                &["name", "revision", "updated"],
-                "drawbridge policy show NAME",
-            );
+            let items = &answer["items"];
+            let next = ["policy", "show", first_name(items).unwrap_or("device")];
+            listing(common, items, &["name", "revision", "updated"], &next);
+            Ok(())
         }
         PolicyCommand::Attach { name, principal } => {
-            let body = json!({ "policy": name });
-            Server::find(common)?.call(
-                "PUT",
-                &format!("/v1/principals/{}/policy", escape(principal)),
-                Some(&body),
-            )?;
-            println!("{principal} has the policy {name} now");
-            output::next(&format!("drawbridge can {principal} publish TOPIC"));
+            let path = format!("/v1/principals/{}/policy", escape(principal));
+            let answer = Server::find(common)?.call("PUT", &path, Some(&json!({ "policy": name })))?.json();
+            if common.json {
+                output::json(&answer);
+            } else {
+                println!("{principal} has the policy {name} now");
+                let topic = format!("devices/{principal}/events/test");
+                output::next(common, &["can", principal, "publish", &topic]);
+            }
+            Ok(())
         }
+    }
+}
+
+fn set(common: &Common, name: &str, file: &Path) -> Result<(), Failure> {
+    let parsed = PolicyName::parse(name).map_err(|e| Failure::Usage(e.to_string()))?;
+    let bytes = files::read(file, "wanted a policy in TOML, with [[allow]] and [[deny]] tables")?;
+    let broken = |why: String| {
+        Failure::Usage(format!(
+            "{}: {why}; policy `{name}` was not set, an earlier policy of that name stays in force: mend the \
+             file and set it again",
+            file.display()
+        ))
+    };
+    let source = String::from_utf8(bytes).map_err(|_| broken("not UTF-8 text".to_owned()))?;
+    // Judge it here first: the file's faults are shown even when no server is up.
+    Policy::parse(&parsed, &source).map_err(|error| match error {
+        PolicyError::Document { faults, .. } => {
+            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            broken(faults.join("; "))
+        }
+        other => broken(other.to_string()),
+    })?;
+    let path = format!("/v1/policies/{}", escape(name));
+    let answer = Server::find(common)?.call("PUT", &path, Some(&json!({ "source": source })))?.json();
+    if common.json {
+        output::json(&answer);
+    } else {
+        println!("policy {name} is set");
+        output::next(common, &["policy", "show", name]);
     }
     Ok(())
 }
@@ -71,6 +89,10 @@ pub(crate) fn can(common: &Common, principal: &str, action: Action, topic: &str)
     } else {
         let verdict = if answer["allowed"] == true { "yes" } else { "no" };
         println!("{verdict}: {}", cell(&answer["reason"]));
+        match answer["policy"].as_str() {
+            Some(policy) => output::next(common, &["policy", "show", policy]),
+            None => output::next(common, &["policy", "list"]),
+        }
     }
     if answer["allowed"] == true {
         Ok(())
@@ -90,19 +112,28 @@ pub(crate) fn registry(common: &Common, command: &RegistryCommand) -> Result<(),
                 body["google"] = json!({ "project": project, "location": location });
             }
             let answer = Server::find(common)?.call("POST", "/v1/registries", Some(&body))?.json();
-            println!("registry {name} exists, issuer {}", cell(&answer["issuer"]));
-            output::next(&format!("drawbridge device add ID --registry {name}"));
+            if common.json {
+                output::json(&answer);
+            } else {
+                println!("registry {name} exists, issuer {}", cell(&answer["issuer"]));
+                let out = format!("./{name}-lamp");
+                output::next(&within(common, name), &["device", "add", "lamp", "--out", &out]);
+            }
         }
         RegistryCommand::List => {
             let answer = Server::find(common)?.call("GET", "/v1/registries", None)?.json();
-            let next = "drawbridge registry show NAME";
-            listing(common, &answer["items"], &["name", "issuer", "bridge_audience"], next);
+            let items = &answer["items"];
+            let next = ["registry", "show", first_name(items).unwrap_or(DEFAULT_REGISTRY)];
+            listing(common, items, &["name", "issuer", "bridge_audience"], &next);
         }
         RegistryCommand::Show { name } => {
             let answer = Server::find(common)?.call("GET", "/v1/registries", None)?.json();
             let items = answer["items"].as_array().cloned().unwrap_or_default();
             match items.iter().find(|item| item["name"] == name.as_str()) {
-                Some(item) => output::json(item),
+                Some(item) => {
+                    output::json(item);
+                    output::next(&within(common, name), &["device", "list"]);
+                }
                 None => {
                     return Err(Failure::NotFound(format!(
                         "there is no registry `{name}`; see `drawbridge registry list`"
@@ -117,16 +148,20 @@ pub(crate) fn registry(common: &Common, command: &RegistryCommand) -> Result<(),
 pub(crate) fn audit(common: &Common, command: &AuditCommand) -> Result<(), Failure> {
     let AuditCommand::Tail { count } = command;
     let answer = Server::find(common)?.call("GET", &format!("/v1/audit?limit={count}"), None)?.json();
-    listing(
-        common,
-        &answer["items"],
-        &["seq", "at", "actor", "action", "subject"],
-        "drawbridge device show NAME",
-    );
+    listing(common, &answer["items"], &["seq", "at", "actor", "action", "subject"], &["device", "list"]);
     Ok(())
 }
 
-fn listing(common: &Common, items: &Value, columns: &[&str], next: &str) {
+/// The same place, another registry.
+fn within(common: &Common, registry: &str) -> Common {
+    Common { registry: registry.to_owned(), ..common.clone() }
+}
+
+fn first_name(items: &Value) -> Option<&str> {
+    items[0]["name"].as_str()
+}
+
+fn listing(common: &Common, items: &Value, columns: &[&str], next: &[&str]) {
     if common.json {
         output::json(items);
         return;
@@ -139,5 +174,5 @@ fn listing(common: &Common, items: &Value, columns: &[&str], next: &str) {
         .map(|item| columns.iter().map(|column| cell(&item[*column])).collect())
         .collect();
     output::table(columns, &rows);
-    output::next(next);
+    output::next(common, next);
 }

@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use drawbridge_device::{ApiAnswer, ApiClient};
+use drawbridge_names::RegistryName;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::Failure;
-use crate::args::Common;
+use crate::args::{Common, DEFAULT_REGISTRY};
+use crate::{Failure, files};
 
 /// `DIR/endpoints.json`: the addresses in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,12 +40,25 @@ impl Server {
     /// [`Failure::Unavailable`] when the folder shows no running server, [`Failure::Usage`] when a file
     /// cannot be read.
     pub fn find(common: &Common) -> Result<Self, Failure> {
-        let read = |path: &Path| {
-            fs::read_to_string(path).map_err(|e| Failure::Usage(format!("{}: {e}", path.display())))
+        let read = |path: &Path, wanted: &str| {
+            String::from_utf8(files::read(path, wanted)?)
+                .map_err(|_| Failure::Usage(format!("{}: not text; {wanted}", path.display())))
         };
+        let credential = |path: &Path| {
+            const WANTED: &str = "wanted the admin credential of the server, as `admin-token` in its data folder \
+                                  holds it: one line that begins with `dba_`";
+            let text = read(path, WANTED)?;
+            let token = text.trim().to_owned();
+            if token.starts_with("dba_") && !token.contains(char::is_whitespace) {
+                return Ok(token);
+            }
+            Err(Failure::Usage(format!("{}: no admin credential was found; {WANTED}", path.display())))
+        };
+        let root =
+            |path: &Path| read(path, "wanted the server's root certificate, `ca.pem` in its data folder");
         if let (Some(url), Some(token_file), Some(ca)) = (&common.server, &common.token_file, &common.ca) {
             let https = url.trim_start_matches("https://").trim_end_matches('/').to_owned();
-            return Self::new(common, https, &read(token_file)?, read(ca)?, None);
+            return Self::new(common, https, credential(token_file)?, root(ca)?, None);
         }
         let path = common.data.join("endpoints.json");
         let text = fs::read_to_string(&path).map_err(|e| {
@@ -56,24 +71,24 @@ impl Server {
         let endpoints: Endpoints = serde_json::from_str(&text).map_err(|e| {
             Failure::Usage(format!("{}: {e}; restart the server to write it anew", path.display()))
         })?;
-        let token = read(&common.data.join("admin-token"))?;
-        let ca = read(&common.data.join("ca.pem"))?;
-        Self::new(common, endpoints.https.clone(), &token, ca, Some(endpoints))
+        let token = credential(&common.data.join("admin-token"))?;
+        let ca = root(&common.data.join("ca.pem"))?;
+        Self::new(common, endpoints.https.clone(), token, ca, Some(endpoints))
     }
 
     fn new(
         common: &Common,
         https: String,
-        token: &str,
+        token: String,
         ca_pem: String,
         endpoints: Option<Endpoints>,
     ) -> Result<Self, Failure> {
+        RegistryName::parse(&common.registry).map_err(|e| Failure::Usage(format!("--registry: {e}")))?;
         let base = match common.registry.as_str() {
-            "default" => format!("https://{https}"),
+            DEFAULT_REGISTRY => format!("https://{https}"),
             other => format!("https://{https}/r/{other}"),
         };
         let client = ApiClient::new(&base, &ca_pem)?;
-        let token = token.trim().to_owned();
         Ok(Self { client, token, ca_pem, endpoints, registry: common.registry.clone(), https })
     }
 
@@ -125,7 +140,37 @@ impl Server {
         let text = body.map(ToString::to_string);
         let body = text.as_ref().map(|text| ("application/json", text.as_bytes()));
         let answer = self.client.send(method, path, Some(&self.token), body)?;
-        if (200..300).contains(&answer.status) { Ok(answer) } else { Err(Failure::of_answer(&answer)) }
+        if (200..300).contains(&answer.status) { Ok(answer) } else { Err(self.refusal(&answer)) }
+    }
+
+    /// What the registry publishes of itself: `issuer`, `bridge_audience` and where its doors are.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] when there is no such registry.
+    pub(crate) fn discovery(&self) -> Result<Value, Failure> {
+        let answer = self.client.send("GET", "/.well-known/oauth-authorization-server", None, None)?;
+        if answer.status == 200 { Ok(answer.json()) } else { Err(self.refusal(&answer)) }
+    }
+
+    /// A 404 has two meanings: no such record, or no such registry to look in.
+    fn refusal(&self, answer: &ApiAnswer) -> Failure {
+        if answer.status == 404 && self.registry != DEFAULT_REGISTRY && self.registry_is_missing() {
+            return Failure::NotFound(format!(
+                "there is no registry `{}`; see `drawbridge registry list`",
+                self.registry
+            ));
+        }
+        Failure::of_answer(answer)
+    }
+
+    fn registry_is_missing(&self) -> bool {
+        let base = format!("https://{}", self.https);
+        let listed = ApiClient::new(&base, &self.ca_pem)
+            .and_then(|root| root.send("GET", "/v1/registries", Some(&self.token), None));
+        let Ok(answer) = listed else { return false };
+        let list = answer.json();
+        let Some(items) = list["items"].as_array() else { return false };
+        items.iter().all(|item| item["name"] != self.registry.as_str())
     }
 
     /// Creates a resource that must not exist yet: POST on its collection.

@@ -4,15 +4,25 @@ use std::time::Duration;
 
 use drawbridge_device::{DeviceIdentity, MqttClient, Qos};
 
-use crate::Failure;
-use crate::args::{Common, PubArgs, SubArgs};
+use serde_json::json;
 
-pub(crate) fn publish(_common: &Common, args: &PubArgs) -> Result<(), Failure> {
+use crate::args::{Common, PubArgs, SubArgs};
+use crate::{Failure, output};
+
+pub(crate) fn publish(common: &Common, args: &PubArgs) -> Result<(), Failure> {
     let identity = DeviceIdentity::load(&args.identity)?;
     let mut client = connect(&identity, "pub")?;
     client.publish(&args.topic, args.payload.as_bytes(), Qos::AtLeastOnce, args.retain)?;
     client.disconnect()?;
-    println!("published {} as {}", args.topic, identity.device);
+    let PubArgs { topic, retain, .. } = args;
+    if common.json {
+        let device = &identity.device;
+        output::json(&json!({ "published": true, "topic": topic, "as": device, "retain": retain }));
+        return Ok(());
+    }
+    println!("published {topic} as {}", identity.device);
+    let filter = format!("devices/{}/commands/#", identity.device);
+    output::next_with_identity(common, &["sub", &filter, "--as", &args.identity.to_string_lossy()]);
     Ok(())
 }
 
@@ -26,8 +36,7 @@ pub(crate) fn subscribe(common: &Common, args: &SubArgs) -> Result<(), Failure> 
             received += 1;
             let text = String::from_utf8_lossy(&message.payload);
             if common.json {
-                let line =
-                    serde_json::json!({ "topic": message.topic, "payload": text, "retain": message.retain });
+                let line = json!({ "topic": message.topic, "payload": text, "retain": message.retain });
                 println!("{line}");
             } else {
                 println!("{} {text}", message.topic);
@@ -35,6 +44,9 @@ pub(crate) fn subscribe(common: &Common, args: &SubArgs) -> Result<(), Failure> 
         }
     }
     client.disconnect()?;
+    let (topic, folder) =
+        (format!("devices/{}/events/test", identity.device), args.identity.to_string_lossy());
+    output::next_beside_product(common, false, &["pub", &topic, "hello", "--as", &folder], "");
     Ok(())
 }
 
