@@ -20,7 +20,7 @@ usage: cargo xtask COMMAND
 
   check   formatting, clippy, documentation, `jose` without std, and the rules of the house
   rules   the rules of the house alone: crate map, directions, licences, error codes, texts
-  soak    the long tests: cargo test --workspace --release -- --ignored soak
+  soak    the long tests: cargo test --workspace -- --ignored soak
   bench   every benchmark of the workspace in turn
 ";
 
