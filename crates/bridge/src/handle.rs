@@ -186,7 +186,11 @@ impl Dispatch for BridgeHandle {
     async fn send(&self, order: DeviceOrder) -> DeliveryOutcome {
         let rights = match order.publisher {
             control::Publisher::Server => None,
-            control::Publisher::Principal(uid) => self.rights_of(&order.registry, uid, None).await,
+            // Without rights it would pass for the server.
+            control::Publisher::Principal(uid) => match self.rights_of(&order.registry, uid, None).await {
+                Some(rights) => Some(rights),
+                None => return DeliveryOutcome::Unavailable,
+            },
         };
         let shards = self.shared.inboxes.len();
         let live = self.shared.directory.find(&order.registry, order.device);
@@ -205,15 +209,16 @@ impl Dispatch for BridgeHandle {
 /// What control is told of an order.
 fn delivery(outcome: OrderOutcome, to_device: bool) -> DeliveryOutcome {
     match outcome {
-        // At QoS 0 there is nothing better to know than that the socket took it.
-        OrderOutcome::Acknowledged | OrderOutcome::SentQos0 => DeliveryOutcome::Acknowledged,
+        OrderOutcome::Acknowledged => DeliveryOutcome::Acknowledged,
+        OrderOutcome::Rejected(reason) => DeliveryOutcome::Rejected { reason: reason.byte() },
         OrderOutcome::NotConnected if to_device => DeliveryOutcome::NotConnected,
-        OrderOutcome::NotSubscribed | OrderOutcome::Denied if to_device => DeliveryOutcome::NotSubscribed,
-        // It was not acknowledged as done; control has no finer word.
-        OrderOutcome::TimedOut | OrderOutcome::Rejected(_) => DeliveryOutcome::TimedOut,
-        OrderOutcome::Denied => DeliveryOutcome::Unavailable,
-        OrderOutcome::Stored | OrderOutcome::NotConnected | OrderOutcome::NotSubscribed => {
-            DeliveryOutcome::Stored
-        }
+        OrderOutcome::NotSubscribed if to_device => DeliveryOutcome::NotSubscribed,
+        OrderOutcome::Withheld if to_device => DeliveryOutcome::Withheld,
+        OrderOutcome::TimedOut => DeliveryOutcome::TimedOut,
+        OrderOutcome::Denied => DeliveryOutcome::Denied,
+        OrderOutcome::Stored
+        | OrderOutcome::NotConnected
+        | OrderOutcome::NotSubscribed
+        | OrderOutcome::Withheld => DeliveryOutcome::Stored,
     }
 }

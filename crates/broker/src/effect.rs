@@ -285,11 +285,12 @@ pub struct Order {
     pub topic: String,
     /// What.
     pub payload: Arc<[u8]>,
-    /// 0 or 1 (2 counts as 1 for now).
+    /// 0 or 1 (2 counts as 1 for now). With `to` it counts as 1: at QoS 0 nothing would answer.
     pub qos: Qos,
     /// Whether it stays as the last word on its topic.
     pub retain: bool,
-    /// Wait for the PUBACK of this principal's session; `None`: done when it is handed over.
+    /// Wait for the PUBACK of this principal's session; `None`: done when it is handed over. When that
+    /// session cannot get it at QoS 1, nobody gets it, unless it is retained.
     pub to: Option<Uid>,
     /// Until when to wait for the PUBACK.
     pub deadline: Instant,
@@ -306,17 +307,18 @@ pub enum OrderOutcome {
     Acknowledged,
     /// The device sent PUBACK with a refusal (5 only).
     Rejected(ReasonCode),
-    /// Handed to the device at QoS 0: order or subscription is of QoS 0.
-    SentQos0,
     /// No session of the principal on this shard, or it ended before it answered.
     NotConnected,
-    /// Connected, but no subscription matches.
+    /// Connected, but no subscription of QoS 1 matches.
     NotSubscribed,
-    /// No PUBACK until the deadline, or a device too slow to take a QoS 0 message.
+    /// Connected and subscribed, but the message may not be delivered to it: its rights do not let it
+    /// through, or those of the publisher no more.
+    Withheld,
+    /// No PUBACK until the deadline, or larger than the device takes.
     TimedOut,
     /// There was nobody to wait for: handed to whoever subscribed, and retained if asked.
     Stored,
-    /// The publisher may not publish there, the device may not receive it, or the topic is none.
+    /// The publisher may not publish there, or the topic is none.
     Denied,
 }
 

@@ -435,16 +435,74 @@ fn an_order_is_done_when_the_device_has_acknowledged_or_it_is_said_why_not() {
     assert!(done(&mut net).is_empty());
     net.pass(ms(110));
     assert_eq!(done(&mut net), [(5, OrderOutcome::TimedOut)]);
-    // At QoS 0.
+    // An order that waits is of QoS 1, whatever it says.
+    net.acknowledge(lamp, 3);
+    net.messages(lamp);
     let order = Order { qos: QOS0, ..command(&net, 6, 2, topic) };
     net.order(0, order);
-    assert_eq!(done(&mut net), [(6, OrderOutcome::SentQos0)]);
+    let sent = net.messages(lamp);
+    assert_eq!((sent.len(), sent[0].qos), (1, 1));
+    net.acknowledge(lamp, 4);
+    assert_eq!(done(&mut net), [(6, OrderOutcome::Acknowledged)]);
     // Gone before it answered.
-    net.acknowledge(lamp, 3);
     let order = command(&net, 7, 2, topic);
     net.order(0, order);
     net.hang_up(lamp);
     assert_eq!(done(&mut net), [(7, OrderOutcome::NotConnected)]);
+}
+
+#[test]
+fn a_command_is_never_sent_at_qos_0_and_nobody_else_hears_of_it_then() {
+    for version in [V311, V5] {
+        let mut net = Net::new(1);
+        let topic = "devices/lamp/commands";
+        let spy = net.join(0, V5, app(9));
+        net.subscribe(spy, "devices/#", QOS1);
+        let lamp = net.join(0, version, device(2, "lamp"));
+        net.subscribe(lamp, "devices/lamp/commands/#", QOS0);
+        let order = command(&net, 1, 2, topic);
+        net.order(0, order);
+        assert_eq!(net.orders_done, [(1, OrderOutcome::NotSubscribed)]);
+        assert!(net.messages(lamp).is_empty() && net.messages(spy).is_empty());
+        // One subscription of QoS 1 among those that match is enough.
+        net.subscribe(lamp, topic, QOS1);
+        let order = command(&net, 2, 2, topic);
+        net.order(0, order);
+        let sent = net.messages(lamp);
+        assert_eq!((sent.len(), sent[0].qos, net.messages(spy).len()), (1, 1, 1));
+        let id = sent[0].id.expect("QoS 1");
+        net.acknowledge(lamp, id);
+        assert_eq!(net.orders_done[1..], [(2, OrderOutcome::Acknowledged)]);
+    }
+}
+
+#[test]
+fn a_config_reaches_a_subscription_of_qos_0_without_being_called_acknowledged() {
+    let mut net = Net::new(1);
+    let lamp = net.join(0, V311, device(2, "lamp"));
+    net.subscribe(lamp, "devices/lamp/config", QOS0);
+    let order = Order { retain: true, ..command(&net, 1, 2, "devices/lamp/config") };
+    net.order(0, order);
+    assert_eq!(net.orders_done, [(1, OrderOutcome::NotSubscribed)]);
+    assert_eq!(net.payloads(lamp), ["on"]);
+}
+
+#[test]
+fn a_command_that_its_device_may_not_receive_is_said_to_be_withheld_and_goes_to_nobody() {
+    let mut net = Net::new(1);
+    let spy = net.join(0, V5, app(9));
+    net.subscribe(spy, "devices/#", QOS1);
+    let source = "[[allow]]\nsubscribe = [\"#\"]\n[[deny]]\nsubscribe = [\"devices/lamp/commands\"]\n";
+    let narrow = drawbridge_broker::Admitted { rights: compiled(source, "app-2"), ..app(2) };
+    let lamp = net.join(0, V5, narrow);
+    net.subscribe(lamp, "#", QOS1);
+    let order = command(&net, 1, 2, "devices/lamp/commands");
+    net.order(0, order);
+    assert_eq!(net.orders_done, [(1, OrderOutcome::Withheld)]);
+    assert!(net.messages(lamp).is_empty() && net.messages(spy).is_empty());
+    let order = command(&net, 2, 2, "a/b");
+    net.order(0, order);
+    assert_eq!(net.messages(lamp).len(), 1);
 }
 
 #[test]

@@ -14,11 +14,13 @@ use crate::ControlError;
 pub trait Dispatch: Send + Sync {
     /// Publishes `order.payload` to `order.topic` as the server does it: to every session of the
     /// registry that subscribed and `may_deliver`, and with [`DeviceOrder::retain`] as the topic's
-    /// retained message, whatever the answer is. No `may_publish` is asked: control has asked it.
+    /// retained message, whatever the answer is. Control has asked `may_publish` already; it is asked
+    /// once more, as the publisher stands by then.
     ///
     /// With [`DeviceOrder::to_device`] the answer speaks of this one device: it comes with its PUBACK,
-    /// or at once when it has no live session or none of its subscriptions matches, or after
-    /// [`DeviceOrder::wait`]. Without, it comes as soon as the message is with the broker.
+    /// or at once when it has no live session, no matching subscription of QoS 1, or may not receive
+    /// it, or after [`DeviceOrder::wait`]. Where it comes at once nobody gets the message, unless it is
+    /// retained. Without, it comes as soon as the message is with the broker.
     async fn send(&self, order: DeviceOrder) -> DeliveryOutcome;
 }
 
@@ -33,11 +35,11 @@ pub struct DeviceOrder {
     pub topic: String,
     /// At most [`crate::PAYLOAD_BYTES_MAX`] bytes.
     pub payload: Arc<[u8]>,
-    /// 0 or 1; a subscription may lower it.
+    /// 0 or 1; with [`DeviceOrder::to_device`] it is 1. For others a subscription may lower it.
     pub qos: u8,
     /// Keep it as the topic's retained message; an empty payload removes that one.
     pub retain: bool,
-    /// Wait for this device's PUBACK. (At QoS 0, by its subscription: for the socket's taking it.)
+    /// Wait for this device's PUBACK.
     pub to_device: bool,
     /// Who sent it, for the message record.
     pub publisher: Publisher,
@@ -78,9 +80,18 @@ pub enum DeliveryOutcome {
     Stored,
     /// The device has no live session.
     NotConnected,
-    /// The device has a live session, and none of its subscriptions matches the topic (or its rights
-    /// do not let the message through).
+    /// The device has a live session, and none of its subscriptions of QoS 1 matches the topic.
     NotSubscribed,
+    /// The device is connected and subscribed, and may not receive the message: its rights do not let
+    /// it through, or those of the publisher ended meanwhile.
+    Withheld,
+    /// The device answered with a PUBACK that refuses (MQTT 5 only).
+    Rejected {
+        /// Its reason code, 0x80 or above (MQTT 5.0 section 3.4.2.1).
+        reason: u8,
+    },
+    /// The publisher may not publish to the topic (any more). Nothing was sent.
+    Denied,
     /// The wait is over without a PUBACK. The message may still arrive.
     TimedOut,
     /// The bridge is shutting down or overloaded. Nothing was sent.

@@ -68,6 +68,25 @@ impl Sender<'_> {
             word: decision.word().unwrap_or("publish-not-allowed"),
         })
     }
+
+    /// The bridge did not let it speak, although it might when it was asked here.
+    fn no_more(&self, topic: String) -> ControlError {
+        match self {
+            // The server is asked for no right: it was the topic.
+            Self::Admin => ControlError::NoControlTopic { topic },
+            Self::Principal { name, .. } => no_more(name, topic),
+        }
+    }
+}
+
+fn no_more(sender: &PrincipalName, topic: String) -> ControlError {
+    ControlError::Denied {
+        sender: sender.clone(),
+        topic,
+        rule: "it was blocked or deleted, or its policy changed, meanwhile".to_owned(),
+        code: "DB-3010",
+        word: "publish-not-allowed",
+    }
 }
 
 /// How an actor is written in the audit.
@@ -85,8 +104,16 @@ pub enum CommandDelivery {
     Acknowledged,
     /// The device has no live session. A command is never kept for later.
     NotConnected,
-    /// The device is connected and did not subscribe to its commands.
+    /// The device is connected and did not subscribe to its commands at QoS 1. It got nothing: a
+    /// command at QoS 0 would leave its sender without an answer.
     NotSubscribed,
+    /// The device is connected and subscribed, and may not receive the command. It got nothing.
+    Withheld,
+    /// The device got it and refused it, by a PUBACK with an error (MQTT 5 only).
+    Rejected {
+        /// Its reason code, 0x80 or above (MQTT 5.0 section 3.4.2.1).
+        reason: u8,
+    },
     /// No PUBACK within the wait. The device may have obeyed nevertheless.
     TimedOut,
 }
@@ -164,8 +191,12 @@ impl Control {
             publisher: sender.publisher(),
             wait,
         };
+        let topic = order.topic.clone();
         match self.dispatch.send(order).await {
             DeliveryOutcome::Acknowledged => Ok(CommandDelivery::Acknowledged),
+            DeliveryOutcome::Withheld => Ok(CommandDelivery::Withheld),
+            DeliveryOutcome::Rejected { reason } => Ok(CommandDelivery::Rejected { reason }),
+            DeliveryOutcome::Denied => Err(sender.no_more(topic)),
             DeliveryOutcome::NotConnected => Ok(CommandDelivery::NotConnected),
             DeliveryOutcome::NotSubscribed => Ok(CommandDelivery::NotSubscribed),
             // `Stored` promises nothing about the device, so it is no success here.
@@ -180,7 +211,8 @@ impl Control {
     ///
     /// # Errors
     /// [`ControlError`] as for a command, and [`ControlError::StaleVersion`]. When the bridge is
-    /// unavailable the config is stored nevertheless and published at the next start.
+    /// unavailable, or lets the sender speak no more, the config is stored nevertheless and published
+    /// at the next start.
     pub async fn set_config(
         &self,
         registry: &RegistryName,
@@ -217,6 +249,7 @@ impl Control {
             publisher: sender.publisher(),
             wait,
         };
+        let topic = order.topic.clone();
         let outcome = self.publish_newest(version, order).await?;
         let delivered = match outcome {
             DeliveryOutcome::Acknowledged => {
@@ -224,7 +257,14 @@ impl Control {
                 ConfigDelivery::Acknowledged
             }
             DeliveryOutcome::Unavailable => return Err(ControlError::BridgeUnavailable),
-            _ => ConfigDelivery::Stored,
+            DeliveryOutcome::Denied => return Err(sender.no_more(topic)),
+            // Whatever the device does with it now: it gets it again whenever it subscribes.
+            DeliveryOutcome::Stored
+            | DeliveryOutcome::NotConnected
+            | DeliveryOutcome::NotSubscribed
+            | DeliveryOutcome::Withheld
+            | DeliveryOutcome::Rejected { .. }
+            | DeliveryOutcome::TimedOut => ConfigDelivery::Stored,
         };
         Ok(ConfigSet { version, delivered })
     }
@@ -240,7 +280,8 @@ impl Control {
         let outcome = self.dispatch.send(order.clone()).await;
         let mut published = version;
         while let Some(newest) = self.store.config(&order.registry, order.device).await? {
-            if newest.version == published || outcome == DeliveryOutcome::Unavailable {
+            let is_out = !matches!(outcome, DeliveryOutcome::Unavailable | DeliveryOutcome::Denied);
+            if newest.version == published || !is_out {
                 break;
             }
             published = newest.version;
@@ -366,14 +407,15 @@ impl Control {
 #[async_trait]
 impl ControlPublishes for Control {
     async fn client_publish(&self, publish: ClientControlPublish) -> Result<(), ControlError> {
-        let ClientControlPublish { registry, topic, payload, publisher, .. } = publish;
+        let ClientControlPublish { registry, topic, payload, publisher, publisher_name, publisher_kind } =
+            publish;
         let control = TopicName::parse(&topic).ok().and_then(ControlTopic::parse);
         let Some(control) = control else { return Err(ControlError::NoControlTopic { topic }) };
         let device = PrincipalName::parse(control.device())
             .map_err(|_| ControlError::NoControlTopic { topic: topic.clone() })?;
         fits(&payload)?;
         let uid = self.device(&registry, &device).await?;
-        let who = actor(publish.publisher_kind, &publish.publisher_name);
+        let who = actor(publisher_kind, &publisher_name);
         let mut order = DeviceOrder {
             registry,
             device: uid,
@@ -414,6 +456,7 @@ impl ControlPublishes for Control {
         };
         match outcome {
             DeliveryOutcome::Unavailable => Err(ControlError::BridgeUnavailable),
+            DeliveryOutcome::Denied => Err(no_more(&publisher_name, topic)),
             _ => Ok(()),
         }
     }
@@ -614,6 +657,8 @@ mod tests {
             (DeliveryOutcome::NotConnected, Ok(CommandDelivery::NotConnected)),
             (DeliveryOutcome::NotSubscribed, Ok(CommandDelivery::NotSubscribed)),
             (DeliveryOutcome::TimedOut, Ok(CommandDelivery::TimedOut)),
+            (DeliveryOutcome::Withheld, Ok(CommandDelivery::Withheld)),
+            (DeliveryOutcome::Rejected { reason: 0x87 }, Ok(CommandDelivery::Rejected { reason: 0x87 })),
             (DeliveryOutcome::Stored, Ok(CommandDelivery::TimedOut)),
             (DeliveryOutcome::Unavailable, Err("bridge-unavailable")),
         ];
@@ -644,9 +689,14 @@ mod tests {
             };
             world.command(sender, device, b"on".to_vec())
         };
+        world.answer(&[DeliveryOutcome::Denied]);
+        let error = send("[[allow]]\npublish = [\"devices/lamp/commands\"]", "lamp").expect_err("blocked");
+        assert_eq!((error.code(), error.word()), ("DB-3010", "publish-not-allowed"));
+        world.sent();
         assert!(send("[[allow]]\npublish = [\"devices/lamp/commands\"]", "lamp").is_ok());
         assert_eq!(world.sent()[0].publisher, Publisher::Principal(Uid(3)));
-        assert_eq!(world.audited(), [("app:backend".into(), "command.send".into(), "lamp".into())]);
+        let record = || ("app:backend".to_owned(), "command.send".to_owned(), "lamp".to_owned());
+        assert_eq!(world.audited(), [record(), record()]);
 
         let refused = [
             ("[[allow]]\npublish = [\"devices/lamp/commands\"]", "pump", "no rule"),
@@ -665,7 +715,7 @@ mod tests {
             assert!(error.to_string().contains(rule), "{error}");
         }
         assert!(world.sent().is_empty(), "a refused command leaves no message");
-        assert_eq!(world.audited().len(), 1, "and no record of having been sent");
+        assert_eq!(world.audited().len(), 2, "and no record of having been sent");
     }
 
     #[test]
@@ -689,17 +739,28 @@ mod tests {
         assert_eq!(set, ConfigSet { version: 1, delivered: ConfigDelivery::Acknowledged });
         let set = world.config("lamp", "b", Some(1)).expect("the second");
         assert_eq!(set, ConfigSet { version: 2, delivered: ConfigDelivery::Stored });
+        for outcome in [
+            DeliveryOutcome::Rejected { reason: 0x83 },
+            DeliveryOutcome::NotSubscribed,
+            DeliveryOutcome::Withheld,
+        ] {
+            world.answer(&[outcome]);
+            let set = world.config("pump", "p", None).expect("stored");
+            assert_eq!(set.delivered, ConfigDelivery::Stored, "{outcome:?}");
+            let config = now(world.control.config(&registry(), &name("pump"))).expect("memory").expect("set");
+            assert_eq!(config.acked_ms, None, "{outcome:?}");
+        }
         let error = world.config("lamp", "c", Some(1)).expect_err("stale");
         assert!(matches!(error, ControlError::StaleVersion { expected: 1, current: 2 }), "{error:?}");
         assert_eq!(world.config("lamp", "c", Some(0)).expect_err("stale").word(), "stale-version");
 
-        let sent = world.sent();
+        let mut sent = world.sent();
+        sent.retain(|order| order.device == Uid(1));
         let said: Vec<_> = sent.iter().map(|o| (o.topic.as_str(), &*o.payload, o.qos, o.retain)).collect();
         let topic = "devices/lamp/config";
         assert_eq!(said, [(topic, &b"a"[..], 1, true), (topic, &b"b"[..], 1, true)]);
         let config = now(world.control.config(&registry(), &name("lamp"))).expect("memory").expect("set");
         assert_eq!((config.version, config.payload.as_slice(), config.acked_ms), (2, &b"b"[..], None));
-        assert_eq!(now(world.control.config(&registry(), &name("pump"))).expect("memory"), None);
     }
 
     #[test]
@@ -784,6 +845,9 @@ mod tests {
         let long = vec![0; PAYLOAD_BYTES_MAX + 1];
         let error = world.publish("devices/lamp/state", &long).expect_err("too long");
         assert_eq!(error.word(), "payload-too-long");
+        world.answer(&[DeliveryOutcome::Denied]);
+        let error = world.publish("devices/lamp/commands", b"x").expect_err("blocked meanwhile");
+        assert_eq!(error.word(), "publish-not-allowed");
         world.answer(&[DeliveryOutcome::Unavailable]);
         let error = world.publish("devices/lamp/commands", b"x").expect_err("bridge down");
         assert_eq!(error.word(), "bridge-unavailable");

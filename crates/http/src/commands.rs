@@ -66,6 +66,8 @@ pub(crate) async fn send(
         }))),
         CommandDelivery::NotConnected => Err(Failure::not_connected(device.as_str())),
         CommandDelivery::NotSubscribed => Err(Failure::not_subscribed(device.as_str())),
+        CommandDelivery::Withheld => Err(Failure::withheld(device.as_str())),
+        CommandDelivery::Rejected { reason } => Err(Failure::rejected_by_device(device.as_str(), reason)),
         CommandDelivery::TimedOut => Err(Failure::timed_out(device.as_str(), wait_s)),
     }
 }

@@ -175,6 +175,23 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, "DB-4213", "not-subscribed", detail)
     }
 
+    /// A command that its device may not receive.
+    pub(crate) fn withheld(device: &str) -> Self {
+        let detail = format!(
+            "`{device}` is subscribed and may not receive the command, so nothing was sent; allow it in the policy of the device, or check that neither side's rights have just ended"
+        );
+        Self::new(StatusCode::CONFLICT, "DB-3012", "delivery-withheld", detail)
+    }
+
+    /// A command that its device refused. `reason`: of the PUBACK, MQTT 5.0 section 3.4.2.1.
+    pub(crate) fn rejected_by_device(device: &str, reason: u8) -> Self {
+        let detail = format!(
+            "`{device}` got the command and refused it: its PUBACK has the reason code {reason:#04x}; the device's own log knows why"
+        );
+        let members = vec![("reason", Value::from(reason))];
+        Self::new(StatusCode::CONFLICT, "DB-4219", "rejected-by-device", detail).with_members(members)
+    }
+
     /// A command without a PUBACK.
     pub(crate) fn timed_out(device: &str, wait_s: u64) -> Self {
         let detail =

@@ -11,7 +11,7 @@ use drawbridge_control::{
 use drawbridge_names::Uid;
 use drawbridge_testkit::TestDevice;
 
-use crate::client::{Level, publish};
+use crate::client::{Level, PINGREQ, publish};
 use crate::rig::{Rig, registry, rig, wait_until};
 
 fn command(device: Uid, wait: Duration) -> DeviceOrder {
@@ -48,6 +48,52 @@ fn a_command_is_answered_by_the_puback_of_its_device() {
     });
     assert_eq!(client.message(), ("devices/lamp/commands".to_owned(), b"on".to_vec()));
     assert_eq!(rig.runtime.block_on(answer).expect("no panic"), DeliveryOutcome::Acknowledged);
+}
+
+#[test]
+fn a_command_to_a_subscription_of_qos_0_is_not_sent_and_not_called_acknowledged() {
+    let rig = rig(|_| {});
+    let lamp = TestDevice::new("lamp");
+    let uid = rig.register(&lamp);
+    let mut client = rig.enter(&lamp, Level::V311);
+    client.subscribe("devices/lamp/commands/#", 0);
+    assert_eq!(send(&rig, command(uid, Duration::from_secs(5))), DeliveryOutcome::NotSubscribed);
+    // The next packet is the answer to this, so no PUBLISH came before.
+    client.send(&PINGREQ);
+    assert_eq!(client.packet(), Ok((0xd0, vec![])));
+}
+
+#[test]
+fn a_command_that_its_device_refuses_is_told_with_the_reason_of_the_puback() {
+    let rig = rig(|_| {});
+    let lamp = TestDevice::new("lamp");
+    let uid = rig.register(&lamp);
+    let mut client = rig.enter(&lamp, Level::V5);
+    client.subscribe("devices/lamp/commands/#", 1);
+    let answer = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (first, body) = client.packet().expect("a PUBLISH");
+            assert_eq!(first & 0xf6, 0x32, "at QoS 1");
+            let id_at = 2 + "devices/lamp/commands".len();
+            client.send(&[0x40, 4, body[id_at], body[id_at + 1], 0x87, 0]);
+        });
+        send(&rig, command(uid, Duration::from_secs(5)))
+    });
+    assert_eq!(answer, DeliveryOutcome::Rejected { reason: 0x87 });
+}
+
+#[test]
+fn who_is_no_principal_any_more_sends_nothing() {
+    let rig = rig(|_| {});
+    let lamp = TestDevice::new("lamp");
+    let uid = rig.register(&lamp);
+    let mut client = rig.enter(&lamp, Level::V5);
+    client.subscribe("devices/lamp/commands/#", 1);
+    let nobody = Publisher::Principal(Uid(u64::MAX));
+    let order = DeviceOrder { publisher: nobody, ..command(uid, Duration::from_secs(5)) };
+    assert_eq!(send(&rig, order), DeliveryOutcome::Unavailable);
+    client.send(&PINGREQ);
+    assert_eq!(client.packet(), Ok((0xd0, vec![])));
 }
 
 #[test]

@@ -11,8 +11,8 @@ use super::outgoing::inner_topic;
 use super::session::{LastWill, Session};
 use super::{Shard, disconnect_reason};
 use crate::deliver::may_publish;
+use crate::directory::Claim;
 use crate::effect::{Admitted, Close, ConnId, ConnectRequest, Crossing, Effect, Refused, RefusedReason};
-use crate::message::Publisher;
 use crate::report::{Report, What, Who};
 
 /// What CONNECT brought that is needed once the client is let in.
@@ -22,6 +22,10 @@ pub(super) struct Pending {
     pub(super) will: Option<LastWill>,
     pub(super) will_qos: Qos,
 }
+
+/// Why a CONNECT with a good credential is refused: what the client is told, what its owner may read,
+/// what the log says.
+type Refusal = (ReasonCode, Option<String>, What);
 
 impl Shard {
     pub(super) fn on_connect(&mut self, conn: ConnId, connect: &Connect<'_>, fx: &mut Vec<Effect>) {
@@ -86,56 +90,95 @@ impl Shard {
         &mut self,
         now: Instant,
         conn: ConnId,
-        pending: Pending,
+        mut pending: Pending,
         admitted: Admitted,
         fx: &mut Vec<Effect>,
     ) -> bool {
         let registry = self.registry(&admitted.registry);
-        let who = || {
-            Some(Who { registry: admitted.registry.clone(), uid: admitted.uid, name: admitted.name.clone() })
+        let who = Who { registry: admitted.registry.clone(), uid: admitted.uid, name: admitted.name.clone() };
+        let claimed = match self.judge(now, registry, &mut pending, &admitted, fx) {
+            Ok(()) => self.claim(now, conn, &admitted),
+            Err(refusal) => Err(refusal),
         };
+        let claim = match claimed {
+            Ok(claim) => claim,
+            Err((reason, for_owner, what)) => {
+                self.refuse(conn, reason, for_owner.as_deref(), fx);
+                fx.push(Effect::Report(Report { conn, who: Some(who), what }));
+                return false;
+            }
+        };
+        let owner_epoch = claim.owner_epoch;
+        self.supplant(now, registry, &admitted, claim, fx);
+        let assigned = admitted.assigned_client_id.then(|| admitted.client_id.clone());
+        self.write(conn, fx, |protocol, out| {
+            protocol.admit(now, assigned.as_ref().map(MqttClientId::as_str), out);
+        });
+        fx.push(Effect::Admitted { conn });
+        let what = What::Connected {
+            version: pending.version,
+            client_id: admitted.client_id.clone(),
+            kind: admitted.kind,
+        };
+        fx.push(Effect::Report(Report { conn, who: Some(who), what }));
+        self.registries[registry].sessions.insert((admitted.uid, conn.slot()));
+        let Some(state) = self.conn(conn) else { return false };
+        state.session = Some(Box::new(Session::of(admitted, registry, owner_epoch, pending.will)));
+        true
+    }
+
+    /// What CONNECT itself may be refused for, now that it is known whose it is.
+    ///
+    /// The rights of the principal are news for whatever it left behind, even when it is refused.
+    fn judge(
+        &mut self,
+        now: Instant,
+        registry: usize,
+        pending: &mut Pending,
+        admitted: &Admitted,
+        fx: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
         if admitted.ends.is_some_and(|ends| ends <= now) {
-            self.refuse(conn, ReasonCode::NotAuthorized, Some("the token has expired"), fx);
-            fx.push(Effect::Report(Report { conn, who: who(), what: What::Expired }));
-            return false;
+            let text = "the token has expired".to_owned();
+            return Err((ReasonCode::NotAuthorized, Some(text), What::Expired));
         }
         if let Some(rights) = self.registries[registry].voices.admitted(admitted.uid, &admitted.rights) {
             self.spread_standing(registry, admitted.uid, Some(&rights), fx);
         }
-        let mut will = pending.will;
-        if let Some(will) = &mut will {
+        if let Some(will) = &mut pending.will {
             will.topic = inner_topic(&will.topic, admitted.leading_slash).into();
-            if let Err((reason, what)) =
-                self.judge_will(registry, &admitted, will, pending.version, pending.will_qos)
-            {
-                self.refuse(conn, reason, Some(&what.to_string()), fx);
-                fx.push(Effect::Report(Report { conn, who: who(), what }));
-                return false;
-            }
+            self.judge_will(registry, admitted, will, pending.version, pending.will_qos)
+                .map_err(|(reason, what)| (reason, Some(what.to_string()), what))?;
         }
         if pending.version == ProtocolVersion::V311 && admitted.assigned_client_id && !pending.clean_start {
             // [MQTT-3.1.3-8] (3.1.1): a session to be kept needs a name to be found by.
-            self.refuse(conn, ReasonCode::ClientIdentifierNotValid, None, fx);
             let what = What::Refused { reason: RefusedReason::ClientIdRefused, for_owner: None };
-            fx.push(Effect::Report(Report { conn, who: who(), what }));
-            return false;
+            return Err((ReasonCode::ClientIdentifierNotValid, None, what));
         }
-        let client_id = &admitted.client_id;
+        Ok(())
+    }
+
+    /// Enters the session into the directory.
+    fn claim(&self, now: Instant, conn: ConnId, admitted: &Admitted) -> Result<Claim, Refusal> {
+        let Admitted { registry, uid, client_id, sessions_max, .. } = admitted;
         let place = (self.config.index, conn);
-        let claim = self.directory.claim(
-            now,
-            &admitted.registry,
-            admitted.uid,
-            place,
-            client_id,
-            admitted.sessions_max,
-        );
-        let Ok(claim) = claim else {
+        self.directory.claim(now, registry, *uid, place, client_id, *sessions_max).map_err(|_| {
             let what = What::TakeoverStorm { client_id: client_id.clone() };
-            self.refuse(conn, RefusedReason::TooManyConnects.into(), Some(&what.to_string()), fx);
-            fx.push(Effect::Report(Report { conn, who: who(), what }));
-            return false;
-        };
+            (RefusedReason::TooManyConnects.into(), Some(what.to_string()), what)
+        })
+    }
+
+    /// Ends the sessions, and takes the delayed wills, that the new session is in the place of, here and
+    /// on other shards.
+    fn supplant(
+        &mut self,
+        now: Instant,
+        registry: usize,
+        admitted: &Admitted,
+        claim: Claim,
+        fx: &mut Vec<Effect>,
+    ) {
+        let Admitted { uid, client_id, .. } = admitted;
         for (shard, older) in claim.older {
             if shard == self.config.index {
                 self.end(now, older, What::TakenOver, fx);
@@ -145,45 +188,13 @@ impl Shard {
         }
         for shard in claim.delayed_wills {
             if shard == self.config.index {
-                self.take_wills(registry, admitted.uid, |will| will.client_id == *client_id);
+                self.take_wills(registry, *uid, |will| will.client_id == *client_id);
             } else {
-                let registry = admitted.registry.clone();
-                let crossing =
-                    Crossing::DropWill { registry, uid: admitted.uid, client_id: client_id.clone() };
+                let (registry, client_id) = (admitted.registry.clone(), client_id.clone());
+                let crossing = Crossing::DropWill { registry, uid: *uid, client_id };
                 fx.push(Effect::Cross { shard, crossing });
             }
         }
-        let assigned = admitted.assigned_client_id.then(|| client_id.clone());
-        self.write(conn, fx, |protocol, out| {
-            protocol.admit(now, assigned.as_ref().map(MqttClientId::as_str), out);
-        });
-        fx.push(Effect::Admitted { conn });
-        let what =
-            What::Connected { version: pending.version, client_id: client_id.clone(), kind: admitted.kind };
-        fx.push(Effect::Report(Report { conn, who: who(), what }));
-        self.registries[registry].sessions.insert((admitted.uid, conn.slot()));
-        let Some(state) = self.conn(conn) else { return false };
-        state.session = Some(Box::new(Session {
-            registry,
-            publisher: Publisher { uid: admitted.uid, policy_epoch: admitted.policy_epoch },
-            name: admitted.name,
-            kind: admitted.kind,
-            client_id: admitted.client_id,
-            rights: admitted.rights,
-            ends: admitted.ends,
-            kid: admitted.kid,
-            owner_epoch: claim.owner_epoch,
-            leading_slash: admitted.leading_slash,
-            filters: Default::default(),
-            filter_bytes: 0,
-            cursor: None,
-            walks: Default::default(),
-            resumes: None,
-            orders: Vec::new(),
-            controls: 0,
-            will: will.map(Box::new),
-        }));
-        true
     }
 
     /// The server must refuse a will that could not be published; better now than when it is needed.

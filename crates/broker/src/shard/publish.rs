@@ -267,7 +267,7 @@ impl Shard {
             registry,
             topic,
             payload: &order.payload,
-            qos: order.qos.min(Qos::AtLeastOnce),
+            qos: if order.to.is_some() { Qos::AtLeastOnce } else { order.qos.min(Qos::AtLeastOnce) },
             retain: order.retain,
             expires: None,
             properties: Default::default(),
@@ -285,8 +285,7 @@ impl Shard {
         let target = found.filter(|(shard, _)| *shard == self.config.index).map(|(_, conn)| conn);
         let failure = match target {
             None => Some(OrderOutcome::NotConnected),
-            Some(target) if !self.is_subscribed(target, registry, topic) => Some(OrderOutcome::NotSubscribed),
-            Some(_) => None,
+            Some(target) => self.obstacle(now, target, &publication),
         };
         // Nobody else is to hear of a command that its device does not get. What is retained is for
         // later, so it goes out all the same.
@@ -300,10 +299,10 @@ impl Shard {
 
     fn wait_for(&mut self, now: Instant, target: ConnId, order: &Order, fate: Fate) -> Option<OrderOutcome> {
         let stage = match fate {
-            Fate::NotMet => return Some(OrderOutcome::NotSubscribed),
-            Fate::Withheld => return Some(OrderOutcome::Denied),
+            // What goes out at QoS 0 has no PUBACK; that no subscription of QoS 1 matched was asked before.
+            Fate::NotMet | Fate::Sent(None) => return Some(OrderOutcome::NotSubscribed),
+            Fate::Withheld => return Some(OrderOutcome::Withheld),
             Fate::Dropped => return Some(OrderOutcome::TimedOut),
-            Fate::Sent(None) => return Some(OrderOutcome::SentQos0),
             Fate::Sent(Some(packet_id)) => OrderStage::Sent(packet_id),
             Fate::Logged(seq) => OrderStage::Logged(seq),
         };
@@ -315,10 +314,32 @@ impl Shard {
         None
     }
 
-    fn is_subscribed(&mut self, target: ConnId, registry: usize, topic: TopicName<'_>) -> bool {
-        let mut subscribed = false;
-        self.registries[registry].routes.each(topic, |route| subscribed |= route.slot == target.slot());
-        subscribed
+    /// Why the session that an order waits for cannot get it at QoS 1; asked before anybody gets it.
+    fn obstacle(
+        &mut self,
+        now: Instant,
+        target: ConnId,
+        publication: &Publication<'_>,
+    ) -> Option<OrderOutcome> {
+        if self.conn(target).is_none_or(|state| state.session.is_none()) {
+            return Some(OrderOutcome::NotConnected);
+        }
+        let Publication { topic, publisher, .. } = *publication;
+        let registry = &mut self.registries[publication.registry];
+        let mut acknowledges = false;
+        registry.routes.each(topic, |route| {
+            acknowledges |= route.slot == target.slot() && route.qos != Qos::AtMostOnce;
+        });
+        if !acknowledges {
+            return Some(OrderOutcome::NotSubscribed);
+        }
+        let place = &self.places[target.slot() as usize];
+        let session = place.conn.as_ref().and_then(|state| state.session.as_ref())?;
+        if session.may_have(now, &registry.voices, publisher.uid, topic) {
+            return None;
+        }
+        self.counters.withheld += 1;
+        Some(OrderOutcome::Withheld)
     }
 
     /// PUBACK came: the window has room, and an order may be done.

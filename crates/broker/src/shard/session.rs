@@ -13,7 +13,7 @@ use super::outgoing::{Publication, unstored};
 use super::publish::Speaker;
 use super::{ConnId, Later, Shard};
 use crate::deliver::{Voices, may_deliver};
-use crate::effect::{Close, Crossing, Effect, Ended, EndedWhy, OrderOutcome};
+use crate::effect::{Admitted, Close, Crossing, Effect, Ended, EndedWhy, OrderOutcome};
 use crate::log::Log;
 use crate::message::{Message, Publisher};
 use crate::report::{Report, What, Who};
@@ -141,6 +141,30 @@ impl LastWill {
 }
 
 impl Session {
+    /// A session that has just been admitted.
+    pub(super) fn of(admitted: Admitted, registry: usize, owner_epoch: u64, will: Option<LastWill>) -> Self {
+        Self {
+            registry,
+            publisher: Publisher { uid: admitted.uid, policy_epoch: admitted.policy_epoch },
+            name: admitted.name,
+            kind: admitted.kind,
+            client_id: admitted.client_id,
+            rights: admitted.rights,
+            ends: admitted.ends,
+            kid: admitted.kid,
+            owner_epoch,
+            leading_slash: admitted.leading_slash,
+            filters: Default::default(),
+            filter_bytes: 0,
+            cursor: None,
+            walks: Default::default(),
+            resumes: None,
+            orders: Vec::new(),
+            controls: 0,
+            will: will.map(Box::new),
+        }
+    }
+
     /// Whether the right of the session has ended (I5).
     pub(super) fn has_ended(&self, now: Instant) -> bool {
         self.ends.is_some_and(|ends| ends <= now)

@@ -10,7 +10,7 @@ use super::outgoing::{Offered, Outgoing, inner_topic};
 use super::publish::Met;
 use super::session::{OrderStage, RetainedWalk, Session, Subscription, filter_cost};
 use super::{Later, Shard};
-use crate::effect::{ConnId, Effect};
+use crate::effect::{ConnId, Effect, OrderOutcome};
 use crate::log::{Log, Read};
 use crate::message::Message;
 use crate::report::What;
@@ -281,7 +281,9 @@ impl Shard {
         let Some(met) = met else { return Told::Tired };
         if message.expires.is_some_and(|expires| expires <= now) {
             self.counters.expired += 1;
-        } else if self.may_have(now, conn, index, &message) {
+        } else if !self.may_have(now, conn, index, &message) {
+            self.order_withheld(conn, seq, fx);
+        } else {
             match self.offer(conn, &met.adapt(Outgoing::of_stored(&message, now)), false, fx) {
                 Offered::Full => return Told::Some,
                 Offered::Written(packet_id) => self.order_sent(conn, seq, packet_id),
@@ -299,6 +301,15 @@ impl Shard {
         let order = session.orders.iter_mut().find(|order| order.stage == OrderStage::Logged(seq));
         if let (Some(order), Some(packet_id)) = (order, packet_id) {
             let _ = mem::replace(&mut order.stage, OrderStage::Sent(packet_id));
+        }
+    }
+
+    /// An order that waited in the log may not be delivered any more.
+    fn order_withheld(&mut self, conn: ConnId, seq: u64, fx: &mut Vec<Effect>) {
+        let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) else { return };
+        if let Some(at) = session.orders.iter().position(|order| order.stage == OrderStage::Logged(seq)) {
+            let order = session.orders.swap_remove(at);
+            fx.push(Effect::OrderDone { order: order.id, outcome: OrderOutcome::Withheld });
         }
     }
 }

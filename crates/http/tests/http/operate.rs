@@ -196,6 +196,8 @@ async fn a_command_answers_what_became_of_it() {
     let table = [
         (DeliveryOutcome::NotConnected, 409, "not-connected"),
         (DeliveryOutcome::NotSubscribed, 409, "not-subscribed"),
+        (DeliveryOutcome::Withheld, 409, "delivery-withheld"),
+        (DeliveryOutcome::Rejected { reason: 0x87 }, 409, "rejected-by-device"),
         (DeliveryOutcome::TimedOut, 504, "timed-out"),
         (DeliveryOutcome::Unavailable, 503, "bridge-unavailable"),
     ];
@@ -203,6 +205,10 @@ async fn a_command_answers_what_became_of_it() {
         world.answer(outcome);
         let answer = world.admin(send(json!({ "text": "on" }))).await;
         assert_eq!((answer.status, answer.word().as_str()), (status, word), "{outcome:?}");
+        if let DeliveryOutcome::Rejected { reason } = outcome {
+            assert_eq!(answer.json()["reason"], reason);
+            assert!(answer.text.contains("0x87"), "{}", answer.text);
+        }
     }
     let long = world.admin(send(json!({ "text": "on", "wait_s": 61 }))).await;
     assert_eq!((long.status, long.word().as_str()), (400, "bad-request"));
