@@ -260,7 +260,9 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// `idp.md` 4.6 as a table: status in `/v1`, status and error in `/oauth`, status on the aliases.
+/// Status in `/v1`, status and error in `/oauth`, status on the aliases.
+///
+/// Source: RFC 6749 section 5.2, RFC 7523 section 3.2, RFC 8707 section 2 (`invalid_target`).
 fn refusal_row(refusal: &Refusal) -> (u16, u16, &'static str, u16) {
     use Refusal as R;
     match refusal {

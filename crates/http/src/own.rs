@@ -35,7 +35,7 @@ async fn record(state: &HttpState, caller: &Authorized) -> Result<Known, Failure
     known.ok_or_else(|| Refusal::KeyGone.into())
 }
 
-/// A key update of `idp.md` 4.4.
+/// A key update: the JWT with the new key, and the proof that the device has its private half.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpdateBody {

@@ -1,22 +1,27 @@
-//! The attack lists of the identity contract (`contracts/idp.md` 5.2 and 5.3) as far as they concern a JWS:
-//! each row is one named case. A case holds the attack, the reason for which it must be refused, and a sibling
-//! without the attack that must pass, so that nothing is refused for the wrong reason. Where it can be, the
-//! attack is rightly signed by the registered key: only the gate stands in its way.
+//! What has been tried against verifiers of JWS, each as one named case. A case holds the attack, the reason
+//! for which it must be refused, and a sibling without the attack that must pass, so that nothing is refused
+//! for the wrong reason. Where it can be, the attack is rightly signed by the registered key: only the gate
+//! stands in its way.
 //!
-//! Rows about other things (a token used twice, audiences, redirects) are tests of the crates that judge them.
+//! Sources: RFC 8725 (best practices for JWT) sections 2 and 3; the rules of form of RFC 7515 (JWS) sections 4,
+//! 5.2 and 10.12, RFC 7519 (JWT) section 7.2, RFC 7797 (unencoded payload), RFC 7518 section 3 (algorithms),
+//! RFC 4648 section 3.5 (one base64url text for the same bytes); and published faults of other
+//! implementations, whose CVE stands at the case.
+//!
+//! What concerns other things (a token used twice, audiences, scopes) is tested by the crates that judge it.
 #![cfg(feature = "aws-lc")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod tokens;
 
 use std::collections::BTreeSet;
 
 use aws_lc_rs::hmac;
-use common::{craft, der, integer, p256_order};
 use drawbridge_jose::{
     Algorithm, BadSignature, ClaimError, Claims, JsonError, Jws, JwsError, KeyError, Padding, ParseOptions,
     PublicKey, Segment, Sign as _, SigningKey, base64url_decode, base64url_encode,
 };
+use tokens::{craft, der, integer, p256_order};
 
 #[derive(PartialEq, Debug)]
 enum Refusal {

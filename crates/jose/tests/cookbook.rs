@@ -3,14 +3,14 @@
 #![cfg(feature = "aws-lc")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod tokens;
 
-use common::{der, integer, public_jwk, vectors};
 use drawbridge_jose::{
     Algorithm, Header, Jws, JwsError, KeyError, ParseOptions, PublicKey, SigningKey, base64url_decode,
     sign_compact,
 };
 use serde_json::Value;
+use tokens::{der, integer, public_jwk, vectors};
 
 #[test]
 fn rs256_of_section_4_1_verifies_and_is_made_again_byte_for_byte() {

@@ -2,10 +2,10 @@
 #![cfg(feature = "aws-lc")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod tokens;
 
-use common::{p256_order, vectors};
 use drawbridge_jose::{BadSignature, Jws, JwsError, ParseOptions, PublicKey, base64url_decode};
+use tokens::{p256_order, vectors};
 
 #[test]
 fn both_tokens_verify_under_the_registered_key_the_high_s_one_too() {

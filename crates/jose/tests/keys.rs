@@ -2,12 +2,12 @@
 #![cfg(feature = "aws-lc")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod tokens;
 
-use common::{der, hex, integer, vectors};
 use drawbridge_jose::{
     Algorithm, JsonError, JwsError, KeyError, PublicKey, SigningKey, base64url_encode, ecdsa_der_to_raw,
 };
+use tokens::{der, hex, integer, vectors};
 
 const P256: &str = "2a8648ce3d030107";
 const EC: &str = "2a8648ce3d0201";
@@ -283,7 +283,7 @@ fn what_is_no_key_is_not_recognised() {
 
 #[test]
 fn only_minimal_der_becomes_a_raw_signature() {
-    let order = common::p256_order();
+    let order = tokens::p256_order();
     let pair = |r: &[u8], s: &[u8]| der(0x30, &[r, s]);
     let one = integer(&[1]);
     let raw = ecdsa_der_to_raw(&pair(&one, &integer(&[0x80; 32])), Algorithm::Es256).unwrap();

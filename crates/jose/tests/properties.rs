@@ -2,16 +2,16 @@
 #![cfg(feature = "aws-lc")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod tokens;
 
 use std::sync::OnceLock;
 
-use common::craft;
 use drawbridge_jose::{
     Algorithm, Claims, Jws, Padding, ParseOptions, PublicKey, SigningKey, base64url_decode, base64url_encode,
     ecdsa_der_to_raw,
 };
 use proptest::prelude::*;
+use tokens::craft;
 
 const PAYLOAD: &[u8] = br#"{"sub":"lamp","aud":["https://id.example"],"exp":1795301000}"#;
 

@@ -5,13 +5,13 @@
 #![cfg(feature = "aws-lc")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod common;
+mod tokens;
 
 use std::collections::BTreeMap;
 
-use common::vectors;
 use drawbridge_jose::{Jws, JwsError, KeyError, ParseOptions, PublicKey};
 use serde_json::Value;
+use tokens::vectors;
 
 /// Labels that a strict verifier disagrees with; see the README of the data. We refuse all eight: 346, 347,
 /// 350 and 351 for the algorithm of their key, the others because they are HS256.

@@ -1,8 +1,11 @@
-//! Every row of the error table (`idp.md` 4.6) that these endpoints serve: one named case each.
+//! Every kind of bad input that these endpoints can meet, in each dialect that can meet it: one named case each.
 
-use drawbridge_admission::Actor;
+use std::sync::Arc;
+
+use drawbridge_admission::{Actor, AdmissionConfig};
+use drawbridge_http::HttpConfig;
 use drawbridge_jose::{Algorithm, SigningKey, base64url_decode, base64url_encode, sha256};
-use drawbridge_testkit::{FakeClock, TestDevice};
+use drawbridge_testkit::{FakeClock, FlakyStore, TestDevice};
 use serde_json::{Value, json};
 
 use crate::world::{Answer, Ask, ISSUER, World, login_form, name, registry};
@@ -36,6 +39,8 @@ impl Table {
         let word = match status {
             400 => "Bad Request",
             401 => "Unauthorized",
+            429 => "Too Many Requests",
+            500 => "Internal Server Error",
             _ => "Forbidden",
         };
         self.add(&format!("alias: {name}"), alias(jwt, "client_id=backend"), status, word, "");
@@ -43,6 +48,25 @@ impl Table {
 
     fn problem(&mut self, name: &str, ask: Ask, status: u16, word: &'static str) {
         self.add(name, ask, status, word, "");
+    }
+}
+
+impl Table {
+    /// Asks every case, as the operator where its name says so.
+    async fn ask_all(&self, world: &World) -> Vec<Answer> {
+        let (mut answers, mut faults) = (Vec::new(), Vec::new());
+        for case in &self.0 {
+            let answer = if case.name.starts_with("operator: ") {
+                world.admin(case.ask.clone()).await
+            } else {
+                world.send(case.ask.clone()).await
+            };
+            faults.extend(holds(case, &answer).err());
+            answers.push(answer);
+        }
+        println!("error table: {} cases, {} wrong", self.0.len(), faults.len());
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        answers
     }
 }
 
@@ -333,6 +357,37 @@ fn blocked(table: &mut Table, blocked: &TestDevice, old_blocked: &TestDevice) {
     table.alias("blocked", &old_blocked.legacy_login().sign(), 403);
 }
 
+/// While the store does not answer nobody is let in, and nobody learns why. `lamp` and `old` may be in
+/// memory already: then it is the `jti` that cannot be remembered.
+fn store_down(table: &mut Table, lamp: &TestDevice, old: &TestDevice) {
+    let next = TestDevice::new("lamp");
+    let unavailable = "temporarily_unavailable";
+    let ghost = TestDevice::new("ghost");
+    for (name, device) in [("in memory", lamp), ("not in memory", &ghost)] {
+        let name = format!("oauth: store down, {name}");
+        let ask = token(&device.assertion(ISSUER, NOW).sign(), "");
+        table.add(&name, ask.clone(), 503, unavailable, "try again soon");
+        table.add(&name, ask, 503, unavailable, "retry-after: 1");
+    }
+    table.alias("store down", &old.legacy_login().sign(), 500);
+    let jwt = old.legacy_update(next.public_key()).sign();
+    let ask = alias_update(&jwt, &next.legacy_pop(&jwt));
+    table.add("alias: store down at the update", ask, 500, "Internal Server Error", "try again soon");
+    let jwt = lamp.update(ISSUER, NOW, next.public_key()).sign();
+    let ask = update(&jwt, &next.pop(ISSUER, &jwt).sign());
+    table.add("v1: store down at the update", ask, 503, "temporarily-unavailable", "retry-after: 1");
+    for (name, ask) in [
+        ("listing", Ask::get("/v1/devices")),
+        ("block", Ask::post("/v1/devices/lamp/block")),
+        ("command", Ask::post("/v1/devices/lamp/commands").json(&json!({ "text": "on" }))),
+        ("config", Ask::new("PUT", "/v1/devices/lamp/config").json(&json!({ "text": "on" }))),
+    ] {
+        // The admin credential stands in the store too.
+        let name = format!("operator: store down, {name}");
+        table.add(&name, ask, 503, "temporarily-unavailable", "retry-after: 1");
+    }
+}
+
 /// Keys that cannot be registered, proofs that prove nothing.
 fn new_keys(table: &mut Table, lamp: &TestDevice, old: &TestDevice, pump: &TestDevice) {
     let next = TestDevice::new("lamp");
@@ -502,18 +557,57 @@ async fn every_row_of_the_error_table_that_is_served_answers_as_the_table_says()
     new_keys(&mut table, &lamp, &old, &pump);
     operator(&mut table);
 
-    let mut faults = Vec::new();
-    for case in &table.0 {
-        let answer = if case.name.starts_with("operator: ") {
-            world.admin(case.ask.clone()).await
-        } else {
-            world.send(case.ask.clone()).await
-        };
-        faults.extend(holds(case, &answer).err());
-    }
-    println!("error table: {} cases, {} wrong", table.0.len(), faults.len());
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    table.ask_all(&world).await;
     assert!(table.0.len() > 150, "the table has shrunk to {}", table.0.len());
+}
+
+#[tokio::test]
+async fn while_the_store_is_down_every_dialect_refuses_in_its_own_words_and_tells_no_inner_parts() {
+    let store = Arc::new(FlakyStore::default());
+    let world = World::with(store.clone(), HttpConfig::default(), AdmissionConfig::default()).await;
+    let (lamp, old) = (world.device("lamp").await, world.legacy_device("old").await);
+    world.application("backend", None).await;
+    assert_eq!(world.send(token(&lamp.assertion(ISSUER, NOW).sign(), "")).await.status, 200);
+    let mut table = Table::default();
+    store_down(&mut table, &lamp, &old);
+    store.set_down(true);
+    for answer in table.ask_all(&world).await {
+        assert!(!answer.text.contains("the test has taken it down"), "{}", answer.text);
+    }
+    store.set_down(false);
+    assert_eq!(world.send(token(&lamp.assertion(ISSUER, NOW).sign(), "")).await.status, 200);
+    assert_eq!(world.send(alias(&old.legacy_login().sign(), "client_id=backend")).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_logs_in_more_often_than_its_jti_can_be_remembered_must_wait_or_take_a_new_key() {
+    let settings = AdmissionConfig { jti_live_max: 2, legacy_jti_max: 2, ..AdmissionConfig::default() };
+    let world = World::with(Arc::new(FlakyStore::default()), HttpConfig::default(), settings).await;
+    let (lamp, old) = (world.device("lamp").await, world.legacy_device("old").await);
+    let pump = world.legacy_device("pump").await;
+    world.application("backend", None).await;
+    let login = |jwt: &str| alias(jwt, "client_id=backend");
+    let short = || old.legacy_login().with("exp", json!(NOW + 60)).sign();
+    for _ in 0..2 {
+        assert_eq!(world.send(token(&lamp.assertion(ISSUER, NOW).sign(), "")).await.status, 200);
+        assert_eq!(world.send(login(&short())).await.status, 200);
+        assert_eq!(world.send(login(&pump.legacy_login().sign())).await.status, 200);
+    }
+    let mut table = Table::default();
+    let full = || token(&lamp.assertion(ISSUER, NOW).sign(), "");
+    table.add("oauth: as many jti as are remembered", full(), 429, "rate_limited", "retry-after: 60");
+    table.add("oauth: what is to be done", full(), 429, "rate_limited", "wait until some have expired");
+    let full = || login(&short());
+    table.add("alias: as many jti as are remembered", full(), 429, "Too Many Requests", "retry-after: 60");
+    // Without `exp` they are remembered for the life of the key: waiting does not help.
+    let ask = login(&pump.legacy_login().sign());
+    table.add("alias: as many jti as a key has", ask, 403, "Forbidden", "update the key");
+    for answer in table.ask_all(&world).await {
+        assert_eq!(answer.header("retry-after").is_some(), answer.status == 429, "{}", answer.text);
+    }
+    world.clock.advance(std::time::Duration::from_secs(600));
+    let later = lamp.assertion(ISSUER, NOW + 600).sign();
+    assert_eq!(world.send(token(&later, "")).await.status, 200, "those that have expired are forgotten");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use drawbridge_admission::{Actor, Admission, AdmissionConfig, NewApplication, Ne
 use drawbridge_control::{Control, DeliveryOutcome, DeviceOrder, Dispatch};
 use drawbridge_http::{HttpConfig, HttpState, router, serve};
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName};
+use drawbridge_registry::Store;
 use drawbridge_registry::memory::MemoryStore;
 use drawbridge_testkit::{FakeClock, SeededRandom, TestDevice};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -53,10 +54,12 @@ impl World {
     }
 
     pub(crate) async fn with_config(config: HttpConfig) -> Self {
+        Self::with(Arc::new(MemoryStore::new()), config, AdmissionConfig::default()).await
+    }
+
+    pub(crate) async fn with(store: Arc<dyn Store>, config: HttpConfig, settings: AdmissionConfig) -> Self {
         let clock = Arc::new(FakeClock::default());
         let random = Arc::new(SeededRandom::new(7));
-        let store = Arc::new(MemoryStore::new());
-        let settings = AdmissionConfig::default();
         let admission =
             Admission::open(store.clone(), clock.clone(), random.clone(), settings).await.expect("opens");
         let default = NewRegistry::named(registry(), Some(ISSUER.to_owned()));

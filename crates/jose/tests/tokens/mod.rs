@@ -1,4 +1,4 @@
-//! What several test files share: vectors from disk, and tokens made by hand.
+//! Tokens and keys made by hand, and those of others from `tests/vectors`.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::path::Path;
