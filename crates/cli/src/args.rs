@@ -467,3 +467,52 @@ pub enum AuditCommand {
         count: usize,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_is_declared_soundly_and_help_begins_with_what_drawbridge_is() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.starts_with("Drawbridge, the self-hosted IoT core: "), "{help}");
+    }
+
+    #[test]
+    fn serve_shows_no_flag_of_a_client_and_every_other_command_does() {
+        let help_of = |verb: &str| {
+            let error = Cli::try_parse_from(["drawbridge", verb, "--help"]).expect_err("help ends the parse");
+            error.to_string()
+        };
+        for flag in ["--server", "--token-file", "--ca", "--registry", "--json"] {
+            assert!(!help_of("serve").contains(flag), "{flag}");
+            assert!(help_of("can").contains(flag), "{flag}");
+        }
+        assert!(help_of("serve").contains("--data"));
+    }
+
+    #[test]
+    fn data_and_registry_stand_before_or_after_any_verb() {
+        let lines: [&[&str]; 4] = [
+            &["--data", "core", "--registry", "plant", "serve"],
+            &["serve", "--data", "core", "--registry", "plant"],
+            &["--data", "core", "device", "--registry", "plant", "list"],
+            &["device", "list", "--registry", "plant", "--data", "core"],
+        ];
+        for line in lines {
+            let words = ["drawbridge"].iter().chain(line);
+            let common = Cli::try_parse_from(words).expect("parses").common;
+            assert_eq!(
+                (common.data.as_path(), common.registry.as_str()),
+                ("core".as_ref(), "plant"),
+                "{line:?}"
+            );
+            assert!(!common.json && common.server.is_none());
+        }
+        let json = Cli::try_parse_from(["drawbridge", "serve", "--json"]).expect("parses").common;
+        assert!(json.json);
+    }
+}

@@ -67,6 +67,7 @@ impl From<DeviceError> for Failure {
             DeviceError::Refused { .. } | DeviceError::Denied(_) => Self::Denied(text),
             DeviceError::Connection { .. }
             | DeviceError::Tls { .. }
+            | DeviceError::Unavailable(_)
             | DeviceError::Closed(_)
             | DeviceError::Protocol(_)
             | DeviceError::TimedOut { .. } => Self::Unavailable(text),

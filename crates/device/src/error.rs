@@ -43,6 +43,9 @@ pub enum DeviceError {
     /// The HTTP API refused us.
     #[error("refused: {0}")]
     Denied(String),
+    /// The HTTP API cannot answer now: it is overloaded or failed. Later it may.
+    #[error("the server cannot answer now: {0}; try again later")]
+    Unavailable(String),
     /// The server closed the connection.
     #[error("the server closed the connection{0}")]
     Closed(String),

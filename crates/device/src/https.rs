@@ -123,7 +123,7 @@ impl ApiClient {
     /// Logs in with a client assertion and gets an access token.
     ///
     /// # Errors
-    /// [`DeviceError::Refused`] with the server's error text, or what [`Self::send`] answers.
+    /// [`DeviceError::Denied`] with the server's error text, [`DeviceError::Unavailable`], or what [`Self::send`] answers.
     pub fn token(
         &self,
         device: &str,
@@ -160,7 +160,7 @@ impl ApiClient {
     /// the new key may be the one that counts.
     ///
     /// # Errors
-    /// [`DeviceError::Refused`] with the server's error text, or what [`Self::send`] answers.
+    /// [`DeviceError::Denied`] with the server's error text, [`DeviceError::Unavailable`], or what [`Self::send`] answers.
     pub fn replace_key(&self, identity: &DeviceIdentity, new: &SigningKey) -> Result<ApiAnswer, DeviceError> {
         let (update_jti, pop_jti) = (random_id(), random_id());
         let (update, pop) = KeyUpdate {
@@ -189,5 +189,25 @@ fn refused(answer: &ApiAnswer) -> DeviceError {
     let json = answer.json();
     let word = json["error"].as_str().or(json["title"].as_str()).unwrap_or("no reason given");
     let detail = json["error_description"].as_str().or(json["detail"].as_str()).unwrap_or("");
-    DeviceError::Denied(format!("HTTP {} {word} {detail}", answer.status).trim_end().to_owned())
+    let text = format!("HTTP {} {word} {detail}", answer.status).trim_end().to_owned();
+    match answer.status {
+        429 | 500.. => DeviceError::Unavailable(text),
+        _ => DeviceError::Denied(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_cannot_answer_now_is_told_apart_from_one_that_refuses() {
+        let answer = |status| ApiAnswer { status, etag: None, text: r#"{"error":"x"}"#.to_owned() };
+        for status in [400, 401, 403, 409] {
+            assert!(matches!(refused(&answer(status)), DeviceError::Denied(_)), "{status}");
+        }
+        for status in [429, 500, 503] {
+            assert!(matches!(refused(&answer(status)), DeviceError::Unavailable(_)), "{status}");
+        }
+    }
 }

@@ -1,30 +1,297 @@
 //! The command line: what it writes, and its exit codes.
 
 use std::fs;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::Duration;
 
+use drawbridge_jose::{Algorithm, SigningKey};
 use serde_json::Value;
 
-use crate::harness::{Core, DRAWBRIDGE, connect, version_of, wait_for};
+use crate::harness::{Background, Core, DRAWBRIDGE, connect, version_of, wait_for};
 use crate::invariants::settings;
 
 #[test]
 fn exit_codes_tell_usage_denied_not_found_unavailable_and_conflict_apart() {
     let core = Core::start();
     core.device("lamp");
+    core.device("door");
+    core.cli_ok(&["registry", "add", "plant"]);
     let code = |words: &[&str]| core.cli(words).status.code().expect("an exit code");
     assert_eq!(code(&["device", "show", "lamp"]), 0);
+    assert_eq!(code(&["can", "lamp", "publish", "devices/lamp/events/x"]), 0);
     assert_eq!(code(&["device", "shwo", "lamp"]), 2);
     assert_eq!(code(&["device", "add", "a/b"]), 2);
     assert_eq!(code(&["can", "lamp", "publish", "devices/other/x"]), 3);
+    assert_eq!(code(&["token", "get", "lamp", "--key", "identities/door/key.pem"]), 3);
     assert_eq!(code(&["device", "show", "nobody"]), 4);
+    assert_eq!(code(&["policy", "attach", "nosuch", "lamp"]), 4);
     assert_eq!(code(&["command", "send", "lamp", "on"]), 5);
     assert_eq!(code(&["device", "add", "lamp", "--out", "elsewhere"]), 6);
+    assert_eq!(code(&["registry", "add", "plant"]), 6);
     let elsewhere = tempfile::tempdir().expect("temporary folder");
     let output =
         Command::new(DRAWBRIDGE).arg("--data").arg(elsewhere.path()).args(["device", "list"]).output();
     assert_eq!(output.expect("runs").status.code(), Some(5));
+}
+
+/// A line of every command, in an order in which each succeeds. `KID` is the key in `second.jwk`.
+const EVERY_COMMAND: [&str; 36] = [
+    "device add lamp --out ids/lamp",
+    "device add own --key second.jwk --out ids/own",
+    "device delete own",
+    "device list",
+    "device show lamp",
+    "device block lamp",
+    "device unblock lamp",
+    "policy set all all.toml",
+    "policy show all",
+    "policy list",
+    "app add backend --policy all --out ids/backend",
+    "app add idle --out ids/idle",
+    "policy attach all idle",
+    "app list",
+    "app show backend",
+    "registry add plant",
+    "registry list",
+    "registry show plant",
+    "--registry plant device list",
+    "key add lamp third.jwk",
+    "key list lamp",
+    "key remove lamp KID",
+    "can lamp publish devices/lamp/events/x",
+    "token mint --key ids/lamp/key.pem --device lamp --aud bridge --life 5m",
+    "token get lamp --key ids/lamp/key.pem",
+    "token inspect eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJsYW1wIn0.AAAA",
+    "config set lamp dim=1",
+    "config get lamp",
+    "sub devices/lamp/config --as ids/lamp --count 1",
+    "pub devices/lamp/state on --as ids/lamp",
+    "state list lamp",
+    "device run lamp --as ids/lamp --count 1",
+    "explain not-proven",
+    "audit tail",
+    "device revoke lamp",
+    "app delete idle",
+];
+
+/// A server and the files that [`EVERY_COMMAND`] reads; answers the lines, each as its words.
+fn every_command() -> (Core, Vec<Vec<String>>) {
+    let core = Core::start();
+    let place = core.place();
+    fs::write(place.join("all.toml"), "[[allow]]\npublish = [\"#\"]\nsubscribe = [\"#\"]\n").expect("write");
+    let [second, third] = [(); 2].map(|()| SigningKey::generate(Algorithm::EdDsa).expect("a key"));
+    for (name, key) in [("second.jwk", &second), ("third.jwk", &third)] {
+        fs::write(place.join(name), key.public_key().to_jwk_json()).expect("write");
+    }
+    let word = |word: &str| word.replace("KID", third.public_key().thumbprint());
+    let lines = EVERY_COMMAND.map(|line| line.split(' ').map(word).collect());
+    (core, lines.into())
+}
+
+/// Runs a shell line in which `drawbridge` is the binary under test.
+fn shell(core: &Core, line: &str) -> Output {
+    let bin = core.place().join("bin");
+    if !bin.exists() {
+        fs::create_dir(&bin).expect("bin");
+        std::os::unix::fs::symlink(DRAWBRIDGE, bin.join("drawbridge")).expect("symlink");
+    }
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("set -o pipefail; {line}")]).current_dir(core.place()).env("PATH", path);
+    command.output().expect("bash runs")
+}
+
+#[test]
+fn every_command_ends_with_a_next_line_that_runs_as_it_is_printed() {
+    let (core, lines) = every_command();
+    for line in lines {
+        let words: Vec<&str> = line.iter().map(String::as_str).collect();
+        let output = core.cli(&words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        let (out, err) = (
+            String::from_utf8(output.stdout).expect("text"),
+            String::from_utf8(output.stderr).expect("text"),
+        );
+        let is_product = matches!(words[..2], ["token", "mint" | "get"] | ["policy", "show"] | ["sub", _]);
+        let told = if is_product { &err } else { &out };
+        let next = told.lines().last().and_then(|line| line.strip_prefix("next: "));
+        let next = next.unwrap_or_else(|| panic!("{words:?} has no next line: {told}"));
+        assert!(!is_product || !out.contains("next:"), "stdout is the product alone: {out}");
+        let needs_server = !next.contains(" --as ") && !next.contains("token mint");
+        assert_eq!(next.contains(&format!("--data {}", core.data().display())), needs_server, "{next}");
+        let in_plant = words[0] == "--registry"
+            || words[..2] == ["registry", "show"]
+            || words[..2] == ["registry", "add"];
+        assert_eq!(next.contains("--registry plant"), in_plant && words[1] != "list", "{words:?}: {next}");
+        // What runs until stopped is stopped after one; what waits for a message is only read.
+        let next = if next.contains("device run") { format!("{next} --count 1") } else { next.to_owned() };
+        if !next.contains("drawbridge sub ") {
+            let output = shell(&core, &next);
+            assert!(output.status.success(), "{words:?} leads to `{next}`: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn with_json_every_command_prints_json_and_nothing_else() {
+    let (core, lines) = every_command();
+    for line in lines {
+        let mut words: Vec<&str> = line.iter().map(String::as_str).collect();
+        words.push("--json");
+        let output = core.cli(&words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{words:?}: {output:?}");
+        let values: Vec<Value> = serde_json::Deserializer::from_slice(&output.stdout)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .unwrap_or_else(|e| panic!("{words:?}: {e}: {output:?}"));
+        assert!(!values.is_empty(), "{words:?} says nothing");
+        let value = &values[0];
+        match words[..2] {
+            ["token", "inspect"] => {
+                let wanted = serde_json::json!({
+                    "header": { "alg": "ES256" }, "claims": { "sub": "lamp" }, "verified": false,
+                });
+                assert_eq!(*value, wanted);
+            }
+            ["token", "get"] => {
+                assert!(
+                    value["access_token"].is_string() && value["expires_in"].as_u64() > Some(0),
+                    "{value}"
+                );
+            }
+            ["device" | "app", "add"] => assert!(value["name"].is_string(), "{value}"),
+            ["can", _] => assert_eq!(value["allowed"], true),
+            _ => {}
+        }
+    }
+    let output = core.cli(&["can", "lamp", "publish", "devices/door/x", "--json"]);
+    let value: Value = serde_json::from_slice(&output.stdout).expect("JSON though denied");
+    assert_eq!((output.status.code(), &value["allowed"]), (Some(3), &Value::from(false)));
+}
+
+/// Runs a line that must fail, and answers what it said after checking code and words.
+fn refused(core: &Core, line: &str, code: i32, wanted: &[&str]) -> String {
+    let output = core.cli(&line.split(' ').collect::<Vec<_>>());
+    let text = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(code), "{line}: {text}");
+    for word in wanted {
+        assert!(text.contains(word), "{line}: no {word:?} in {text}");
+    }
+    text
+}
+
+#[test]
+fn errors_say_what_was_found_what_was_wanted_and_the_mend() {
+    let core = Core::start();
+    let lamp = core.device("lamp");
+    let write = |name: &str, text: &str| fs::write(core.place().join(name), text).expect("write");
+    refused(&core, "device add x --key missing.pem", 2, &["missing.pem", "wanted a public key"]);
+    refused(&core, "token get lamp --key missing.pem", 2, &["missing.pem", "PKCS#8 PEM"]);
+    refused(&core, "policy set p missing.toml", 2, &["missing.toml", "wanted a policy in TOML"]);
+
+    write("good.toml", "[[allow]]\npublish = [\"kept\"]\n");
+    write("broken.toml", "[[allow]]\npublish = [\"a/#/b\"]\n");
+    core.cli_ok(&["policy", "set", "p", "good.toml"]);
+    refused(&core, "policy set p broken.toml", 2, &["broken.toml", "a/#/b", "was not set", "stays in force"]);
+    assert!(core.cli_ok(&["policy", "show", "p"]).contains("kept"));
+
+    let server = format!("--server https://{} --ca data/ca.pem", core.endpoints.https);
+    core.cli_ok(
+        &format!("{server} --token-file data/admin-token device list").split(' ').collect::<Vec<_>>(),
+    );
+    let line = format!("{server} --token-file identities/lamp/key.pem device list");
+    let text = refused(&core, &line, 2, &["identities/lamp/key.pem", "dba_"]);
+    let secret = lamp.key.to_pkcs8_pem();
+    assert!(!text.contains(secret.lines().nth(1).expect("a body")), "{text}");
+    refused(&core, &format!("{server} --token-file nowhere device list"), 2, &["nowhere", "admin-token"]);
+
+    let nosuch = "there is no registry `nosuch`; see `drawbridge registry list`";
+    for line in [
+        "device list",
+        "device show lamp",
+        "device add x --out x",
+        "key list lamp",
+        "policy list",
+        "token get lamp --key identities/lamp/key.pem",
+    ] {
+        refused(&core, &format!("--registry nosuch {line}"), 4, &[nosuch]);
+    }
+    assert!(!core.place().join("x").exists(), "nothing is written for a device that was not registered");
+    refused(&core, "--registry a/b device list", 2, &["--registry", "'/'", "wanted"]);
+
+    refused(&core, "policy attach nosuch lamp", 4, &["nosuch"]);
+    refused(&core, "device add x --policy nosuch --out x", 4, &["nosuch"]);
+    refused(&core, "device show x", 4, &["x"]);
+    assert!(!core.place().join("x").exists(), "no key is kept for a device that was not registered");
+    fs::create_dir(core.place().join("used")).expect("folder");
+    write("used/device.json", "{}");
+    let other = SigningKey::generate(Algorithm::EdDsa).expect("a key");
+    write("lamp.jwk", &other.public_key().to_jwk_json());
+    refused(&core, "device add x --key lamp.jwk --out used", 6, &["used/device.json", "--out"]);
+    refused(&core, "device show x", 4, &["x"]);
+    refused(&core, "policy attach p nobody", 4, &["nobody"]);
+    refused(&core, "token mint --key identities/lamp/key.pem --device a/b --aud x", 2, &["--device", "'/'"]);
+    refused(&core, "explain not-a-word", 4, &["not-a-word", "DB-1007", "not-proven"]);
+    let (by_word, by_code) = (core.cli_ok(&["explain", "not-proven"]), core.cli_ok(&["explain", "DB-1007"]));
+    assert!(by_word.starts_with("DB-1007 not-proven") && by_word == by_code, "{by_word}");
+}
+
+#[test]
+fn a_key_in_another_form_is_refused_with_the_command_that_mends_it() {
+    let core = Core::start();
+    core.device("lamp");
+    let made = shell(
+        &core,
+        "openssl ecparam -name prime256v1 -genkey -noout -out sec1.pem && \
+         openssl genrsa -traditional -out pkcs1.pem 2048 && openssl pkey -in sec1.pem -pubout -out public.pem",
+    );
+    assert!(made.status.success(), "{made:?}");
+    refused(
+        &core,
+        "token get lamp --key public.pem",
+        2,
+        &["public.pem", "public half", "wanted a private key in PKCS#8 PEM"],
+    );
+    for (file, form) in [("sec1.pem", "SEC1"), ("pkcs1.pem", "PKCS#1")] {
+        let mint = format!("token mint --device lamp --aud a --key {file}");
+        let text = refused(&core, &mint, 2, &[file, form, "PKCS#8", "openssl pkcs8"]);
+        let mend = text.split('`').find(|part| part.starts_with("openssl")).expect("a command");
+        let output = shell(&core, &format!("{mend} && drawbridge {mint}.pkcs8"));
+        assert!(output.status.success(), "{mend}: {output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim().split('.').count(), 3);
+    }
+}
+
+#[test]
+fn a_second_server_on_the_folder_or_the_port_is_refused_and_says_so() {
+    let core = Core::start();
+    let serve = |data: &Path, port: &str| {
+        let mut command = Command::new(DRAWBRIDGE);
+        command.arg("--data").arg(data).args(["serve", "--https-port", "0", "--mqtts-port", port]);
+        let (success, out, err) = Background::start(&mut command).finish(Duration::from_secs(20));
+        assert!(!success, "it serves: {out}{err}");
+        err
+    };
+    let text = serve(&core.data(), "0");
+    assert!(text.contains("DB-6011") && text.contains("in use by another server"), "{text}");
+    let port = core.endpoints.mqtts.rsplit_once(':').expect("a port").1;
+    let other = core.place().join("other");
+    let text = serve(&other, port);
+    assert!(text.contains("DB-6020") && text.contains(&core.endpoints.mqtts), "{text}");
+    for line in [
+        format!("--data {} serve --mqtts-port 0", core.data().display()),
+        format!("--data other2 serve --mqtts-port {port}"),
+    ] {
+        assert_eq!(
+            shell(&core, &format!("drawbridge {line} --https-port 0")).status.code(),
+            Some(5),
+            "{line}"
+        );
+    }
+    // The first one goes on undisturbed.
+    drop(connect(&core.device("lamp")));
 }
 
 #[test]
@@ -43,8 +310,11 @@ fn a_command_reaches_the_connected_device_and_says_when_it_cannot() {
         let second = client.receive(Duration::from_secs(10)).expect("connected").expect("a command");
         (first, second)
     });
-    core.cli_ok(&["command", "send", "lamp", "on"]);
-    core.cli_ok(&["command", "send", "lamp", "up", "--subfolder", "blinds/left"]);
+    let text = core.cli_ok(&["command", "send", "lamp", "on"]);
+    let next = format!("next: drawbridge --data {} state list lamp", core.data().display());
+    assert_eq!(text.lines().last(), Some(next.as_str()));
+    let text = core.cli_ok(&["command", "send", "lamp", "up", "--subfolder", "blinds/left", "--json"]);
+    assert!(serde_json::from_str::<Value>(&text).is_ok(), "{text}");
     let (first, second) = device.join().expect("the device");
     assert_eq!((first.topic.as_str(), &first.payload[..]), ("devices/lamp/commands", &b"on"[..]));
     assert_eq!(

@@ -11,6 +11,7 @@ mod bad_input;
 mod clients;
 mod command_line;
 mod demo;
+mod device_library;
 mod durability;
 mod harness;
 mod invariants;
