@@ -20,7 +20,7 @@ pub(crate) fn command(common: &Common, command: &CommandCommand) -> Result<(), F
     if common.json {
         output::json(&answer.json());
     } else {
-        println!("{id} acknowledged the command");
+        say!("{id} acknowledged the command");
         output::next(common, &["state", "list", id]);
     }
     Ok(())
@@ -36,7 +36,7 @@ pub(crate) fn config(common: &Common, command: &ConfigCommand) -> Result<(), Fai
             if common.json {
                 output::json(&answer);
             } else {
-                println!("config of {id} is version {} now", answer["version"]);
+                say!("config of {id} is version {} now", answer["version"]);
                 output::next(common, &["config", "get", id]);
             }
         }
@@ -45,8 +45,8 @@ pub(crate) fn config(common: &Common, command: &ConfigCommand) -> Result<(), Fai
             if common.json {
                 output::json(&answer);
             } else {
-                println!("version {}", answer["version"]);
-                println!("{}", payload_text(&answer));
+                say!("version {}", answer["version"]);
+                say!("{}", payload_text(&answer));
                 output::next(common, &["state", "list", id]);
             }
         }

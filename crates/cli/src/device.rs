@@ -34,7 +34,7 @@ pub(crate) fn app(common: &Common, command: &AppCommand) -> Result<(), Failure> 
             let body = json!({ "policy": policy });
             add(common, Kind::Application, name, keys, body, out.as_deref())?;
             if policy.is_none() && !common.json {
-                println!("it may do nothing until `policy attach` gives it a policy");
+                say!("it may do nothing until `policy attach` gives it a policy");
             }
             output::next(common, &["app", "show", name]);
             Ok(())
@@ -166,7 +166,7 @@ fn add(
     if common.json {
         output::json(&answer);
     } else {
-        println!("{}", said.join("\n"));
+        say!("{}", said.join("\n"));
     }
     Ok(written)
 }
@@ -265,7 +265,7 @@ fn act(common: &Common, id: &str, verb: &str) -> Result<(), Failure> {
             "block",
         ),
     };
-    println!("{id} is {done}");
+    say!("{id} is {done}");
     output::next(common, &["device", next, id]);
     Ok(())
 }
@@ -275,7 +275,7 @@ fn delete(common: &Common, kind: Kind, id: &str) -> Result<(), Failure> {
     if common.json {
         output::json(&json!({ "name": id, "deleted": true }));
     } else {
-        println!("{} {id} is deleted with its keys", kind.verb());
+        say!("{} {id} is deleted with its keys", kind.verb());
         output::next(common, &[kind.verb(), "list"]);
     }
     Ok(())
@@ -295,7 +295,7 @@ pub(crate) fn key(common: &Common, command: &KeyCommand) -> Result<(), Failure> 
             if common.json {
                 output::json(&answer.json());
             } else {
-                println!("{id} has the key {} now", key.thumbprint());
+                say!("{id} has the key {} now", key.thumbprint());
                 output::next(common, &["key", "list", id]);
             }
         }
@@ -322,7 +322,7 @@ pub(crate) fn key(common: &Common, command: &KeyCommand) -> Result<(), Failure> 
             if common.json {
                 output::json(&json!({ "name": id, "kid": kid, "removed": true }));
             } else {
-                println!("the key {kid} of {id} is retired; sessions and tokens it opened are ended");
+                say!("the key {kid} of {id} is retired; sessions and tokens it opened are ended");
                 output::next(common, &["key", "list", id]);
             }
         }
@@ -358,7 +358,7 @@ fn run(common: &Common, id: &str, identity: Option<&Path>, count: u64, every: u6
     }
     let mut client = MqttClient::connect(&identity.mqtt_options()?)?;
     if !common.json {
-        println!("{id} is connected to {} with a JWT signed by its own key", identity.mqtts);
+        say!("{id} is connected to {} with a JWT signed by its own key", identity.mqtts);
     }
     client.subscribe(&format!("devices/{id}/commands/#"))?;
     client.subscribe(&format!("devices/{id}/config"))?;
@@ -395,8 +395,8 @@ fn run(common: &Common, id: &str, identity: Option<&Path>, count: u64, every: u6
 /// One message that a simulated device sent or got, on a line of its own.
 fn told(common: &Common, what: &str, topic: &str, payload: &str) {
     if common.json {
-        println!("{}", json!({ "event": what, "topic": topic, "payload": payload }));
+        say!("{}", json!({ "event": what, "topic": topic, "payload": payload }));
     } else {
-        println!("{what} {topic} {payload}");
+        say!("{what} {topic} {payload}");
     }
 }

@@ -2,7 +2,14 @@
 //!
 //! Exit codes: 0 done, 2 usage, 3 denied, 4 not found, 5 unavailable, 6 conflict. The last line of
 //! each command names the next useful one.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks to its terminal")]
+#![expect(clippy::print_stderr, reason = "a command line talks to its terminal")]
+
+/// Prints a line on stdout; false when nobody reads it any more.
+macro_rules! say {
+    ($($words:tt)*) => {
+        crate::output::say(format_args!($($words)*))
+    };
+}
 
 pub mod args;
 mod control;
@@ -24,7 +31,7 @@ pub use server::{Endpoints, Server};
 /// Runs one command to its end and says on stderr what went wrong.
 #[must_use]
 pub fn run(cli: &Cli) -> ExitCode {
-    match execute(cli) {
+    match execute(cli).and_then(|()| output::fault()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
@@ -83,8 +90,8 @@ fn explain(common: &args::Common, asked: &str) -> Result<(), Failure> {
         output::json(&serde_json::json!({ "code": code, "word": word, "crate": from, "meaning": meaning }));
         return Ok(());
     }
-    println!("{code} {word} (from {from})");
-    println!("{meaning}");
+    say!("{code} {word} (from {from})");
+    say!("{meaning}");
     output::next(common, &["audit", "tail"]);
     Ok(())
 }

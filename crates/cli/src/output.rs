@@ -1,14 +1,39 @@
 //! How answers look on a terminal.
 
+use std::fmt::Arguments;
+use std::io::{self, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use crate::Failure;
 use crate::args::{Common, DEFAULT_DATA, DEFAULT_REGISTRY};
+
+/// The first fault of stdout, other than that nobody reads it any more.
+static FAULT: OnceLock<String> = OnceLock::new();
+
+/// Prints a line; false when it was not written. A reader that has left (`| head -1`) is no fault.
+pub(crate) fn say(line: Arguments<'_>) -> bool {
+    let written = writeln!(io::stdout().lock(), "{line}");
+    if let Err(error) = &written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        FAULT.get_or_init(|| error.to_string());
+    }
+    written.is_ok()
+}
+
+/// Whether all that was to be printed was.
+pub(crate) fn fault() -> Result<(), Failure> {
+    FAULT.get().map_or(Ok(()), |fault| {
+        Err(Failure::Unavailable(format!("the answer could not be written to stdout: {fault}")))
+    })
+}
 
 /// Prints JSON as it came, pretty.
 pub(crate) fn json(value: &Value) {
-    println!("{}", serde_json::to_string_pretty(value).expect("a JSON value can be written"));
+    say!("{}", serde_json::to_string_pretty(value).expect("a JSON value can be written"));
 }
 
 /// Prints rows under headings, each column as wide as its widest cell.
@@ -21,7 +46,7 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) {
     let line = |cells: &[String]| {
         let padded: Vec<String> =
             cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", padded.join("  ").trim_end());
+        say!("{}", padded.join("  ").trim_end());
     };
     line(&headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<_>>());
     for row in rows {
@@ -44,14 +69,14 @@ pub(crate) fn cell(value: &Value) -> String {
 /// what says which server and registry, as far as it was given. With `--json` nothing is printed.
 pub(crate) fn next(common: &Common, words: &[&str]) {
     if !common.json {
-        println!("next: {}", command_line(&places(common), words));
+        say!("next: {}", command_line(&places(common), words));
     }
 }
 
 /// The same for a command that asks no server, only an identity folder.
 pub(crate) fn next_with_identity(common: &Common, words: &[&str]) {
     if !common.json {
-        println!("next: {}", command_line(&[], words));
+        say!("next: {}", command_line(&[], words));
     }
 }
 

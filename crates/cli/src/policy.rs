@@ -20,7 +20,7 @@ pub(crate) fn policy(common: &Common, command: &PolicyCommand) -> Result<(), Fai
             if common.json {
                 output::json(&answer);
             } else {
-                println!("{}", answer["source"].as_str().unwrap_or_default().trim_end());
+                say!("{}", answer["source"].as_str().unwrap_or_default().trim_end());
                 output::next_beside_product(common, true, &["policy", "list"], "");
             }
             Ok(())
@@ -38,7 +38,7 @@ pub(crate) fn policy(common: &Common, command: &PolicyCommand) -> Result<(), Fai
             if common.json {
                 output::json(&answer);
             } else {
-                println!("{principal} has the policy {name} now");
+                say!("{principal} has the policy {name} now");
                 let topic = format!("devices/{principal}/events/test");
                 output::next(common, &["can", principal, "publish", &topic]);
             }
@@ -71,7 +71,7 @@ fn set(common: &Common, name: &str, file: &Path) -> Result<(), Failure> {
     if common.json {
         output::json(&answer);
     } else {
-        println!("policy {name} is set");
+        say!("policy {name} is set");
         output::next(common, &["policy", "show", name]);
     }
     Ok(())
@@ -88,7 +88,7 @@ pub(crate) fn can(common: &Common, principal: &str, action: Action, topic: &str)
         output::json(&answer);
     } else {
         let verdict = if answer["allowed"] == true { "yes" } else { "no" };
-        println!("{verdict}: {}", cell(&answer["reason"]));
+        say!("{verdict}: {}", cell(&answer["reason"]));
         match answer["policy"].as_str() {
             Some(policy) => output::next(common, &["policy", "show", policy]),
             None => output::next(common, &["policy", "list"]),
@@ -115,7 +115,7 @@ pub(crate) fn registry(common: &Common, command: &RegistryCommand) -> Result<(),
             if common.json {
                 output::json(&answer);
             } else {
-                println!("registry {name} exists, issuer {}", cell(&answer["issuer"]));
+                say!("registry {name} exists, issuer {}", cell(&answer["issuer"]));
                 let out = format!("./{name}-lamp");
                 output::next(&within(common, name), &["device", "add", "lamp", "--out", &out]);
             }

@@ -20,7 +20,7 @@ pub(crate) fn publish(common: &Common, args: &PubArgs) -> Result<(), Failure> {
         output::json(&json!({ "published": true, "topic": topic, "as": device, "retain": retain }));
         return Ok(());
     }
-    println!("published {topic} as {}", identity.device);
+    say!("published {topic} as {}", identity.device);
     let filter = format!("devices/{}/commands/#", identity.device);
     output::next_with_identity(common, &["sub", &filter, "--as", &args.identity.to_string_lossy()]);
     Ok(())
@@ -35,11 +35,14 @@ pub(crate) fn subscribe(common: &Common, args: &SubArgs) -> Result<(), Failure> 
         if let Some(message) = client.receive(Duration::from_secs(30))? {
             received += 1;
             let text = String::from_utf8_lossy(&message.payload);
-            if common.json {
+            let written = if common.json {
                 let line = json!({ "topic": message.topic, "payload": text, "retain": message.retain });
-                println!("{line}");
+                say!("{line}")
             } else {
-                println!("{} {text}", message.topic);
+                say!("{} {text}", message.topic)
+            };
+            if !written {
+                break; // nobody reads on
             }
         }
     }

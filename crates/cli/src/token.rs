@@ -36,7 +36,7 @@ fn mint(common: &Common, key_file: &Path, device: &str, aud: &str, life: &str) -
         output::json(&json!({ "jwt": jwt, "expires_in": life_s }));
         return Ok(());
     }
-    println!("{jwt}");
+    say!("{jwt}");
     let key = key_file.to_string_lossy();
     let words = ["token", "mint", "--key", &key, "--device", device, "--aud", aud, "--life", life];
     output::next_beside_product(common, false, &words, INTO_INSPECT);
@@ -54,7 +54,7 @@ fn get(common: &Common, id: &str, key_file: &Path, resource: Option<&str>) -> Re
         output::json(&json!({ "access_token": answer.access_token, "expires_in": answer.expires_in_s }));
         return Ok(());
     }
-    println!("{}", answer.access_token);
+    say!("{}", answer.access_token);
     let key = key_file.to_string_lossy();
     let mut words = vec!["token", "get", id, "--key", &key];
     if let Some(resource) = resource {
@@ -89,18 +89,18 @@ fn inspect(common: &Common, token: &str) -> Result<(), Failure> {
         output::json(&json!({ "header": header, "claims": claims, "verified": false }));
         return Ok(());
     }
-    println!("not verified: anyone can write such a text; only the signature proves it");
+    say!("not verified: anyone can write such a text; only the signature proves it");
     for (what, value) in [("header", &header), ("claims", &claims)] {
-        println!("{what} {}", serde_json::to_string_pretty(value).expect("a JSON value can be written"));
+        say!("{what} {}", serde_json::to_string_pretty(value).expect("a JSON value can be written"));
     }
     if let Some(exp) = claims["exp"].as_u64() {
         let now = now_s();
         match exp.checked_sub(now) {
-            Some(left) if left > 0 => println!("expires in {left} s"),
-            _ => println!("expired {} s ago", now.saturating_sub(exp)),
-        }
+            Some(left) if left > 0 => say!("expires in {left} s"),
+            _ => say!("expired {} s ago", now.saturating_sub(exp)),
+        };
     }
-    println!("signature {} bytes", base64url_decode(signature.trim_end_matches('=')).map_or(0, |s| s.len()));
+    say!("signature {} bytes", base64url_decode(signature.trim_end_matches('=')).map_or(0, |s| s.len()));
     // The name is as unproven as the rest, but a name it must be to stand in a command line.
     match claims["sub"].as_str().filter(|sub| PrincipalName::parse(sub).is_ok()) {
         Some(sub) => output::next(common, &["key", "list", sub]),

@@ -171,6 +171,19 @@ fn with_json_every_command_prints_json_and_nothing_else() {
     assert_eq!((output.status.code(), &value["allowed"]), (Some(3), &Value::from(false)));
 }
 
+#[test]
+fn a_reader_that_leaves_early_is_no_fault_and_a_full_disk_is_one() {
+    let core = Core::start();
+    core.device("lamp");
+    let list = format!("drawbridge --data {} device list", core.data().display());
+    // The pipe is closed before anything is written into it.
+    let output = shell(&core, &format!("{{ sleep 1; {list}; }} | true"));
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let output = shell(&core, &format!("{list} > /dev/full"));
+    assert_eq!(output.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("could not be written"), "{output:?}");
+}
+
 /// Runs a line that must fail, and answers what it said after checking code and words.
 fn refused(core: &Core, line: &str, code: i32, wanted: &[&str]) -> String {
     let output = core.cli(&line.split(' ').collect::<Vec<_>>());

@@ -40,7 +40,7 @@ fn a_device_replaces_its_key_by_one_of_another_kind_and_a_lost_answer_costs_noth
     let refused = login(&old).expect_err("the old key is dead now");
     assert!(matches!(refused, DeviceError::Denied(_)), "{refused}");
     let options = old.mqtt_options().expect("signs");
-    let refused = drawbridge_device::MqttClient::connect(&options).err().expect("dead at the bridge too");
+    let refused = drawbridge_device::MqttClient::connect(&options).expect_err("dead at the bridge too");
     assert!(matches!(refused, DeviceError::Refused { .. }), "{refused}");
     assert!(api.replace_key(&old, &new.key).is_err(), "nor does the old key replace anything");
     drop(connect(&new));
