@@ -171,7 +171,7 @@ impl fmt::Display for What {
             Self::FellBehind { seq, first } => write!(
                 f,
                 "the client was at message {seq} of the log, which begins at {first} by now; \
-                 acknowledge faster or raise `broker.log_bytes_max`"
+                 acknowledge faster or raise `bridge.log_bytes_max`"
             ),
             Self::SubscriptionRefused { filter, why } => {
                 write!(f, "subscription to {filter:?} refused: {why}")
@@ -179,7 +179,7 @@ impl fmt::Display for What {
             Self::RetainedFull { topic, bytes_max } => write!(
                 f,
                 "the message on {topic:?} was not retained: the registry keeps at most {bytes_max} bytes; \
-                 clear retained topics or raise `broker.retained_bytes_max`"
+                 clear retained topics"
             ),
         }
     }

@@ -64,7 +64,6 @@ impl Table {
             faults.extend(holds(case, &answer).err());
             answers.push(answer);
         }
-        println!("error table: {} cases, {} wrong", self.0.len(), faults.len());
         assert!(faults.is_empty(), "{}", faults.join("\n"));
         answers
     }
@@ -557,8 +556,24 @@ async fn every_row_of_the_error_table_that_is_served_answers_as_the_table_says()
     new_keys(&mut table, &lamp, &old, &pump);
     operator(&mut table);
 
-    table.ask_all(&world).await;
+    println!("error table: {} cases", table.ask_all(&world).await.len());
     assert!(table.0.len() > 150, "the table has shrunk to {}", table.0.len());
+}
+
+#[tokio::test]
+async fn a_caller_who_is_in_memory_is_told_as_well_that_the_store_does_not_answer() {
+    let store = Arc::new(FlakyStore::default());
+    let world = World::with(store.clone(), HttpConfig::default(), AdmissionConfig::default()).await;
+    world.device("lamp").await;
+    let policy = "[[allow]]\npublish = [\"devices/lamp/commands\"]\n";
+    let backend = world.application("backend", Some(policy)).await;
+    let bearer = world.token(&backend, Some(&format!("{ISSUER}/v1")), "").await;
+    let command = || Ask::post("/v1/devices/lamp/commands").bearer(&bearer).json(&json!({ "text": "on" }));
+    assert_eq!(world.send(command()).await.status, 200);
+    let mut table = Table::default();
+    table.add("v1: store down behind a token", command(), 503, "store-unavailable", "retry-after: 1");
+    store.set_down(true);
+    table.ask_all(&world).await;
 }
 
 #[tokio::test]
