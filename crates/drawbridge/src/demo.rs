@@ -1,6 +1,5 @@
 //! `serve --demo`: a thermometer and a lamp, simulated in this process, but with keys of their own and
 //! through real TLS sockets; they know of the server only what any device knows.
-#![expect(clippy::print_stdout, reason = "the demo is there to be watched on a terminal")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +24,7 @@ pub(crate) fn start(data: &Path, stop: Arc<AtomicBool>) -> JoinHandle<()> {
     let data = data.to_owned();
     thread::spawn(move || {
         if let Err(failure) = (Demo { data, stop }).run() {
-            println!("[demo] stopped: {failure}");
+            say!("[demo] stopped: {failure}");
         }
     })
 }
@@ -37,7 +36,7 @@ struct Demo {
 
 impl Demo {
     fn run(&self) -> Result<(), Failure> {
-        println!("[demo] registering a thermometer, a lamp and a dashboard; each makes its own key");
+        say!("[demo] registering a thermometer, a lamp and a dashboard; each makes its own key");
         self.cli(&["device", "add", "thermometer"])?;
         self.cli(&["device", "add", "lamp"])?;
         let policy = self.data.join("demo-dashboard.toml");
@@ -55,20 +54,20 @@ impl Demo {
         let mut round = 0_u64;
         while !self.stop.load(Ordering::Relaxed) {
             let word = if round.is_multiple_of(2) { "on" } else { "off" };
-            println!("[demo] $ drawbridge command send lamp {word}");
+            say!("[demo] $ drawbridge command send lamp {word}");
             match self.cli(&["command", "send", "lamp", word]) {
-                Ok(()) => println!("[demo] the lamp has acknowledged"),
-                Err(failure) => println!("[demo] {failure}"),
+                Ok(()) => say!("[demo] the lamp has acknowledged"),
+                Err(failure) => say!("[demo] {failure}"),
             }
             if round == 0 {
                 forged(&lamp);
                 expired(&lamp);
-                println!(
-                    "[demo] the log above says why: a prober is told little, the owner and the log much"
-                );
-                println!("[demo] running on; try in another terminal:");
-                println!("[demo]   drawbridge --data {} command send lamp off", self.data.display());
-                println!("[demo]   drawbridge --data {} device block thermometer", self.data.display());
+                say!("[demo] the log above says why: a prober is told little, the owner and the log much");
+                say!("[demo] running on; try in another terminal:");
+                let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("drawbridge"));
+                for words in ["command send lamp off", "device block thermometer"] {
+                    say!("[demo]   {} --data {} {words}", program.display(), self.data.display());
+                }
             }
             round += 1;
             self.pause(Duration::from_secs(10));
@@ -119,11 +118,11 @@ impl Demo {
         thread::spawn(move || {
             let identity = match identity {
                 Ok(identity) => identity,
-                Err(failure) => return println!("[{name}] {failure}"),
+                Err(failure) => return say!("[{name}] {failure}"),
             };
             while !stop.load(Ordering::Relaxed) {
                 if let Err(error) = work(&identity, &stop) {
-                    println!("[{name}] {error}; coming back in {} s", COME_BACK.as_secs());
+                    say!("[{name}] {error}; coming back in {} s", COME_BACK.as_secs());
                     thread::sleep(COME_BACK);
                 }
             }
@@ -144,14 +143,11 @@ impl Demo {
 fn thermometer_device(identity: &DeviceIdentity, stop: &AtomicBool) -> Result<(), DeviceError> {
     let api = drawbridge_device::ApiClient::new(&format!("https://{}", identity.https), &identity.ca_pem)?;
     let token = api.token(&identity.device, &identity.issuer, None, &identity.key)?;
-    println!(
-        "[thermometer] proved itself with a signed JWT, got an access token for {} s",
-        token.expires_in_s
-    );
+    say!("[thermometer] proved itself with a signed JWT, got an access token for {} s", token.expires_in_s);
     let mut options = identity.mqtt_options()?;
     options.password = token.access_token.into_bytes();
     let mut client = MqttClient::connect(&options)?;
-    println!("[thermometer] connected with it");
+    say!("[thermometer] connected with it");
     let mut reading = 0_u32;
     while !stop.load(Ordering::Relaxed) {
         reading += 1;
@@ -171,11 +167,11 @@ fn thermometer_device(identity: &DeviceIdentity, stop: &AtomicBool) -> Result<()
 /// Connects with a JWT of its own, obeys commands, reports its state.
 fn lamp_device(identity: &DeviceIdentity, stop: &AtomicBool) -> Result<(), DeviceError> {
     let mut client = MqttClient::connect(&identity.mqtt_options()?)?;
-    println!("[lamp] connected with a JWT signed by its own key");
+    say!("[lamp] connected with a JWT signed by its own key");
     client.subscribe("devices/lamp/commands/#")?;
     while !stop.load(Ordering::Relaxed) {
         if let Some(message) = client.receive(Duration::from_millis(500))? {
-            println!("[lamp] obeys the command {:?}", String::from_utf8_lossy(&message.payload));
+            say!("[lamp] obeys the command {:?}", String::from_utf8_lossy(&message.payload));
             client.publish("devices/lamp/state", &message.payload, Qos::AtLeastOnce, false)?;
         }
     }
@@ -186,10 +182,10 @@ fn lamp_device(identity: &DeviceIdentity, stop: &AtomicBool) -> Result<(), Devic
 fn dashboard(identity: &DeviceIdentity, stop: &AtomicBool) -> Result<(), DeviceError> {
     let mut client = MqttClient::connect(&identity.mqtt_options()?)?;
     client.subscribe("devices/#")?;
-    println!("[dashboard] watches devices/#");
+    say!("[dashboard] watches devices/#");
     while !stop.load(Ordering::Relaxed) {
         if let Some(message) = client.receive(Duration::from_millis(500))? {
-            println!("[dashboard] {} {}", message.topic, String::from_utf8_lossy(&message.payload));
+            say!("[dashboard] {} {}", message.topic, String::from_utf8_lossy(&message.payload));
         }
     }
     client.disconnect()
@@ -218,7 +214,7 @@ fn connect_with(lamp: &DeviceIdentity, key: &SigningKey, now_s: u64) -> Result<M
 
 fn report(what: &str, outcome: Result<MqttClient, DeviceError>) {
     match outcome {
-        Ok(_) => println!("[demo] {what} was let in: this must never happen"),
-        Err(error) => println!("[demo] {what}: {error}"),
+        Ok(_) => say!("[demo] {what} was let in: this must never happen"),
+        Err(error) => say!("[demo] {what}: {error}"),
     }
 }

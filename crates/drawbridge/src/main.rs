@@ -1,5 +1,12 @@
 //! Drawbridge, the self-hosted IoT core: read the settings, wire the crates, serve.
 
+/// Says a line on the terminal. Whoever has closed it misses the line, and the server goes on.
+macro_rules! say {
+    ($($words:tt)*) => {
+        drop(std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($words)*))))
+    };
+}
+
 mod data;
 mod demo;
 mod edge;

@@ -266,7 +266,6 @@ async fn keep_admin_token(admission: &Admission, data: &DataFolder) -> Result<()
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "a server says on its terminal where it is")]
 fn greet(
     data: &DataFolder,
     endpoints: &Endpoints,
@@ -275,17 +274,17 @@ fn greet(
     settings: &Settings,
 ) {
     let folder = data.root().display();
-    println!("drawbridge {} serves from {folder}", env!("CARGO_PKG_VERSION"));
-    println!("  mqtt over tls     {}", endpoints.mqtts);
-    println!("  https             {}", endpoints.https);
+    say!("drawbridge {} serves from {folder}", env!("CARGO_PKG_VERSION"));
+    say!("  mqtt over tls     {}", endpoints.mqtts);
+    say!("  https             {}", endpoints.https);
     if let Some(mqtt) = &endpoints.mqtt {
-        println!("  mqtt WITHOUT tls  {mqtt} (development only)");
+        say!("  mqtt WITHOUT tls  {mqtt} (development only)");
     }
     let names = ["localhost", "127.0.0.1", "::1"].into_iter();
     let names: Vec<&str> = names.chain(settings.serve.names.iter().map(String::as_str)).collect();
-    println!("  names             {}", names.join(", "));
-    println!("  issuer            {issuer}");
-    println!("  root fingerprint  {}", certificate.root_fingerprint);
-    println!("  root certificate  {}", data.path("ca.pem").display());
-    println!("next: drawbridge --data {folder} device add lamp");
+    say!("  names             {}", names.join(", "));
+    say!("  issuer            {issuer}");
+    say!("  root fingerprint  {}", certificate.root_fingerprint);
+    say!("  root certificate  {}", data.path("ca.pem").display());
+    say!("next: drawbridge --data {folder} device add lamp");
 }

@@ -311,13 +311,13 @@ fn judge_issuer(issuer: &str) -> Result<(), &'static str> {
 }
 
 /// `drawbridge check-config FILE`: judges a file and starts nothing.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line talks to its terminal")]
+#[expect(clippy::print_stderr, reason = "a command line talks to its terminal")]
 pub(crate) fn check(file: &Path) -> ExitCode {
     let (settings, mut faults) = Settings::read(file);
     faults.extend(settings.faults());
     if faults.is_empty() {
-        println!("{} is good", file.display());
-        println!("next: drawbridge serve --config {}", file.display());
+        say!("{} is good", file.display());
+        say!("next: drawbridge serve --config {}", file.display());
         return ExitCode::SUCCESS;
     }
     for fault in &faults {
