@@ -47,10 +47,12 @@ impl Failure {
         let text = if detail.is_empty() { format!("{title}{code}") } else { format!("{detail}{code}") };
         let word = json["type"].as_str().unwrap_or("").rsplit(':').next().unwrap_or("").to_owned();
         match (answer.status, word.as_str()) {
-            (_, "not-connected" | "not-subscribed" | "timed-out") => Self::Unavailable(text),
+            (_, "not-connected" | "not-subscribed" | "timed-out" | "rejected-by-device") => {
+                Self::Unavailable(text)
+            }
             // A name in a body is as little found as one in a path.
             (_, "policy-not-found" | "registry-unknown") => Self::NotFound(text),
-            (401 | 403, _) => Self::Denied(text),
+            (401 | 403, _) | (_, "delivery-withheld") => Self::Denied(text),
             (404, _) => Self::NotFound(text),
             (409 | 412, _) => Self::Conflict(text),
             (429 | 500.., _) => Self::Unavailable(text),
