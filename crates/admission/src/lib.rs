@@ -264,7 +264,6 @@ impl Admission {
         if let Some(found) = cache.find(registry, name) {
             return Ok(Some(found));
         }
-        step_aside().await;
         let stamp = cache.stamp_principal(registry, name);
         let Some(known) = self.inner.store.known(registry, name).await? else { return Ok(None) };
         let (rights, policy_stamp) = self.compiled(&known.principal).await?;
@@ -377,18 +376,4 @@ fn kid_of(key: &PublicKey) -> KeyId {
 
 fn unavailable(error: &StoreError) -> Refusal {
     Refusal::Unavailable(error.to_string())
-}
-
-/// Is pending once: whoever polled first, on a thread that must not wait, can hand the rest to one
-/// that may. What follows asks the store.
-async fn step_aside() {
-    let mut first = true;
-    std::future::poll_fn(|context| {
-        if std::mem::take(&mut first) {
-            context.waker().wake_by_ref();
-            return std::task::Poll::Pending;
-        }
-        std::task::Poll::Ready(())
-    })
-    .await;
 }

@@ -1,10 +1,8 @@
 //! What the broker asks for, done.
 
 use std::fmt;
-use std::future::Future as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Waker};
 use std::time::Instant;
 
 use drawbridge_admission::{ConnectRequest, Peer, Refusal};
@@ -102,17 +100,12 @@ impl Driver {
     }
 
     /// Asks who this is. The answer comes through the inbox; by then the connection may be another.
-    ///
-    /// Of a principal that admission has in memory the answer is ready at once: a signature check,
-    /// cheaper than the handshake before it. That much is done here, without waking another thread;
-    /// whatever waits for the store goes on in the runtime.
     fn authenticate(&mut self, conn: ConnId, request: Box<broker::ConnectRequest>) {
         let shared = Arc::clone(&self.shared);
         let index = self.index;
         let Some(socket) = self.socket(conn) else { return };
         let (door, peer) = (socket.door, Peer::from(socket.peer.ip()));
-        let runtime = shared.runtime.clone();
-        let mut question = Box::pin(async move {
+        shared.clone().runtime.spawn(async move {
             let (Some(door), Some(inbox)) = (shared.doors.get(door), shared.inboxes.get(index)) else {
                 return;
             };
@@ -135,9 +128,6 @@ impl Driver {
             let answer = answer.map(Box::new).map_err(|refusal| turned_away(&refusal));
             inbox.push(ToShard::Answer { conn, answer });
         });
-        if question.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            runtime.spawn(question);
-        }
     }
 
     /// Installs what admission said. Between its answer and now the principal may have been blocked.
