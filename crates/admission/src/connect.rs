@@ -108,8 +108,9 @@ impl Admission {
     }
 
     /// Whether nothing has changed since `connected` was answered: not its principal, its keys or its
-    /// policy. To be asked once, after the session was installed where the [`crate::Watcher`] finds it;
-    /// `false`: close it and let the client come again. Cheap: it reads two counters.
+    /// policy. To be asked once, in the step that installs the session: what a [`crate::Watcher`] hears
+    /// from then on must reach the session after that step. `false`: refuse, and let the client come
+    /// again. Cheap: it reads two counters.
     #[must_use]
     pub fn still_good(&self, connected: &Connected) -> bool {
         self.inner.cache.is_current(&connected.generation)
