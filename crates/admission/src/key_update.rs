@@ -135,6 +135,8 @@ impl Admission {
                 not_before_s: None,
                 expires_s: None,
                 added_s: now_s,
+                last_used_s: None,
+                certificate_der: None,
             },
             old_expires_s: retire_old.then_some(grace_end_s),
             mark: self.mark_of(asserted),

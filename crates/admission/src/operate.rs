@@ -95,12 +95,16 @@ impl Admission {
             name,
             kind,
             blocked: false,
+            pending: false,
             epoch: Epoch::default(),
             not_before_s: 0,
             legacy_assertions: false,
             policy: None,
             attributes: BTreeMap::new(),
             password: None,
+            settings: Default::default(),
+            enrolment: None,
+            registration: None,
             created_s: self.now_s(),
             revision: 1,
         }
@@ -402,6 +406,8 @@ impl Admission {
             not_before_s: None,
             expires_s: None,
             added_s: self.now_s(),
+            last_used_s: None,
+            certificate_der: None,
         })
     }
 }

@@ -75,6 +75,7 @@ impl Admission {
             clock_skew_s: new.clock_skew_s.unwrap_or(60),
             token_life_s: new.token_life_s.unwrap_or(3_600),
             google: new.google,
+            settings: Default::default(),
             created_s: self.now_s(),
             name: new.name,
             issuer,

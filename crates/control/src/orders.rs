@@ -544,6 +544,7 @@ mod tests {
                     clock_skew_s: 60,
                     token_life_s: 3600,
                     google: None,
+                    settings: Default::default(),
                     created_s: 0,
                 };
                 let added = store.add_registry(record, entry()).await.expect("memory");
@@ -556,12 +557,16 @@ mod tests {
                         name: name(text),
                         kind,
                         blocked: false,
+                        pending: false,
                         epoch: Epoch(0),
                         not_before_s: 0,
                         legacy_assertions: false,
                         policy: None,
                         attributes: Default::default(),
                         password: None,
+                        settings: Default::default(),
+                        enrolment: None,
+                        registration: None,
                         created_s: 0,
                         revision: 1,
                     };

@@ -111,6 +111,7 @@ async fn fill(store: &Arc<SqliteStore>, devices: u64) {
         clock_skew_s: 60,
         token_life_s: 3600,
         google: None,
+        settings: Default::default(),
         created_s: NOW_S,
     };
     store.add_registry(record, entry()).await.unwrap();
@@ -168,6 +169,8 @@ fn key(number: u64) -> Key {
         not_before_s: None,
         expires_s: None,
         added_s: NOW_S,
+        last_used_s: None,
+        certificate_der: None,
     }
 }
 
@@ -178,12 +181,16 @@ fn device(number: u64) -> Principal {
         name: PrincipalName::parse(&format!("d{number:07}")).unwrap(),
         kind: PrincipalKind::Device,
         blocked: false,
+        pending: false,
         epoch: Epoch(0),
         not_before_s: 0,
         legacy_assertions: false,
         policy: None,
         attributes: BTreeMap::new(),
         password: None,
+        settings: Default::default(),
+        enrolment: None,
+        registration: None,
         created_s: NOW_S,
         revision: 1,
     }

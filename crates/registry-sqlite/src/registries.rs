@@ -66,6 +66,7 @@ fn read(row: &Row<'_>) -> Result<RegistryRecord, Fault> {
         clock_skew_s: row.get(3)?,
         token_life_s: row.get(4)?,
         google: project.zip(location).map(|(project, location)| GoogleNames { project, location }),
+        settings: Default::default(),
         created_s: number(row, 7)?,
     })
 }

@@ -125,12 +125,16 @@ fn read_principal(registry: &RegistryName, row: &Row<'_>) -> Result<Principal, F
         name: principal_name(row, 1)?,
         kind: kind(text(row, 2)?)?,
         blocked: row.get(3)?,
+        pending: false,
         epoch: Epoch(number(row, 4)?),
         not_before_s: number(row, 5)?,
         legacy_assertions: row.get(6)?,
         policy,
         attributes: attributes(text(row, 8)?)?,
         password: row.get(9)?,
+        settings: Default::default(),
+        enrolment: None,
+        registration: None,
         created_s: number(row, 10)?,
         revision: number(row, 11)?,
     })
@@ -151,6 +155,8 @@ pub(crate) fn read_key(row: &Row<'_>, at: usize) -> Result<Key, Fault> {
         not_before_s: number_or_null(row, at + 5)?,
         expires_s: number_or_null(row, at + 6)?,
         added_s: number(row, at + 7)?,
+        last_used_s: None,
+        certificate_der: None,
     })
 }
 

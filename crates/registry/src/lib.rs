@@ -17,10 +17,11 @@ pub const KEPT_MAX: usize = 10;
 
 pub use error::StoreError;
 pub use model::{
-    AuditEntry, AuditRow, ConfigVersion, GoogleNames, Key, KeyState, Known, PolicyRecord, Principal,
-    PrincipalChange, RegistryRecord, StateReport,
+    AuditEntry, AuditHead, AuditRow, Ca, CertificateSubject, ClockTrust, ConfigVersion, Enrolment,
+    EnrolmentNames, GoogleNames, KeptToken, Key, KeyChange, KeyState, Known, PolicyRecord, Principal,
+    PrincipalChange, PrincipalSettings, RegistryRecord, RegistrySettings, Role, StateReport, TokenFormat,
 };
 pub use store::{
-    AddKey, AddPrincipal, AddRegistry, Changed, JtiMark, JtiOutcome, KeyRotation, RemoveKey, RotateKey,
-    SetConfig, Store,
+    AddKey, AddPrincipal, AddRegistry, AddToken, ChangeKey, Changed, Enrol, JtiMark, JtiOutcome,
+    KeyRotation, Link, RemoveKey, RotateKey, SetConfig, Store, TokenUse,
 };

@@ -1,9 +1,12 @@
 //! The records of a registry. Times are integer seconds or milliseconds since 1970-01-01 UTC, the
 //! unit stands in the name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use drawbridge_names::{Epoch, KeyId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
+use serde::{Deserialize, Serialize};
+
+use crate::StoreError;
 
 /// A namespace of devices with its own issuer and settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,9 +23,177 @@ pub struct RegistryRecord {
     pub token_life_s: u32,
     /// The Google Cloud IoT Core project and location that this registry stands for, if any.
     pub google: Option<GoogleNames>,
+    /// What else may be chosen, and changed later.
+    pub settings: RegistrySettings,
     /// When it was made.
     pub created_s: u64,
 }
+
+/// The form of the access tokens that a registry issues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TokenFormat {
+    /// A signed JWT (RFC 9068): whoever has the issuer's public key reads it.
+    #[default]
+    #[serde(rename = "at+jwt")]
+    Jwt,
+    /// Random text that means something to this server only.
+    #[serde(rename = "opaque")]
+    Opaque,
+}
+
+impl TokenFormat {
+    /// The word in settings, policies and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwt => "at+jwt",
+            Self::Opaque => "opaque",
+        }
+    }
+
+    /// The format of a word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Jwt, Self::Opaque].into_iter().find(|format| format.as_str() == word)
+    }
+}
+
+/// What an operator may change of a registry. Stores keep it as one JSON text.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegistrySettings {
+    /// The form of access tokens, unless a policy says otherwise.
+    pub token_format: TokenFormat,
+    /// The trust in a device's clock, unless its record says otherwise.
+    pub clock: ClockTrust,
+}
+
+/// How far a device's clock is to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClockTrust {
+    /// It has none: `iat` and `exp` prove nothing, a server nonce or a channel binding is required.
+    None,
+    /// It is within a day: a server nonce or a channel binding is required as well.
+    Coarse,
+    /// It is within the registry's skew.
+    #[default]
+    Good,
+}
+
+impl ClockTrust {
+    /// The word in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Coarse => "coarse",
+            Self::Good => "good",
+        }
+    }
+
+    /// The trust of a word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::None, Self::Coarse, Self::Good].into_iter().find(|trust| trust.as_str() == word)
+    }
+}
+
+/// What an application may do beyond its policy. A device has no roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Read every record, key, policy and the audit of its registry.
+    Viewer,
+    /// As viewer; and register, change, block, revoke and delete devices, keys, enrolments and links.
+    Operator,
+    /// As operator; and policies, applications, roles, CAs, the registry's settings and issuer keys.
+    Admin,
+    /// Ask about any token of its registry at the introspection endpoint.
+    Introspect,
+    /// Its keys sign software statements (RFC 7591 section 2.3) that register devices.
+    Manufacturer,
+}
+
+impl Role {
+    /// All roles, in the order of their words in JSON.
+    pub const ALL: [Self; 5] =
+        [Self::Viewer, Self::Operator, Self::Admin, Self::Introspect, Self::Manufacturer];
+
+    /// The word in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+            Self::Introspect => "introspect",
+            Self::Manufacturer => "manufacturer",
+        }
+    }
+
+    /// The role of a word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == word)
+    }
+}
+
+/// The one field by which a CA-signed certificate names its principal.
+///
+/// Source: RFC 8705 section 2.1.2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateSubject {
+    /// The subject's distinguished name, in the string form of RFC 4514.
+    SubjectDn(String),
+    /// A dNSName of the subject alternative names.
+    SanDns(String),
+    /// A uniformResourceIdentifier of the subject alternative names.
+    SanUri(String),
+    /// An iPAddress of the subject alternative names, as text.
+    SanIp(String),
+    /// An rfc822Name of the subject alternative names.
+    SanEmail(String),
+}
+
+/// What an operator may set of a principal besides its policy. Stores keep it as one JSON text.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrincipalSettings {
+    /// The trust in its clock; `None`: as the registry says.
+    pub clock: Option<ClockTrust>,
+    /// May act for the devices that are linked to it.
+    pub gateway: bool,
+    /// What an application may do beyond its policy.
+    pub roles: BTreeSet<Role>,
+    /// How a certificate of a CA of the registry names it.
+    pub certificate_subject: Option<CertificateSubject>,
+    /// Its access tokens are bound to a key or certificate, or it gets none.
+    pub bound_tokens: bool,
+}
+
+macro_rules! json_text {
+    ($($settings:ty),+) => {$(
+        impl $settings {
+            /// The JSON text that stores keep.
+            #[must_use]
+            pub fn to_json(&self) -> String {
+                serde_json::to_string(self).expect("settings are texts, flags and lists")
+            }
+
+            /// Reads what [`Self::to_json`] wrote.
+            ///
+            /// # Errors
+            /// [`StoreError::Corrupt`] when it is something else.
+            pub fn from_json(text: &str) -> Result<Self, StoreError> {
+                serde_json::from_str(text)
+                    .map_err(|error| StoreError::Corrupt(format!(concat!(stringify!($settings), ": {}"), error)))
+            }
+        }
+    )+};
+}
+json_text!(RegistrySettings, PrincipalSettings, EnrolmentNames);
 
 /// `projects/P/locations/L` of a registry that serves Google-style devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +217,8 @@ pub struct Principal {
     pub kind: PrincipalKind,
     /// A blocked principal is admitted nowhere.
     pub blocked: bool,
+    /// Enrolled itself and waits for an operator: until approved it is admitted nowhere either.
+    pub pending: bool,
     /// Counts its revocations.
     pub epoch: Epoch,
     /// Device JWTs with `iat` up to this second are dead. 0: none.
@@ -58,10 +231,48 @@ pub struct Principal {
     pub attributes: BTreeMap<String, String>,
     /// A password verifier, never a password; the first byte is its format version.
     pub password: Option<Vec<u8>>,
+    /// What else its operator has set.
+    pub settings: PrincipalSettings,
+    /// The enrolment by which it came, if it registered itself.
+    pub enrolment: Option<String>,
+    /// SHA-256 of its registration access token (RFC 7592), if it registered itself.
+    pub registration: Option<[u8; 32]>,
     /// When it was registered.
     pub created_s: u64,
     /// Counts the changes of this record, keys included: the ETag.
     pub revision: u64,
+}
+
+impl Principal {
+    /// A principal without rights, settings and history: revision 1.
+    #[must_use]
+    pub fn new(
+        registry: RegistryName,
+        uid: Uid,
+        name: PrincipalName,
+        kind: PrincipalKind,
+        created_s: u64,
+    ) -> Self {
+        Self {
+            registry,
+            uid,
+            name,
+            kind,
+            blocked: false,
+            pending: false,
+            epoch: Epoch(0),
+            not_before_s: 0,
+            legacy_assertions: false,
+            policy: None,
+            attributes: BTreeMap::new(),
+            password: None,
+            settings: PrincipalSettings::default(),
+            enrolment: None,
+            registration: None,
+            created_s,
+            revision: 1,
+        }
+    }
 }
 
 impl std::fmt::Debug for Principal {
@@ -72,6 +283,7 @@ impl std::fmt::Debug for Principal {
             .field("name", &self.name)
             .field("kind", &self.kind)
             .field("blocked", &self.blocked)
+            .field("pending", &self.pending)
             .field("epoch", &self.epoch)
             .field("policy", &self.policy)
             .field("has_password", &self.password.is_some())
@@ -133,6 +345,121 @@ pub struct Key {
     pub expires_s: Option<u64>,
     /// When it was registered.
     pub added_s: u64,
+    /// When it was last used to log in, to the minute; `None`: never.
+    pub last_used_s: Option<u64>,
+    /// The certificate it was registered by, DER; `None`: a bare public key.
+    pub certificate_der: Option<Vec<u8>>,
+}
+
+/// Changes of a key that leave it the same key. `None`: as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyChange {
+    /// Its label.
+    pub label: Option<Option<String>>,
+    /// Not accepted before this second.
+    pub not_before_s: Option<Option<u64>>,
+    /// Not accepted from this second on.
+    pub expires_s: Option<Option<u64>>,
+}
+
+impl KeyChange {
+    /// Changes a key as every store does.
+    pub fn apply_to(self, key: &mut Key) {
+        if let Some(label) = self.label {
+            key.label = label;
+        }
+        if let Some(not_before_s) = self.not_before_s {
+            key.not_before_s = not_before_s;
+        }
+        if let Some(expires_s) = self.expires_s {
+            key.expires_s = expires_s;
+        }
+    }
+}
+
+/// Who may register itself by an enrolment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnrolmentNames {
+    /// Devices of these names.
+    Ids(Vec<String>),
+    /// Devices whose name matches: `*` stands for any characters, everything else for itself.
+    Pattern(String),
+    /// Devices of any name with one of these keys (RFC 7638 thumbprints).
+    Keys(Vec<String>),
+}
+
+/// Permission for a batch of devices to register themselves with one bearer token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enrolment {
+    /// Its id, 22 characters of base64url.
+    pub id: String,
+    /// SHA-256 of the token; the token is shown once and not kept.
+    pub token_digest: [u8; 32],
+    /// A word of the operator.
+    pub label: Option<String>,
+    /// Who may use it.
+    pub names: EnrolmentNames,
+    /// How many devices may register.
+    pub claims_max: u32,
+    /// How many have.
+    pub claims: u32,
+    /// The policy they get.
+    pub policy: Option<PolicyName>,
+    /// They are admitted at once; else they wait for an operator.
+    pub auto: bool,
+    /// Not accepted from this second on.
+    pub expires_s: u64,
+    /// Ended by its operator.
+    pub ended: bool,
+    /// When it was made.
+    pub created_s: u64,
+}
+
+/// A certificate authority of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ca {
+    /// SHA-256 of the certificate.
+    pub fingerprint: [u8; 32],
+    /// The certificate, DER.
+    pub der: Vec<u8>,
+    /// A word of the operator.
+    pub label: Option<String>,
+    /// When it was registered.
+    pub added_s: u64,
+}
+
+/// An opaque access token, kept by its digest.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeptToken {
+    /// SHA-256 of the token.
+    pub digest: [u8; 32],
+    /// Whose it is.
+    pub uid: Uid,
+    /// The chain of renewals it belongs to, random.
+    pub family: [u8; 16],
+    /// How many renewals lie before it.
+    pub generation: u32,
+    /// What it says: JSON text.
+    pub claims: String,
+    /// Good until this second.
+    pub expires_s: u64,
+    /// It was presented once at least.
+    pub used: bool,
+    /// A successor was issued.
+    pub renewed: bool,
+}
+
+impl std::fmt::Debug for KeptToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptToken")
+            .field("uid", &self.uid)
+            .field("generation", &self.generation)
+            .field("expires_s", &self.expires_s)
+            .field("used", &self.used)
+            .field("renewed", &self.renewed)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A principal with all its keys: what a login needs, in one read.
@@ -164,6 +491,12 @@ pub enum PrincipalChange {
     Attributes(BTreeMap<String, String>),
     /// Set or remove the password verifier.
     Password(Option<Vec<u8>>),
+    /// Admit a principal that enrolled itself.
+    Approve,
+    /// Replace the settings.
+    Settings(PrincipalSettings),
+    /// Replace the digest of the registration access token.
+    Registration(Option<[u8; 32]>),
 }
 
 impl PrincipalChange {
@@ -180,6 +513,9 @@ impl PrincipalChange {
             Self::LegacyAssertions(accepted) => principal.legacy_assertions = accepted,
             Self::Attributes(attributes) => principal.attributes = attributes,
             Self::Password(verifier) => principal.password = verifier,
+            Self::Approve => principal.pending = false,
+            Self::Settings(settings) => principal.settings = settings,
+            Self::Registration(digest) => principal.registration = digest,
         }
         principal.revision += 1;
     }
@@ -211,6 +547,17 @@ pub struct AuditEntry {
     pub subject: String,
     /// More, as JSON text; never a secret.
     pub detail: String,
+}
+
+/// The newest row of a writer's chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditHead {
+    /// The writer.
+    pub writer: String,
+    /// Its newest row.
+    pub seq: u64,
+    /// The hash of that row.
+    pub hash: [u8; 32],
 }
 
 /// A row of the audit: an entry in its chain.

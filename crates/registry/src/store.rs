@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use drawbridge_names::{KeyId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
 
 use crate::{
-    AuditEntry, AuditRow, ConfigVersion, Key, Known, PolicyRecord, Principal, PrincipalChange,
-    RegistryRecord, StateReport, StoreError,
+    AuditEntry, AuditHead, AuditRow, Ca, ConfigVersion, Enrolment, KeptToken, Key, KeyChange, Known,
+    PolicyRecord, Principal, PrincipalChange, RegistryRecord, StateReport, StoreError,
 };
 
 /// Answer of [`Store::add_registry`].
@@ -153,6 +153,62 @@ pub enum RotateKey {
     OldNotActive,
 }
 
+/// Answer of [`Store::change_key`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChangeKey {
+    /// The key as it is now.
+    Done(Key),
+    /// The principal has no such key, or it is retired.
+    NotFound,
+}
+
+/// Answer of [`Store::enrol`]. Only `Enrolled` changes anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enrol {
+    /// The device is registered, one claim is used.
+    Enrolled,
+    /// There is no such enrolment, it was ended, or its time is over.
+    Ended,
+    /// As many devices as allowed have registered.
+    Spent,
+    /// The device cannot be added: never [`AddPrincipal::Added`].
+    Refused(AddPrincipal),
+}
+
+/// Answer of [`Store::link`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// It is as asked for now.
+    Changed,
+    /// It was so already; nothing was changed.
+    Unchanged,
+    /// One of the two is not there.
+    NotFound,
+}
+
+/// Answer of [`Store::add_token`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddToken {
+    /// It is good now.
+    Added,
+    /// The principal has `live_max` live tokens.
+    Full,
+    /// There is no such principal.
+    Gone,
+}
+
+/// Answer of [`Store::use_token`] and [`Store::renew_token`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenUse {
+    /// Good; the token as it is now.
+    Good(KeptToken),
+    /// Unknown, or its time is over.
+    Gone,
+    /// It was presented after its successor had been: one of the two was stolen. The whole family is
+    /// ended by this answer.
+    Stolen,
+}
+
 /// Answer of [`Store::set_config`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetConfig {
@@ -179,6 +235,8 @@ pub enum SetConfig {
 ///
 /// # Errors
 /// Every method answers [`StoreError`] when the store cannot do its work; nothing has changed then.
+#[allow(unused_variables, reason = "bodies to come")]
+#[expect(clippy::too_many_arguments, reason = "a change and its audit entry")]
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Makes a registry, unless one of this name exists.
@@ -357,11 +415,268 @@ pub trait Store: Send + Sync {
 
     /// Appends to the audit without any other change (a command was sent).
     async fn record(&self, registry: &RegistryName, audit: AuditEntry) -> Result<(), StoreError>;
-    /// Up to `limit` rows of a registry's audit, newest first, with `seq` below `before`.
+    /// Up to `limit` rows of the chain of this store's own writer, newest first, with `seq` below `before`.
     async fn audit_tail(
         &self,
         registry: &RegistryName,
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<AuditRow>, StoreError>;
+
+    /// Changes `clock_skew_s`, `token_life_s` and `settings` of a registry to those of the record given,
+    /// nothing else; answers the record as it is now, or `None` when there is no such registry.
+    async fn change_registry(
+        &self,
+        record: RegistryRecord,
+        audit: AuditEntry,
+    ) -> Result<Option<RegistryRecord>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+
+    /// Registers many principals in one step with one row of audit; each is judged by itself, in order,
+    /// as [`Self::add_principal`] does, and those that cannot be added leave the others alone. All must be
+    /// of this registry. The row is written if at least one was added. Answers in the order given.
+    async fn import_principals(
+        &self,
+        registry: &RegistryName,
+        batch: Vec<(Principal, Vec<Key>)>,
+        audit: AuditEntry,
+    ) -> Result<Vec<AddPrincipal>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// An operator replaces a principal's key, as [`Self::rotate_key`] does but without a `jti`: the new key
+    /// becomes active, the old one goes into grace until `old_expires_s` (or earlier if it would end
+    /// anyway). Never answers `Seen` or `JtiFull`; a blocked principal's key may be replaced.
+    async fn replace_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        old: &KeyId,
+        new: Key,
+        old_expires_s: u64,
+        active_max: usize,
+        audit: AuditEntry,
+    ) -> Result<RotateKey, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Changes label or validity of a key that is not retired; the principal's revision grows by one.
+    async fn change_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        kid: &KeyId,
+        change: KeyChange,
+        audit: AuditEntry,
+    ) -> Result<ChangeKey, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Notes when keys were last used. A time earlier than the one kept, and a key that is not there,
+    /// change nothing; no revision grows, nothing is audited.
+    async fn touch_keys(&self, registry: &RegistryName, used: Vec<(KeyId, u64)>) -> Result<(), StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+
+    /// Keeps an enrolment. Its id and token are new (128 and 256 random bits).
+    async fn add_enrolment(
+        &self,
+        registry: &RegistryName,
+        enrolment: Enrolment,
+        audit: AuditEntry,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// The enrolment of a token, whether it may still be used or not.
+    async fn enrolment_by_token(
+        &self,
+        registry: &RegistryName,
+        token_digest: &[u8; 32],
+    ) -> Result<Option<Enrolment>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// All enrolments of a registry, newest first (by `created_s`, then `id`).
+    async fn enrolments(&self, registry: &RegistryName) -> Result<Vec<Enrolment>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Ends an enrolment; `false`: there is none of this id that has not ended.
+    async fn end_enrolment(
+        &self,
+        registry: &RegistryName,
+        id: &str,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// A device registers itself: one claim of the enrolment and the new principal in one step. The
+    /// principal's `enrolment` is `id`. Judged in this order: `Ended`, `Refused`, `Spent`.
+    async fn enrol(
+        &self,
+        registry: &RegistryName,
+        id: &str,
+        principal: Principal,
+        keys: Vec<Key>,
+        now_s: u64,
+        audit: AuditEntry,
+    ) -> Result<Enrol, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Takes back an enrolment's claim: deletes the principal as [`Self::delete_principal`] does and
+    /// gives the claim back; `false`: there is no such principal that came by an enrolment.
+    async fn undo_enrolment(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Up to `limit` principals that came by this enrolment (`None`: by any), after a name, in byte order
+    /// of name; with `pending_only` those that wait for approval.
+    async fn enrolled(
+        &self,
+        registry: &RegistryName,
+        enrolment: Option<&str>,
+        pending_only: bool,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<Known>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+
+    /// Lets a gateway act for a device (`on`), or no more. The links of a principal go with it.
+    async fn link(
+        &self,
+        registry: &RegistryName,
+        gateway: Uid,
+        device: Uid,
+        on: bool,
+        audit: AuditEntry,
+    ) -> Result<Link, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Whether a gateway may act for a device.
+    async fn linked(&self, registry: &RegistryName, gateway: Uid, device: Uid) -> Result<bool, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Up to `limit` devices of a gateway after a name, in byte order of name.
+    async fn linked_devices(
+        &self,
+        registry: &RegistryName,
+        gateway: Uid,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<PrincipalName>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// The gateways of a device, in byte order of name.
+    async fn gateways_of(
+        &self,
+        registry: &RegistryName,
+        device: Uid,
+    ) -> Result<Vec<PrincipalName>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+
+    /// Registers a CA; `false`: it is registered already, nothing was changed.
+    async fn add_ca(&self, registry: &RegistryName, ca: Ca, audit: AuditEntry) -> Result<bool, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// The CAs of a registry, in byte order of fingerprint.
+    async fn cas(&self, registry: &RegistryName) -> Result<Vec<Ca>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Removes a CA; `false`: it is not there.
+    async fn remove_ca(
+        &self,
+        registry: &RegistryName,
+        fingerprint: &[u8; 32],
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+
+    /// Keeps an opaque token, if its principal has fewer than `live_max` that are good at `now_s`. Tokens
+    /// whose time is over mean nothing and are swept in passing; a principal's go with it.
+    async fn add_token(
+        &self,
+        registry: &RegistryName,
+        token: KeptToken,
+        live_max: usize,
+        now_s: u64,
+    ) -> Result<AddToken, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// The token of a digest, if it is good at `now_s`.
+    async fn token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<Option<KeptToken>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Notes that a token was presented. If it is `renewed` and a later one of its family is `used`, the
+    /// family ends.
+    async fn use_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<TokenUse, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Issues a token's successor: judged as [`Self::use_token`] first; then later ones of the family,
+    /// which nobody has used, are forgotten, the successor is kept (its family and generation as given),
+    /// the old one is `renewed` and ends at `old_expires_s`, or earlier if it would anyway. Answers the
+    /// old one.
+    async fn renew_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        successor: KeptToken,
+        old_expires_s: u64,
+        now_s: u64,
+    ) -> Result<TokenUse, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Ends a token and its whole family at once; answers how many were good at `now_s`.
+    async fn end_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<usize, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Revokes a signed token by the first 16 bytes of SHA-256 of its `jti`, until `until_s`, its end.
+    async fn revoke_jti(
+        &self,
+        registry: &RegistryName,
+        jti_digest: [u8; 16],
+        until_s: u64,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// All revoked `jti` whose end is after `now_s`, with it.
+    async fn revoked_jtis(
+        &self,
+        registry: &RegistryName,
+        now_s: u64,
+    ) -> Result<Vec<([u8; 16], u64)>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+
+    /// The newest row of every writer's chain, in byte order of writer.
+    async fn audit_heads(&self, registry: &RegistryName) -> Result<Vec<AuditHead>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
+    /// Up to `limit` rows of a writer's chain from `from_seq` on, oldest first.
+    async fn audit_rows(
+        &self,
+        registry: &RegistryName,
+        writer: &str,
+        from_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        Err(StoreError::Unavailable("not built yet".to_owned()))
+    }
 }

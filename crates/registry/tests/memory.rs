@@ -77,6 +77,7 @@ async fn make_lamp(store: &MemoryStore, registry: &RegistryName, kid: &KeyId) {
         clock_skew_s: 60,
         token_life_s: 3600,
         google: None,
+        settings: Default::default(),
         created_s: 1,
     };
     store.add_registry(record, entry.clone()).await.expect("add_registry");
@@ -86,12 +87,16 @@ async fn make_lamp(store: &MemoryStore, registry: &RegistryName, kid: &KeyId) {
         name: PrincipalName::parse("lamp").expect("a name"),
         kind: PrincipalKind::Device,
         blocked: false,
+        pending: false,
         epoch: Epoch(0),
         not_before_s: 0,
         legacy_assertions: false,
         policy: None,
         attributes: BTreeMap::new(),
         password: None,
+        settings: Default::default(),
+        enrolment: None,
+        registration: None,
         created_s: 1,
         revision: 1,
     };
@@ -104,6 +109,8 @@ async fn make_lamp(store: &MemoryStore, registry: &RegistryName, kid: &KeyId) {
         not_before_s: None,
         expires_s: None,
         added_s: 1,
+        last_used_s: None,
+        certificate_der: None,
     };
     store.add_principal(lamp, vec![key], entry).await.expect("add_principal");
 }

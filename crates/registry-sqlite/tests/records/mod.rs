@@ -48,6 +48,8 @@ pub(crate) fn key(number: u64) -> Key {
         not_before_s: None,
         expires_s: None,
         added_s: NOW_S,
+        last_used_s: None,
+        certificate_der: None,
     }
 }
 
@@ -58,12 +60,16 @@ pub(crate) fn device(text: &str, uid: u64) -> Principal {
         name: name(text),
         kind: PrincipalKind::Device,
         blocked: false,
+        pending: false,
         epoch: Epoch(0),
         not_before_s: 0,
         legacy_assertions: false,
         policy: None,
         attributes: BTreeMap::new(),
         password: None,
+        settings: Default::default(),
+        enrolment: None,
+        registration: None,
         created_s: NOW_S,
         revision: 1,
     }
@@ -85,6 +91,7 @@ pub(crate) async fn make_registry(store: &dyn Store) {
         clock_skew_s: 60,
         token_life_s: 3600,
         google: None,
+        settings: Default::default(),
         created_s: NOW_S,
     };
     store.add_registry(record, entry("registry.add")).await.expect("add_registry");

@@ -32,6 +32,7 @@ pub(super) fn registry_record(text: &str) -> RegistryRecord {
         clock_skew_s: 60,
         token_life_s: 3600,
         google: None,
+        settings: Default::default(),
         created_s: NOW_S,
     }
 }
@@ -60,6 +61,8 @@ pub(super) fn key(number: u32) -> Key {
         not_before_s: None,
         expires_s: None,
         added_s: NOW_S,
+        last_used_s: None,
+        certificate_der: None,
     }
 }
 
@@ -70,12 +73,16 @@ pub(super) fn principal(registry: &RegistryName, text: &str, uid: u64) -> Princi
         name: name(text),
         kind: PrincipalKind::Device,
         blocked: false,
+        pending: false,
         epoch: Epoch(0),
         not_before_s: 0,
         legacy_assertions: false,
         policy: None,
         attributes: BTreeMap::new(),
         password: None,
+        settings: Default::default(),
+        enrolment: None,
+        registration: None,
         created_s: NOW_S,
         revision: 1,
     }

@@ -12,6 +12,7 @@ pub(super) async fn a_principal_is_read_back_as_given_by_name_by_number_and_by_k
     let full = Principal {
         kind: PrincipalKind::Application,
         blocked: true,
+        pending: false,
         epoch: Epoch(u64::MAX - 1),
         not_before_s: u64::MAX,
         legacy_assertions: true,
@@ -21,6 +22,9 @@ pub(super) async fn a_principal_is_read_back_as_given_by_name_by_number_and_by_k
             (String::new(), "ä".to_owned()),
         ]),
         password: Some(vec![1, 0, 255]),
+        settings: Default::default(),
+        enrolment: None,
+        registration: None,
         created_s: 0,
         revision: 7,
         ..principal(&registry, "backend_~%41", u64::MAX)
