@@ -1,13 +1,17 @@
 //! A token in `Authorization`: whose it is and what it may be used for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use drawbridge_identity::{AccessClaims, AccessToken, NotProven, Refusal};
+use drawbridge_identity::{AccessClaims, AccessToken, ActedBy, NotProven, Refusal};
 use drawbridge_names::{Epoch, KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_policy::{Grant, Rights};
+use drawbridge_registry::Role;
 
 use crate::admin_token::{ADMIN_TOKEN_PREFIX, OPAQUE_TOKEN_PREFIX};
+use crate::binding::Presentation;
 use crate::cache::Loaded;
+use crate::issue::judge_state;
 use crate::registries::Realm;
 use crate::scope::ApiWords;
 use crate::{Admission, Peer};
@@ -52,8 +56,12 @@ pub struct Authorized {
     pub words: ApiWords,
     /// When the token ends, in seconds since 1970-01-01 UTC.
     pub expires_s: u64,
-    /// The key that logged in.
-    pub kid: KeyId,
+    /// The key that logged in, if one did.
+    pub kid: Option<KeyId>,
+    /// The gateway that acts for the principal.
+    pub actor: Option<ActedBy>,
+    /// What its operator lets it do beyond its policy.
+    pub roles: BTreeSet<Role>,
     /// Its epoch.
     pub epoch: Epoch,
 }
@@ -73,16 +81,35 @@ impl Admission {
         audience: Audience,
         peer: Peer,
     ) -> Result<Caller, Refusal> {
-        let decision = self.judge_bearer(registry, token, audience).await;
+        self.presented(registry, token, audience, &Presentation::default(), peer).await
+    }
+
+    /// Judges an access token and what came with it: see [`Self::bearer`].
+    ///
+    /// # Errors
+    /// [`Refusal`], also when the token is bound and its proof is missing or wrong.
+    ///
+    /// Source: RFC 9449 section 7, RFC 8705 section 3.
+    pub async fn presented(
+        &self,
+        registry: Option<&RegistryName>,
+        token: &str,
+        audience: Audience,
+        presentation: &Presentation<'_>,
+        peer: Peer,
+    ) -> Result<Caller, Refusal> {
+        let decision = self.judge_bearer(registry, token, audience, presentation).await;
         self.note("bearer", registry, peer, decision)
     }
 
     async fn judge_bearer(
         &self,
         registry: Option<&RegistryName>,
-        token: &str,
+        text: &str,
         audience: Audience,
+        presentation: &Presentation<'_>,
     ) -> Result<Caller, Refusal> {
+        let token = text;
         if token.is_empty() {
             return Err(Refusal::NoCredential);
         }
@@ -113,6 +140,7 @@ impl Admission {
             return Err(Refusal::OtherService);
         }
         let loaded = self.standing(&realm, &claims).await?;
+        self.judge_presentation(&realm, &claims, text, presentation).await?;
         let (rights, words) = if for_bridge {
             // A token for the bridge is good for one thing of the API: reading the own record.
             let words = if audience == Audience::SelfRead { ApiWords::self_read() } else { ApiWords::none() };
@@ -131,13 +159,20 @@ impl Admission {
             words,
             expires_s: claims.expires_s,
             kid: claims.akid,
+            actor: claims.actor,
+            roles: principal.settings.roles.clone(),
             epoch: claims.epoch,
         })))
     }
 
     /// What a token of this registry says, if it is one.
     pub(crate) fn own_token(&self, realm: &Realm, token: &AccessToken<'_>) -> Result<AccessClaims, Refusal> {
-        token.verify(&realm.record.issuer, &[&realm.issuer_key], self.now_s(), &self.inner.checker)
+        token.verify(
+            &realm.record.issuer,
+            &[realm.issuer_key.public_key()],
+            self.now_s(),
+            &self.inner.checker,
+        )
     }
 
     /// The principal of a token, if it, its epoch and the key that logged in still stand.
@@ -149,13 +184,12 @@ impl Admission {
         let loaded = self.candidate(&realm.record.name, Some(&claims.subject)).await?;
         // A name may be used again after its principal was deleted; its number never is.
         let loaded = loaded.filter(|loaded| loaded.principal.uid == claims.uid).ok_or(Refusal::KeyGone)?;
-        if loaded.principal.blocked {
-            return Err(Refusal::Blocked);
-        }
+        judge_state(&loaded)?;
         if loaded.principal.epoch != claims.epoch {
             return Err(Refusal::Revoked);
         }
-        if loaded.ring.usable(&claims.akid, self.now_s()).is_none() {
+        let now_s = self.now_s();
+        if claims.akid.as_ref().is_some_and(|akid| loaded.ring.usable(akid, now_s).is_none()) {
             return Err(Refusal::KeyGone);
         }
         Ok(loaded)

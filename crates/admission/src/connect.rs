@@ -14,6 +14,7 @@ use crate::admin_token::{ADMIN_TOKEN_PREFIX, OPAQUE_TOKEN_PREFIX};
 use crate::bearer::narrowed;
 use crate::cache::{Generation, Loaded};
 use crate::client_id::{GooglePath, effective, named_device};
+use crate::issue::judge_state;
 use crate::registries::Realm;
 use crate::{Admission, Peer};
 
@@ -91,7 +92,7 @@ struct Proof {
     loaded: Arc<Loaded>,
     /// The grant of an access token, if it carries one.
     scope: Option<String>,
-    kid: KeyId,
+    kid: Option<KeyId>,
     ends_s: u64,
     /// To be used up once everything else is good.
     once: Option<Asserted>,
@@ -225,7 +226,7 @@ impl Admission {
             token: once.token,
             until_s: Some(once.until_s),
         });
-        Ok(Proof { loaded, scope: None, kid: proof.kid, ends_s: proof.ends_s, once })
+        Ok(Proof { loaded, scope: None, kid: Some(proof.kid), ends_s: proof.ends_s, once })
     }
 
     async fn prove_access_token(&self, realm: &Realm, token: &AccessToken<'_>) -> Result<Proof, Refusal> {
@@ -234,6 +235,12 @@ impl Admission {
             return Err(Refusal::OtherService);
         }
         let loaded = self.standing(realm, &claims).await?;
+        // What it is bound to cannot be proven in CONNECT, so nobody but its owner is sure to hold it.
+        if claims.confirmation.is_some() {
+            return Err(Refusal::Binding(
+                "a bound token opens no MQTT session yet; ask for a plain one".into(),
+            ));
+        }
         Ok(Proof { loaded, scope: claims.scope, kid: claims.akid, ends_s: claims.expires_s, once: None })
     }
 
@@ -247,29 +254,34 @@ impl Admission {
     ) -> Result<Connected, Refusal> {
         let Proof { mut loaded, scope, kid, ends_s, once } = proof;
         let registry = &realm.record.name;
-        if loaded.principal.blocked {
-            return Err(Refusal::Blocked);
-        }
+        judge_state(&loaded)?;
         let (kind, name) = (loaded.principal.kind, loaded.principal.name.clone());
         let (client_id, assigned_client_id) = effective(kind, &name, client_id, path, &*self.inner.random)?;
         if let Some(once) = &once {
             self.use_up(registry, loaded.principal.uid, once).await?;
         }
-        if self.end_grace(&loaded, &kid).await {
+        let used_now = match &kid {
+            Some(kid) => self.end_grace(&loaded, kid).await,
+            None => false,
+        };
+        if used_now {
             // Ending the grace was a change of this very principal: look again, and take all from there.
             // Rights of before with the generation of now would outlive a policy changed in between.
             let again = self.candidate(registry, Some(&name)).await?;
             let again = again.filter(|again| {
                 let (a, b) = (&again.principal, &loaded.principal);
-                a.uid == b.uid && !a.blocked && a.epoch == b.epoch
+                a.uid == b.uid && !a.blocked && !a.pending && a.epoch == b.epoch
             });
             loaded = again.ok_or(Refusal::KeyGone)?;
         }
         let rights = narrowed(&loaded, scope.as_deref())?;
         let now_s = self.now_s();
         // No session outlives the key that opened it.
-        let key = loaded.ring.usable(&kid, now_s).ok_or(Refusal::KeyGone)?;
-        let ends_s = ends_s.min(key.expires_s.unwrap_or(u64::MAX));
+        let key_end_s = match &kid {
+            Some(kid) => loaded.ring.usable(kid, now_s).ok_or(Refusal::KeyGone)?.expires_s,
+            None => None,
+        };
+        let ends_s = ends_s.min(key_end_s.unwrap_or(u64::MAX));
         let (ends_ms, ends) = self.deadline(ends_s);
         Ok(Connected {
             registry: registry.clone(),
@@ -282,7 +294,7 @@ impl Admission {
             policy: loaded.principal.policy.clone(),
             ends_ms: Some(ends_ms),
             ends: Some(ends),
-            kid: Some(kid),
+            kid,
             epoch: loaded.principal.epoch,
             sessions_max: (kind == PrincipalKind::Device).then_some(DEVICE_SESSIONS_MAX),
             leading_slash: path.is_some(),
@@ -301,7 +313,9 @@ impl Admission {
         let loaded = self.candidate(&realm.record.name, Some(application)).await?;
         // It may be registered later; until then, and while it is blocked, nobody gets in.
         let loaded = loaded
-            .filter(|loaded| loaded.principal.kind == PrincipalKind::Application && !loaded.principal.blocked)
+            .filter(|loaded| {
+                loaded.principal.kind == PrincipalKind::Application && judge_state(loaded).is_ok()
+            })
             .ok_or(Refusal::NoCredential)?;
         let principal = &loaded.principal;
         let (client_id, assigned_client_id) =

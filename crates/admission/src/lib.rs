@@ -11,12 +11,15 @@
 
 mod admin_token;
 mod bearer;
+mod binding;
 mod cache;
+mod client;
 mod client_id;
 mod clock;
 mod config;
 mod connect;
 mod error;
+mod issue;
 mod journal;
 mod key_update;
 mod login;
@@ -38,14 +41,17 @@ use drawbridge_registry::{AuditEntry, JtiMark, JtiOutcome, Key, KeyState, Store,
 
 pub use admin_token::ADMIN_TOKEN_PREFIX;
 pub use bearer::{Audience, Authorized, Caller};
+pub use binding::{BindingRequest, Dpop, Presentation};
+pub use client::{ClientCertificate, ClientCredential};
 pub use clock::{Clock, Random};
 pub use config::AdmissionConfig;
 pub use connect::{ConnectRequest, Connected};
 pub use drawbridge_identity::{NotProven, Refusal};
 pub use error::AdmissionError;
+pub use issue::TokenGrant;
 pub use journal::Journal;
 pub use key_update::KeyUpdated;
-pub use login::{LoginRequest, TokenGrant};
+pub use login::LoginRequest;
 pub use operate::{NewApplication, NewDevice};
 pub use policies::CanAnswer;
 pub use registries::NewRegistry;
@@ -248,7 +254,7 @@ impl Admission {
                 %registry,
                 address = peer.address.map(tracing::field::display),
                 name = %grant.name,
-                kid = %grant.kid,
+                kid = grant.kid.as_ref().map(tracing::field::display),
                 "a token was issued"
             );
         }

@@ -263,7 +263,12 @@ async fn no_credential_of_one_registry_is_good_in_another() {
     let admission = &world.admission;
     let login = async |registry: &RegistryName, assertion: &str| {
         let (client_id, scope, resource, peer) = (None, None, None, Peer::default());
-        let request = drawbridge_admission::LoginRequest { assertion, client_id, scope, resource, peer };
+        let request = drawbridge_admission::LoginRequest {
+            client_id,
+            scope,
+            resource,
+            ..LoginRequest::with_assertion(assertion, peer)
+        };
         admission.login(registry, request).await
     };
     let assertion = device.assertion(ISSUER, world.now_s()).sign();

@@ -451,7 +451,12 @@ async fn when_the_store_does_not_answer_nobody_gets_in_and_no_jti_is_lost() {
     admission.add_device(&registry, new, &Actor::Admin).await.expect("registered");
     let login = async |assertion: &str| {
         let (client_id, scope, resource, peer) = (None, None, None, Peer::default());
-        let request = drawbridge_admission::LoginRequest { assertion, client_id, scope, resource, peer };
+        let request = drawbridge_admission::LoginRequest {
+            client_id,
+            scope,
+            resource,
+            ..LoginRequest::with_assertion(assertion, peer)
+        };
         admission.login(&registry, request).await
     };
     let assertion = device.assertion(ISSUER, clock.now_s()).sign();

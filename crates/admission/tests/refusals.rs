@@ -198,11 +198,8 @@ async fn resource_scope_and_client_id_are_judged_before_the_jti_is_used_up() {
         assert_eq!(refusal.word(), wanted, "{scope:?} {resource:?}");
     }
     let request = drawbridge_admission::LoginRequest {
-        assertion: &assertion,
         client_id: Some("other"),
-        scope: None,
-        resource: None,
-        peer: drawbridge_admission::Peer::default(),
+        ..LoginRequest::with_assertion(&assertion, drawbridge_admission::Peer::default())
     };
     assert_eq!(world.admission.login(&world.registry, request).await.expect_err("refused").word(), "client");
     let granted = world.login_for(&assertion, Some(&fits), Some(BRIDGE)).await.expect("nothing was used up");

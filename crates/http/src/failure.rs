@@ -243,6 +243,7 @@ impl From<Refusal> for Failure {
             (Refusal::Malformed(_), _) => "the request is malformed".to_owned(),
             (Refusal::NoRegistry, _) => "there is no such registry".to_owned(),
             (Refusal::Unavailable(_), _) => "the server cannot decide this now; try again soon".to_owned(),
+            (Refusal::RateLimited { .. } | Refusal::Busy, _) => refusal.to_string(),
             _ => NOT_PROVEN.to_owned(),
         };
         let http = |status| StatusCode::from_u16(status).expect("the table holds valid statuses");
@@ -252,7 +253,8 @@ impl From<Refusal> for Failure {
         failure.log = told.is_none().then(|| format!("{}: {refusal}", refusal.reason()));
         match refusal {
             Refusal::Time { server_time_s, .. } => failure.server_time_s = Some(server_time_s),
-            Refusal::Unavailable(_) => failure.retry_after_s = Some(1),
+            Refusal::Unavailable(_) | Refusal::Busy => failure.retry_after_s = Some(1),
+            Refusal::RateLimited { retry_after_s } => failure.retry_after_s = Some(retry_after_s.into()),
             Refusal::JtiFull { for_life: false } => failure.retry_after_s = Some(60),
             _ => {}
         }
@@ -292,7 +294,17 @@ fn refusal_row(refusal: &Refusal) -> (u16, u16, &'static str, u16) {
         R::Pop(_) => (400, 400, "invalid_request", 403),
         R::KeyInUse | R::TooManyKeys { .. } => (409, 400, "invalid_request", 403),
         R::NoRegistry => (404, 404, "invalid_request", 404),
-        R::Unavailable(_) => (503, 503, "temporarily_unavailable", 500),
+        R::Unavailable(_) | R::Busy => (503, 503, "temporarily_unavailable", 500),
+        R::NonceWanted | R::NonceStale => (401, 401, "invalid_client", 403),
+        R::Dpop(_) => (401, 400, "invalid_dpop_proof", 400),
+        R::Binding(_) | R::TokenGone => (401, 400, "invalid_grant", 403),
+        R::Certificate(_) => (401, 401, "invalid_client", 401),
+        R::Enrolment(_) => (403, 401, "invalid_token", 403),
+        R::Statement(_) => (403, 400, "unapproved_software_statement", 403),
+        R::Pending | R::Role(_) => (403, 400, "unauthorized_client", 403),
+        R::RateLimited { .. } => (429, 429, "rate_limited", 429),
+        R::Renewal(_) => (403, 400, "invalid_grant", 403),
+        R::Gateway(_) => (403, 400, "invalid_target", 403),
     }
 }
 

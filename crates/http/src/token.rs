@@ -47,11 +47,10 @@ pub(crate) async fn token(
         .login(
             &registry,
             LoginRequest {
-                assertion,
                 client_id: params.get("client_id"),
                 scope: params.get("scope"),
                 resource: params.get("resource"),
-                peer,
+                ..LoginRequest::with_assertion(assertion, peer)
             },
         )
         .await?;

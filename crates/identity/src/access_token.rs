@@ -1,9 +1,9 @@
 //! Access tokens of our own issuer: RFC 9068 with the number of the principal, its epoch, and the key
 //! that logged in.
 
-use drawbridge_jose::{Header, PublicKey, SignError, SigningKey, sign_compact};
+use drawbridge_jose::{Claims, Header, PublicKey, SignError, SigningKey, sign_compact};
 use drawbridge_names::{Epoch, KeyId, PrincipalName, Uid};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::keys::Checker;
 use crate::presented::{Presented, Wanted};
@@ -36,8 +36,134 @@ pub struct AccessClaims {
     pub uid: Uid,
     /// `epoch`: revocations of the principal when it was issued.
     pub epoch: Epoch,
-    /// `akid`: the key that logged in.
-    pub akid: KeyId,
+    /// `akid`: the key that logged in; `None` after a login by a secret or by a certificate of a CA.
+    pub akid: Option<KeyId>,
+    /// `cnf`: what the presenter must prove to hold; `None`: a bearer token.
+    pub confirmation: Option<Confirmation>,
+    /// `act`: the gateway that acts for the subject.
+    pub actor: Option<ActedBy>,
+}
+
+/// What a token is bound to.
+///
+/// Source: RFC 7800 section 3.1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confirmation {
+    /// `jkt`: the RFC 7638 thumbprint of the key that signs DPoP proofs (RFC 9449 section 6.1).
+    Key(String),
+    /// `x5t#S256`: SHA-256 of the client certificate, base64url (RFC 8705 section 3.1).
+    Certificate(String),
+}
+
+/// A gateway that acts for a device.
+///
+/// Source: RFC 8693 section 4.1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActedBy {
+    /// Its name.
+    pub name: PrincipalName,
+    /// Its number.
+    pub uid: Uid,
+    /// Its epoch when the token was issued: a revoked gateway acts no more.
+    pub epoch: Epoch,
+}
+
+impl AccessClaims {
+    /// What the token says, as a JSON object: the payload of an `at+jwt`, the record of an opaque one.
+    ///
+    /// Source: RFC 9068 section 2.2.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut body = json!({
+            "iss": self.issuer,
+            "sub": self.subject.as_str(),
+            "client_id": self.client_id,
+            "aud": self.audience,
+            "iat": self.issued_s,
+            "exp": self.expires_s,
+            "jti": self.jti,
+            // A 64-bit number does not survive in every JSON reader.
+            "uid": self.uid.to_string(),
+            "epoch": self.epoch.0,
+        });
+        if let Some(akid) = &self.akid {
+            body["akid"] = json!(akid.as_str());
+        }
+        if let Some(scope) = &self.scope {
+            body["scope"] = json!(scope);
+        }
+        match &self.confirmation {
+            Some(Confirmation::Key(thumbprint)) => body["cnf"] = json!({ "jkt": thumbprint }),
+            Some(Confirmation::Certificate(digest)) => body["cnf"] = json!({ "x5t#S256": digest }),
+            None => {}
+        }
+        if let Some(actor) = &self.actor {
+            body["act"] = json!({
+                "sub": actor.name.as_str(), "uid": actor.uid.to_string(), "epoch": actor.epoch.0,
+            });
+        }
+        body
+    }
+
+    /// Reads what [`Self::to_json`] wrote, of this issuer; whether it is still good is not asked.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it is something else.
+    pub fn from_claims(claims: &Claims, issuer: &str) -> Result<Self, Refusal> {
+        let not_ours = |found: &str| Refusal::Kind { found: found.to_owned(), wanted: KIND };
+        let text = |claims: &Claims, name: &'static str| {
+            let found = claims.text(name).ok().flatten().map(str::to_owned);
+            found.ok_or_else(|| not_ours(&format!("`{name}` is missing")))
+        };
+        let number = |claims: &Claims, name: &'static str| {
+            let found = claims.numeric_date_s(name).ok().flatten();
+            found.ok_or_else(|| not_ours(&format!("`{name}` is missing")))
+        };
+        let uid = |claims: &Claims| -> Result<Uid, Refusal> {
+            text(claims, "uid")?.parse().map(Uid).map_err(|_| not_ours("it names no principal"))
+        };
+        let name = |claims: &Claims| {
+            PrincipalName::parse(&text(claims, "sub")?).map_err(|_| not_ours("it names no principal"))
+        };
+        let optional = |claims: &Claims, name: &'static str| {
+            claims.text(name).map(|found| found.map(str::to_owned)).map_err(|e| not_ours(&e.to_string()))
+        };
+        let object = |name: &'static str| claims.object(name).map_err(|e| not_ours(&e.to_string()));
+        if text(claims, "iss")? != issuer {
+            return Err(Refusal::NotProven(NotProven::UnknownIssuer));
+        }
+        let akid = optional(claims, "akid")?;
+        let akid = akid.map(|akid| KeyId::parse(&akid)).transpose();
+        let confirmation = match object("cnf")? {
+            None => None,
+            Some(cnf) => match (optional(&cnf, "jkt")?, optional(&cnf, "x5t#S256")?) {
+                (Some(thumbprint), None) => Some(Confirmation::Key(thumbprint)),
+                (None, Some(digest)) => Some(Confirmation::Certificate(digest)),
+                _ => return Err(not_ours("`cnf` names no key, or two")),
+            },
+        };
+        let actor = match object("act")? {
+            None => None,
+            Some(act) => {
+                Some(ActedBy { name: name(&act)?, uid: uid(&act)?, epoch: Epoch(number(&act, "epoch")?) })
+            }
+        };
+        Ok(Self {
+            issuer: issuer.to_owned(),
+            subject: name(claims)?,
+            client_id: text(claims, "client_id")?,
+            audience: text(claims, "aud")?,
+            issued_s: number(claims, "iat")?,
+            expires_s: number(claims, "exp")?,
+            jti: text(claims, "jti")?,
+            scope: optional(claims, "scope")?,
+            uid: uid(claims)?,
+            epoch: Epoch(number(claims, "epoch")?),
+            akid: akid.map_err(|_| not_ours("`akid` is no key id"))?,
+            confirmation,
+            actor,
+        })
+    }
 }
 
 /// An issuer's key pair: signs what the registry issues, and checks it.
@@ -74,23 +200,15 @@ impl IssuerKey {
     ///
     /// Source: RFC 9068 section 2.
     pub fn issue(&self, claims: &AccessClaims) -> Result<String, SignError> {
-        let mut body = json!({
-            "iss": claims.issuer,
-            "sub": claims.subject.as_str(),
-            "client_id": claims.client_id,
-            "aud": claims.audience,
-            "iat": claims.issued_s,
-            "exp": claims.expires_s,
-            "jti": claims.jti,
-            // A 64-bit number does not survive in every JSON reader.
-            "uid": claims.uid.to_string(),
-            "epoch": claims.epoch.0,
-            "akid": claims.akid.as_str(),
-        });
-        if let Some(scope) = &claims.scope {
-            body["scope"] = json!(scope);
-        }
-        let header = Header { typ: Some("at+jwt"), kid: Some(&self.kid), ..Header::default() };
+        self.sign("at+jwt", &claims.to_json())
+    }
+
+    /// Signs a JSON object as a JWT of this `typ`.
+    ///
+    /// # Errors
+    /// [`SignError`] when the library fails.
+    pub fn sign(&self, typ: &str, body: &Value) -> Result<String, SignError> {
+        let header = Header { typ: Some(typ), kid: Some(&self.kid), ..Header::default() };
         sign_compact(&header, body.to_string().as_bytes(), &self.key)
     }
 }
@@ -123,48 +241,17 @@ impl<'a> AccessToken<'a> {
     pub fn verify(
         &self,
         issuer: &str,
-        keys: &[&IssuerKey],
+        keys: &[&PublicKey],
         now_s: u64,
         checker: &Checker,
     ) -> Result<AccessClaims, Refusal> {
         let kid = self.0.kid();
-        let key = keys.iter().find(|key| Some(key.kid()) == kid);
+        let key = keys.iter().find(|key| Some(key.thumbprint()) == kid);
         let key = key.ok_or(Refusal::NotProven(NotProven::UnknownIssuer))?;
-        let claims = self.0.prove_by(key.public_key(), checker)?;
+        let claims = self.0.prove_by(*key, checker)?;
         // Signed by our key: from here on a fault is ours, or a token of another registry whose key
         // was copied. It is told apart in the log alone.
-        let not_ours = |found: &str| Refusal::Kind { found: found.to_owned(), wanted: KIND };
-        let text = |name: &'static str| {
-            claims.text(name).ok().flatten().ok_or_else(|| not_ours(&format!("`{name}` is missing")))
-        };
-        if text("iss")? != issuer {
-            return Err(Refusal::NotProven(NotProven::UnknownIssuer));
-        }
-        let now = Now { now_s, skew_s: 0 };
-        let expires_s = now.expiry(&claims)?;
-        let issued_s = now.date(&claims, "iat")?.ok_or_else(|| not_ours("`iat` is missing"))?;
-        let epoch =
-            claims.numeric_date_s("epoch").ok().flatten().ok_or_else(|| not_ours("`epoch` is missing"))?;
-        let parsed = || -> Option<_> {
-            let uid = text("uid").ok()?.parse().ok()?;
-            let subject = PrincipalName::parse(text("sub").ok()?).ok()?;
-            let akid = KeyId::parse(text("akid").ok()?).ok()?;
-            Some((Uid(uid), subject, akid))
-        };
-        let (uid, subject, akid) = parsed().ok_or_else(|| not_ours("it names no principal"))?;
-        let scope = claims.text("scope").map_err(|error| not_ours(&error.to_string()))?.map(str::to_owned);
-        Ok(AccessClaims {
-            issuer: issuer.to_owned(),
-            subject,
-            client_id: text("client_id")?.to_owned(),
-            audience: text("aud")?.to_owned(),
-            issued_s,
-            expires_s,
-            jti: text("jti")?.to_owned(),
-            scope,
-            uid,
-            epoch: Epoch(epoch),
-            akid,
-        })
+        Now { now_s, skew_s: 0 }.expiry(&claims)?;
+        AccessClaims::from_claims(&claims, issuer)
     }
 }

@@ -101,6 +101,37 @@ pub enum Refusal {
     OtherService,
     /// The store could not answer: fail closed, try again.
     Unavailable(String),
+    /// A server nonce is wanted: this device has no trusted clock, or proofs need one here.
+    NonceWanted,
+    /// The nonce is not ours, for another purpose, or too old.
+    NonceStale,
+    /// The DPoP proof does not hold (RFC 9449 section 4.3).
+    Dpop(String),
+    /// The token is bound to a key or certificate that was not proven, or must be and is not.
+    Binding(String),
+    /// The client certificate is not accepted.
+    Certificate(String),
+    /// The enrolment does not allow this device.
+    Enrolment(String),
+    /// The software statement does not allow this device.
+    Statement(String),
+    /// It has enrolled itself and waits for an operator.
+    Pending,
+    /// Too many requests of this address or principal, or of all.
+    RateLimited {
+        /// When to come again, in seconds.
+        retry_after_s: u32,
+    },
+    /// The caller lacks the role for this.
+    Role(String),
+    /// The token was revoked, or renewed and used up.
+    TokenGone,
+    /// The token cannot be renewed.
+    Renewal(String),
+    /// The gateway may not act for this device.
+    Gateway(String),
+    /// The queue of password checks is full.
+    Busy,
 }
 
 /// What stands behind [`Refusal::NotProven`]; for the log alone.
@@ -180,6 +211,20 @@ impl Refusal {
             Self::NoRegistry => ("DB-1029", "no-registry", "registry"),
             Self::OtherService => ("DB-1030", "other-service", "aud"),
             Self::Unavailable(_) => ("DB-1031", "temporarily-unavailable", "store"),
+            Self::NonceWanted => ("DB-1032", "nonce-required", "nonce"),
+            Self::NonceStale => ("DB-1033", "nonce-stale", "nonce"),
+            Self::Dpop(_) => ("DB-1034", "invalid-dpop-proof", "dpop"),
+            Self::Binding(_) => ("DB-1035", "token-binding", "binding"),
+            Self::Certificate(_) => ("DB-1036", "certificate", "certificate"),
+            Self::Enrolment(_) => ("DB-1037", "enrolment", "enrolment"),
+            Self::Statement(_) => ("DB-1038", "software-statement", "statement"),
+            Self::Pending => ("DB-1039", "pending", "state"),
+            Self::RateLimited { .. } => ("DB-1040", "rate-limited", "limit"),
+            Self::Role(_) => ("DB-1041", "role", "role"),
+            Self::TokenGone => ("DB-1042", "token-gone", "state"),
+            Self::Renewal(_) => ("DB-1043", "renewal", "renew"),
+            Self::Gateway(_) => ("DB-1044", "not-linked", "target"),
+            Self::Busy => ("DB-1045", "busy", "busy"),
         }
     }
 
@@ -208,7 +253,12 @@ impl Refusal {
             | Self::NotProven(_)
             | Self::NotConfidential
             | Self::NoRegistry
-            | Self::Unavailable(_) => false,
+            | Self::Unavailable(_)
+            | Self::Dpop(_)
+            | Self::Binding(_)
+            | Self::Certificate(_)
+            | Self::RateLimited { .. }
+            | Self::Busy => false,
             Self::Kind { .. }
             | Self::Subject(_)
             | Self::Audience { .. }
@@ -229,14 +279,23 @@ impl Refusal {
             | Self::TooManyKeys { .. }
             | Self::KeyInGrace
             | Self::MqttClientId(_)
-            | Self::OtherService => true,
+            | Self::OtherService
+            | Self::NonceWanted
+            | Self::NonceStale
+            | Self::Enrolment(_)
+            | Self::Statement(_)
+            | Self::Pending
+            | Self::Role(_)
+            | Self::TokenGone
+            | Self::Renewal(_)
+            | Self::Gateway(_) => true,
         }
     }
 
     /// Whether trying the same again later may succeed.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::RateLimited { .. } | Self::Busy)
     }
 }
 
@@ -308,6 +367,20 @@ impl fmt::Display for Refusal {
                 f.write_str("the token is for another service of this issuer; ask for one with the right `resource`")
             }
             Self::Unavailable(found) => write!(f, "cannot be decided now: {found}"),
+            Self::NonceWanted => f.write_str("the proof carries no server nonce; ask for one (`/oauth/challenge`, or the answer brings it) and sign a new JWT with it"),
+            Self::NonceStale => f.write_str("the nonce is too old, or not of this server; take a new one and sign a new JWT with it"),
+            Self::Dpop(found) => write!(f, "the DPoP proof is not accepted: {found}"),
+            Self::Binding(found) => write!(f, "the token and its proof do not belong together: {found}"),
+            Self::Certificate(found) => write!(f, "the client certificate is not accepted: {found}"),
+            Self::Enrolment(found) => write!(f, "the enrolment does not allow this: {found}"),
+            Self::Statement(found) => write!(f, "the software statement is not accepted: {found}"),
+            Self::Pending => f.write_str("registered, but not admitted yet: an operator has to approve it"),
+            Self::RateLimited { retry_after_s } => write!(f, "too many requests; come again in {retry_after_s} s"),
+            Self::Role(found) => write!(f, "not permitted: {found}"),
+            Self::TokenGone => f.write_str("the token was revoked or replaced; log in again"),
+            Self::Renewal(found) => write!(f, "the token cannot be renewed: {found}; log in again"),
+            Self::Gateway(found) => write!(f, "the gateway may not act here: {found}"),
+            Self::Busy => f.write_str("too many password checks at once; try again in a moment"),
         }
     }
 }

@@ -88,7 +88,8 @@ impl World {
         scope: Option<&str>,
         resource: Option<&str>,
     ) -> Result<TokenGrant, Refusal> {
-        let request = LoginRequest { assertion, client_id: None, scope, resource, peer: Peer::default() };
+        let request =
+            LoginRequest { scope, resource, ..LoginRequest::with_assertion(assertion, Peer::default()) };
         self.admission.login(&self.registry, request).await
     }
 
