@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drawbridge_identity::{IssuerKey, Refusal};
+use drawbridge_identity::{IssuerKey, Nonces, Refusal};
 use drawbridge_jose::{Algorithm, SigningKey};
 use drawbridge_names::{PolicyName, RegistryName};
 use drawbridge_policy::Policy;
@@ -15,6 +15,9 @@ pub(crate) const DEVICE_POLICY: &str = "device";
 /// The secret that holds the issuer's private key: a version byte, then PKCS#8 in DER.
 const ISSUER_KEY: &str = "issuer-es256";
 const ISSUER_KEY_VERSION: u8 = 1;
+/// The secret of the nonces: a version byte, then 32 random bytes.
+const NONCE_KEY: &str = "nonce-key";
+const NONCE_KEY_VERSION: u8 = 1;
 
 /// A registry to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +48,7 @@ impl NewRegistry {
 pub(crate) struct Realm {
     pub(crate) record: Arc<RegistryRecord>,
     pub(crate) issuer_key: IssuerKey,
+    pub(crate) nonces: Nonces,
 }
 
 impl Realm {
@@ -133,6 +137,7 @@ impl Admission {
                 .map_err(|e| AdmissionError::Secret(format!("{ISSUER_KEY}: {e}")))?,
             _ => return Err(AdmissionError::Secret(format!("{ISSUER_KEY} has an unknown version"))),
         };
+        let nonces = self.nonces(&record.name).await?;
         let template = PolicyName::parse(DEVICE_POLICY).expect("`device` is a policy name");
         if store.policy(&record.name, &template).await?.is_none() {
             let detail = serde_json::json!({ "template": true });
@@ -142,12 +147,28 @@ impl Admission {
             self.inner.cache.policy_changed(&record.name, &template);
         }
         let record = Arc::new(record);
-        let realm = Realm { record: Arc::clone(&record), issuer_key: IssuerKey::new(issuer_key) };
+        let realm = Realm { record: Arc::clone(&record), issuer_key: IssuerKey::new(issuer_key), nonces };
         let mut realms = self.inner.realms.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut changed = (**realms).clone();
         changed.insert(record.name.clone(), Arc::new(realm));
         *realms = Arc::new(changed);
         Ok(record)
+    }
+
+    /// The secret of a registry's nonces, made at the first start.
+    async fn nonces(&self, registry: &RegistryName) -> Result<Nonces, AdmissionError> {
+        let mut value = vec![0; 33];
+        self.inner.random.fill(&mut value[1..]);
+        value[0] = NONCE_KEY_VERSION;
+        let kept = self.inner.store.secret_or_insert(registry, NONCE_KEY, value).await?;
+        let kept = zeroize::Zeroizing::new(kept);
+        let secret = match kept.split_first() {
+            Some((&NONCE_KEY_VERSION, secret)) => <&[u8; 32]>::try_from(secret).ok(),
+            _ => None,
+        };
+        let secret =
+            secret.ok_or_else(|| AdmissionError::Secret(format!("{NONCE_KEY} has an unknown version")))?;
+        Ok(Nonces::new(secret))
     }
 
     pub(crate) fn realm(&self, name: &RegistryName) -> Option<Arc<Realm>> {
