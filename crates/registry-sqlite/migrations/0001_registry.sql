@@ -15,6 +15,7 @@ CREATE TABLE registry (
     token_life_s    INTEGER NOT NULL,
     google_project  TEXT,
     google_location TEXT,
+    settings        TEXT    NOT NULL, -- a JSON object
     created_s       INTEGER NOT NULL,
     CHECK ((google_project IS NULL) = (google_location IS NULL))
 ) STRICT, WITHOUT ROWID;
@@ -26,12 +27,16 @@ CREATE TABLE principal (
     uid               INTEGER NOT NULL,
     kind              TEXT    NOT NULL,
     blocked           INTEGER NOT NULL,
+    pending           INTEGER NOT NULL,
     epoch             INTEGER NOT NULL,
     not_before_s      INTEGER NOT NULL,
     legacy_assertions INTEGER NOT NULL,
     policy            TEXT,
     attributes        TEXT    NOT NULL, -- a JSON object of texts
     password          BLOB,             -- a verifier; its first byte is its format
+    settings          TEXT    NOT NULL, -- a JSON object
+    enrolment         TEXT,             -- the id of the one by which it came
+    registration      BLOB,             -- SHA-256 of its registration access token
     created_s         INTEGER NOT NULL,
     revision          INTEGER NOT NULL,
     config_version    INTEGER NOT NULL DEFAULT 0, -- of the newest config, 0: none
@@ -41,6 +46,10 @@ CREATE UNIQUE INDEX principal_uid ON principal (registry, uid);
 CREATE INDEX principal_kind ON principal (registry, kind, name);
 -- Of a million devices few have a config: whoever lists configs must not pass by the others.
 CREATE INDEX principal_config ON principal (registry, name) WHERE config_version > 0;
+-- The same for those that registered themselves.
+CREATE INDEX principal_enrolled ON principal (registry, name) WHERE enrolment IS NOT NULL;
+CREATE INDEX principal_enrolment ON principal (registry, enrolment, name) WHERE enrolment IS NOT NULL;
+CREATE INDEX principal_pending ON principal (registry, name) WHERE enrolment IS NOT NULL AND pending = 1;
 
 -- Numbers of principals that were deleted: never given again.
 CREATE TABLE spent_uid (
@@ -50,18 +59,20 @@ CREATE TABLE spent_uid (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE principal_key (
-    registry     TEXT    NOT NULL,
-    uid          INTEGER NOT NULL,
-    ordinal      INTEGER NOT NULL, -- the order they were added in
-    kid          TEXT    NOT NULL,
-    spki_der     BLOB    NOT NULL,
-    algorithm    TEXT    NOT NULL,
-    label        TEXT,
-    state        TEXT    NOT NULL,
-    not_before_s INTEGER,
-    expires_s    INTEGER,
-    added_s      INTEGER NOT NULL,
-    lasting_jti  INTEGER NOT NULL DEFAULT 0, -- rows of this key in lasting_jti
+    registry        TEXT    NOT NULL,
+    uid             INTEGER NOT NULL,
+    ordinal         INTEGER NOT NULL, -- the order they were added in
+    kid             TEXT    NOT NULL,
+    spki_der        BLOB    NOT NULL,
+    algorithm       TEXT    NOT NULL,
+    label           TEXT,
+    state           TEXT    NOT NULL,
+    not_before_s    INTEGER,
+    expires_s       INTEGER,
+    added_s         INTEGER NOT NULL,
+    last_used_s     INTEGER,          -- at most 2^63 - 1: this one is compared
+    lasting_jti     INTEGER NOT NULL DEFAULT 0, -- rows of this key in lasting_jti
+    certificate_der BLOB,             -- last: a large one spills, and the rest of the row stays together
     PRIMARY KEY (registry, uid, ordinal),
     FOREIGN KEY (registry, uid) REFERENCES principal (registry, uid) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
@@ -110,6 +121,69 @@ CREATE TABLE left_jti (
     PRIMARY KEY (registry, kid, jti_digest)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX left_jti_end ON left_jti (until_s) WHERE until_s IS NOT NULL;
+
+-- Opaque access tokens. Rows whose end is over mean nothing and are swept in passing.
+CREATE TABLE token (
+    registry   TEXT    NOT NULL,
+    digest     BLOB    NOT NULL, -- SHA-256 of the token
+    uid        INTEGER NOT NULL,
+    family     BLOB    NOT NULL, -- the chain of renewals
+    generation INTEGER NOT NULL, -- its place in it, from 0
+    claims     TEXT    NOT NULL,
+    expires_s  INTEGER NOT NULL, -- at most 2^63 - 1: this one is compared
+    used       INTEGER NOT NULL,
+    renewed    INTEGER NOT NULL,
+    PRIMARY KEY (registry, digest),
+    FOREIGN KEY (registry, uid) REFERENCES principal (registry, uid) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX token_family ON token (registry, uid, family, expires_s);
+CREATE INDEX token_end ON token (expires_s);
+
+-- The jti of signed access tokens that were revoked before their end; swept as tokens are.
+CREATE TABLE revoked_jti (
+    registry   TEXT    NOT NULL REFERENCES registry (registry),
+    jti_digest BLOB    NOT NULL,
+    until_s    INTEGER NOT NULL, -- at most 2^63 - 1: this one is compared
+    PRIMARY KEY (registry, jti_digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX revoked_jti_end ON revoked_jti (until_s);
+
+CREATE TABLE enrolment (
+    registry     TEXT    NOT NULL REFERENCES registry (registry),
+    id           TEXT    NOT NULL,
+    token_digest BLOB    NOT NULL, -- SHA-256 of the token
+    label        TEXT,
+    names        TEXT    NOT NULL, -- a JSON object
+    claims_max   INTEGER NOT NULL,
+    claims       INTEGER NOT NULL,
+    policy       TEXT,
+    auto         INTEGER NOT NULL,
+    expires_s    INTEGER NOT NULL,
+    ended        INTEGER NOT NULL,
+    created_s    INTEGER NOT NULL,
+    PRIMARY KEY (registry, id)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX enrolment_token ON enrolment (registry, token_digest);
+
+-- A gateway may act for a device.
+CREATE TABLE link (
+    registry TEXT    NOT NULL,
+    gateway  INTEGER NOT NULL,
+    device   INTEGER NOT NULL,
+    PRIMARY KEY (registry, gateway, device),
+    FOREIGN KEY (registry, gateway) REFERENCES principal (registry, uid) ON DELETE CASCADE,
+    FOREIGN KEY (registry, device) REFERENCES principal (registry, uid) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX link_device ON link (registry, device);
+
+CREATE TABLE ca (
+    registry    TEXT    NOT NULL REFERENCES registry (registry),
+    fingerprint BLOB    NOT NULL, -- SHA-256 of the certificate
+    der         BLOB    NOT NULL,
+    label       TEXT,
+    added_s     INTEGER NOT NULL,
+    PRIMARY KEY (registry, fingerprint)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE policy (
     registry  TEXT    NOT NULL REFERENCES registry (registry),

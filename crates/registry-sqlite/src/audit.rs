@@ -2,8 +2,8 @@
 
 use drawbridge_names::RegistryName;
 use drawbridge_registry::audit::{CHAIN_START, WRITER_ALONE, chain_hash};
-use drawbridge_registry::{AuditEntry, AuditRow};
-use rusqlite::Connection;
+use drawbridge_registry::{AuditEntry, AuditHead, AuditRow};
+use rusqlite::{Connection, Row};
 
 use crate::fault::Fault;
 use crate::rows::{all, bits, clamped, execute, first, limit, number};
@@ -49,21 +49,58 @@ pub(crate) fn tail(
         "SELECT seq, prev, hash, at_ms, actor, action, subject, detail FROM audit
          WHERE registry = ?1 AND writer = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4",
         (registry.as_str(), WRITER_ALONE, clamped(before.unwrap_or(u64::MAX)), limit(rows_max)),
-        |row| {
-            Ok(AuditRow {
-                registry: registry.clone(),
-                writer: WRITER_ALONE.to_owned(),
-                seq: number(row, 0)?,
-                prev: row.get(1)?,
-                hash: row.get(2)?,
-                entry: AuditEntry {
-                    at_ms: number(row, 3)?,
-                    actor: row.get(4)?,
-                    action: row.get(5)?,
-                    subject: row.get(6)?,
-                    detail: row.get(7)?,
-                },
-            })
-        },
+        |row| read(registry, WRITER_ALONE, row),
     )
+}
+
+pub(crate) fn rows(
+    conn: &Connection,
+    registry: &RegistryName,
+    writer: &str,
+    from_seq: u64,
+    rows_max: usize,
+) -> Result<Vec<AuditRow>, Fault> {
+    all(
+        conn,
+        "SELECT seq, prev, hash, at_ms, actor, action, subject, detail FROM audit
+         WHERE registry = ?1 AND writer = ?2 AND seq >= ?3 ORDER BY seq LIMIT ?4",
+        (registry.as_str(), writer, clamped(from_seq), limit(rows_max)),
+        |row| read(registry, writer, row),
+    )
+}
+
+/// Goes from writer to writer by the index, past none of their other rows.
+pub(crate) fn heads(conn: &Connection, registry: &RegistryName) -> Result<Vec<AuditHead>, Fault> {
+    all(
+        conn,
+        "WITH RECURSIVE known (writer) AS (
+             SELECT (SELECT MIN(writer) FROM audit WHERE registry = ?1)
+             UNION ALL
+             SELECT (SELECT MIN(writer) FROM audit WHERE registry = ?1 AND writer > known.writer)
+             FROM known WHERE known.writer IS NOT NULL
+         )
+         SELECT a.writer, a.seq, a.hash FROM known CROSS JOIN audit a
+         WHERE a.registry = ?1 AND a.writer = known.writer
+           AND a.seq = (SELECT MAX(seq) FROM audit WHERE registry = ?1 AND writer = known.writer)
+         ORDER BY a.writer",
+        [registry.as_str()],
+        |row| Ok(AuditHead { writer: row.get(0)?, seq: number(row, 1)?, hash: row.get(2)? }),
+    )
+}
+
+fn read(registry: &RegistryName, writer: &str, row: &Row<'_>) -> Result<AuditRow, Fault> {
+    Ok(AuditRow {
+        registry: registry.clone(),
+        writer: writer.to_owned(),
+        seq: number(row, 0)?,
+        prev: row.get(1)?,
+        hash: row.get(2)?,
+        entry: AuditEntry {
+            at_ms: number(row, 3)?,
+            actor: row.get(4)?,
+            action: row.get(5)?,
+            subject: row.get(6)?,
+            detail: row.get(7)?,
+        },
+    })
 }

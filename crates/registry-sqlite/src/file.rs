@@ -22,7 +22,7 @@ const APPLICATION_ID: i32 = 0x4472_6267;
 const BUSY_MAX: Duration = Duration::from_secs(5);
 
 /// Each statement of the code fits, so none is compiled twice.
-const STATEMENTS_MAX: usize = 128;
+const STATEMENTS_MAX: usize = 192;
 
 /// Opens the file for writing, makes it when it is not there, and migrates it.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {

@@ -7,11 +7,7 @@ use rusqlite::Connection;
 
 use crate::fault::{Fault, damaged};
 use crate::rows::{bits, clamped, execute, first, number, text};
-use crate::writer::Turn;
-
-/// Expired marks taken away with a commit: twice as many as were added, so that they never pile up,
-/// and few enough that no commit is long.
-const SWEEP_MIN: u64 = 16;
+use crate::writer::{SWEEP_MIN, Turn};
 
 pub(crate) fn remember(
     turn: &mut Turn<'_>,
@@ -111,8 +107,7 @@ pub(crate) fn keep(
             )?
         }
     };
-    turn.marks += 1;
-    turn.now_s = turn.now_s.max(now_s);
+    turn.count_kept(now_s);
     Ok(())
 }
 
@@ -159,11 +154,12 @@ pub(crate) fn leave(conn: &Connection, registry: &RegistryName, uid: Uid) -> Res
 
 /// Takes away some marks whose end is over, of any registry: the oldest first.
 pub(crate) fn sweep(turn: &Turn<'_>) -> rusqlite::Result<()> {
+    let limit = clamped(turn.sweep_max());
     execute(
         turn.conn,
         "DELETE FROM timed_jti WHERE (registry, uid, jti_digest) IN
          (SELECT registry, uid, jti_digest FROM timed_jti WHERE until_s <= ?1 ORDER BY until_s LIMIT ?2)",
-        (clamped(turn.now_s), clamped(2 * turn.marks + SWEEP_MIN)),
+        (clamped(turn.now_s), limit),
     )?;
     execute(
         turn.conn,

@@ -1,11 +1,13 @@
 //! Keys: adding, removing, and the device's own rotation.
 
 use drawbridge_names::{KeyId, RegistryName, Uid};
-use drawbridge_registry::{AddKey, AuditEntry, JtiOutcome, Key, KeyRotation, KeyState, RemoveKey, RotateKey};
+use drawbridge_registry::{
+    AddKey, AuditEntry, ChangeKey, JtiOutcome, Key, KeyChange, KeyRotation, KeyState, RemoveKey, RotateKey,
+};
 use rusqlite::Connection;
 
 use crate::fault::Fault;
-use crate::rows::{KEY_COLUMNS, all, bits, execute, exists, read_key};
+use crate::rows::{KEY_COLUMNS, all, bits, clamped, execute, exists, read_key};
 use crate::writer::Turn;
 use crate::{audit, jti, principals};
 
@@ -99,12 +101,7 @@ pub(crate) fn rotate(
         return Ok(RotateKey::JtiFull);
     }
     if let Some(grace_end_s) = old_expires_s {
-        let expires_s = old.expires_s.map_or(grace_end_s, |end_s| end_s.min(grace_end_s));
-        execute(
-            conn,
-            "UPDATE principal_key SET state = ?3, expires_s = ?4 WHERE registry = ?1 AND kid = ?2",
-            (registry.as_str(), old.kid.as_str(), KeyState::Grace.as_str(), bits(expires_s)),
-        )?;
+        enter_grace(conn, registry, old, grace_end_s)?;
     }
     new.state = KeyState::Active;
     insert(conn, registry, uid, &new)?;
@@ -112,6 +109,86 @@ pub(crate) fn rotate(
     principals::count_revision(conn, registry, uid)?;
     audit::append(conn, registry, audit)?;
     Ok(RotateKey::Rotated)
+}
+
+/// An operator replaces a key: the questions are those of [`rotate`], without a `jti`.
+#[expect(clippy::too_many_arguments, reason = "a change and its audit entry")]
+pub(crate) fn replace(
+    conn: &Connection,
+    registry: &RegistryName,
+    uid: Uid,
+    old: &KeyId,
+    mut new: Key,
+    old_expires_s: u64,
+    active_max: usize,
+    audit: &AuditEntry,
+) -> Result<RotateKey, Fault> {
+    let keys = of(conn, registry, uid)?;
+    if let Some(there) = keys.iter().find(|key| key.kid == new.kid) {
+        return Ok(RotateKey::AlreadyThere(there.clone()));
+    }
+    let Some(old) = keys.iter().find(|key| key.kid == *old && key.state == KeyState::Active) else {
+        return Ok(RotateKey::OldNotActive);
+    };
+    if is_taken(conn, registry, &new.kid)? {
+        return Ok(RotateKey::InUse);
+    }
+    let active = active(&keys);
+    if active > active_max {
+        return Ok(RotateKey::TooMany { active });
+    }
+    enter_grace(conn, registry, old, old_expires_s)?;
+    new.state = KeyState::Active;
+    insert(conn, registry, uid, &new)?;
+    principals::count_revision(conn, registry, uid)?;
+    audit::append(conn, registry, audit)?;
+    Ok(RotateKey::Rotated)
+}
+
+pub(crate) fn change(
+    conn: &Connection,
+    registry: &RegistryName,
+    uid: Uid,
+    kid: &KeyId,
+    change: KeyChange,
+    audit: &AuditEntry,
+) -> Result<ChangeKey, Fault> {
+    let is_wanted = |key: &Key| key.kid == *kid && key.state != KeyState::Retired;
+    let Some(mut key) = of(conn, registry, uid)?.into_iter().find(is_wanted) else {
+        return Ok(ChangeKey::NotFound);
+    };
+    change.apply_to(&mut key);
+    execute(
+        conn,
+        "UPDATE principal_key SET label = ?3, not_before_s = ?4, expires_s = ?5 WHERE registry = ?1 AND kid = ?2",
+        (registry.as_str(), kid.as_str(), &key.label, key.not_before_s.map(bits), key.expires_s.map(bits)),
+    )?;
+    principals::count_revision(conn, registry, uid)?;
+    audit::append(conn, registry, audit)?;
+    Ok(ChangeKey::Done(key))
+}
+
+pub(crate) fn touch(conn: &Connection, registry: &RegistryName, used: &[(KeyId, u64)]) -> Result<(), Fault> {
+    for (kid, used_s) in used {
+        execute(
+            conn,
+            "UPDATE principal_key SET last_used_s = ?3
+             WHERE registry = ?1 AND kid = ?2 AND (last_used_s IS NULL OR last_used_s < ?3)",
+            (registry.as_str(), kid.as_str(), clamped(*used_s)),
+        )?;
+    }
+    Ok(())
+}
+
+fn enter_grace(conn: &Connection, registry: &RegistryName, old: &Key, until_s: u64) -> Result<(), Fault> {
+    let mut old = old.clone();
+    old.enter_grace(until_s);
+    execute(
+        conn,
+        "UPDATE principal_key SET state = ?3, expires_s = ?4 WHERE registry = ?1 AND kid = ?2",
+        (registry.as_str(), old.kid.as_str(), old.state.as_str(), old.expires_s.map(bits)),
+    )?;
+    Ok(())
 }
 
 /// Whether a key is somebody's, or may be nobody's any more.
@@ -140,9 +217,9 @@ pub(crate) fn insert(conn: &Connection, registry: &RegistryName, uid: Uid, key: 
     execute(
         conn,
         "INSERT INTO principal_key (registry, uid, ordinal, kid, spki_der, algorithm, label, state, not_before_s,
-                                    expires_s, added_s)
+                                    expires_s, added_s, last_used_s, certificate_der)
          VALUES (?1, ?2, (SELECT IFNULL(MAX(ordinal), 0) + 1 FROM principal_key WHERE registry = ?1 AND uid = ?2),
-                 ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                 ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         (
             registry.as_str(),
             bits(uid.0),
@@ -154,6 +231,8 @@ pub(crate) fn insert(conn: &Connection, registry: &RegistryName, uid: Uid, key: 
             key.not_before_s.map(bits),
             key.expires_s.map(bits),
             bits(key.added_s),
+            key.last_used_s.map(clamped),
+            &key.certificate_der,
         ),
     )?;
     Ok(())

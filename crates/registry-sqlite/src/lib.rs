@@ -8,10 +8,12 @@
 
 mod audit;
 mod control;
+mod enrolments;
 mod fault;
 mod file;
 mod jti;
 mod keys;
+mod links;
 mod policies;
 mod principals;
 mod queue;
@@ -19,6 +21,7 @@ mod readers;
 mod registries;
 mod rows;
 mod store;
+mod tokens;
 mod writer;
 
 pub use file::FORMAT;

@@ -2,7 +2,7 @@
 
 use drawbridge_names::{KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::{AddPrincipal, AuditEntry, Changed, Key, Known, Principal, PrincipalChange};
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 use crate::fault::Fault;
 use crate::rows::{
@@ -17,8 +17,46 @@ pub(crate) fn add(
     given: &[Key],
     audit: &AuditEntry,
 ) -> Result<AddPrincipal, Fault> {
-    let registry = &principal.registry;
+    registries::must_exist(conn, &principal.registry)?;
+    if let Some(refused) = refusal(conn, principal, given)? {
+        return Ok(refused);
+    }
+    insert(conn, principal, given)?;
+    audit::append(conn, &principal.registry, audit)?;
+    Ok(AddPrincipal::Added)
+}
+
+pub(crate) fn import(
+    conn: &Connection,
+    registry: &RegistryName,
+    batch: Vec<(Principal, Vec<Key>)>,
+    audit: &AuditEntry,
+) -> Result<Vec<AddPrincipal>, Fault> {
     registries::must_exist(conn, registry)?;
+    let mut answers = Vec::with_capacity(batch.len());
+    for (principal, given) in batch {
+        let principal = Principal { registry: registry.clone(), ..principal };
+        answers.push(match refusal(conn, &principal, &given)? {
+            Some(refused) => refused,
+            None => {
+                insert(conn, &principal, &given)?;
+                AddPrincipal::Added
+            }
+        });
+    }
+    if answers.contains(&AddPrincipal::Added) {
+        audit::append(conn, registry, audit)?;
+    }
+    Ok(answers)
+}
+
+/// Why a principal cannot be registered, if it cannot.
+pub(crate) fn refusal(
+    conn: &Connection,
+    principal: &Principal,
+    given: &[Key],
+) -> Result<Option<AddPrincipal>, Fault> {
+    let registry = &principal.registry;
     let there = first(
         conn,
         "SELECT kind FROM principal WHERE registry = ?1 AND name = ?2",
@@ -26,7 +64,7 @@ pub(crate) fn add(
         |row| kind(text(row, 0)?),
     )?;
     if let Some(kind) = there {
-        return Ok(AddPrincipal::NameTaken(kind));
+        return Ok(Some(AddPrincipal::NameTaken(kind)));
     }
     let spent = exists(
         conn,
@@ -35,40 +73,50 @@ pub(crate) fn add(
         (registry.as_str(), bits(principal.uid.0)),
     )?;
     if spent {
-        return Ok(AddPrincipal::UidTaken);
+        return Ok(Some(AddPrincipal::UidTaken));
     }
     for (at, key) in given.iter().enumerate() {
         let twice = given[..at].iter().any(|earlier| earlier.kid == key.kid);
         if twice || keys::is_taken(conn, registry, &key.kid)? {
-            return Ok(AddPrincipal::KeyInUse(key.kid.clone()));
+            return Ok(Some(AddPrincipal::KeyInUse(key.kid.clone())));
         }
     }
+    Ok(None)
+}
+
+/// Writes a principal that [`refusal`] lets through.
+pub(crate) fn insert(conn: &Connection, principal: &Principal, given: &[Key]) -> Result<(), Fault> {
+    let registry = &principal.registry;
     execute(
         conn,
-        "INSERT INTO principal (registry, name, uid, kind, blocked, epoch, not_before_s, legacy_assertions,
-                                policy, attributes, password, created_s, revision)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        (
+        "INSERT INTO principal (registry, name, uid, kind, blocked, pending, epoch, not_before_s,
+                                legacy_assertions, policy, attributes, password, settings, enrolment,
+                                registration, created_s, revision)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+        params![
             registry.as_str(),
             principal.name.as_str(),
             bits(principal.uid.0),
             principal.kind.as_str(),
             principal.blocked,
+            principal.pending,
             bits(principal.epoch.0),
             bits(principal.not_before_s),
             principal.legacy_assertions,
             principal.policy.as_ref().map(|policy| policy.as_str()),
             attributes_json(&principal.attributes),
             &principal.password,
+            principal.settings.to_json(),
+            &principal.enrolment,
+            &principal.registration,
             bits(principal.created_s),
             bits(principal.revision),
-        ),
+        ],
     )?;
     for key in given {
         keys::insert(conn, registry, principal.uid, key)?;
     }
-    audit::append(conn, registry, audit)?;
-    Ok(AddPrincipal::Added)
+    Ok(())
 }
 
 pub(crate) fn known(
@@ -152,7 +200,8 @@ pub(crate) fn change(
     execute(
         conn,
         "UPDATE principal SET blocked = ?3, epoch = ?4, not_before_s = ?5, legacy_assertions = ?6, policy = ?7,
-                              attributes = ?8, password = ?9, revision = ?10
+                              attributes = ?8, password = ?9, revision = ?10, pending = ?11, settings = ?12,
+                              registration = ?13
          WHERE registry = ?1 AND uid = ?2",
         (
             registry.as_str(),
@@ -165,6 +214,9 @@ pub(crate) fn change(
             attributes_json(&principal.attributes),
             &principal.password,
             bits(principal.revision),
+            principal.pending,
+            principal.settings.to_json(),
+            &principal.registration,
         ),
     )?;
     audit::append(conn, registry, audit)?;
@@ -200,9 +252,9 @@ pub(crate) fn count_revision(conn: &Connection, registry: &RegistryName, uid: Ui
     Ok(())
 }
 
-/// Whether it is there and not blocked.
+/// Whether it is there, not blocked, and not waiting for approval.
 pub(crate) fn is_admitted(conn: &Connection, registry: &RegistryName, uid: Uid) -> rusqlite::Result<bool> {
-    let sql = "SELECT 1 FROM principal WHERE registry = ?1 AND uid = ?2 AND NOT blocked";
+    let sql = "SELECT 1 FROM principal WHERE registry = ?1 AND uid = ?2 AND NOT blocked AND NOT pending";
     exists(conn, sql, (registry.as_str(), bits(uid.0)))
 }
 

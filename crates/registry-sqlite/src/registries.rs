@@ -1,7 +1,9 @@
 //! Registries.
 
 use drawbridge_names::RegistryName;
-use drawbridge_registry::{AddRegistry, AuditEntry, GoogleNames, RegistryRecord, StoreError};
+use drawbridge_registry::{
+    AddRegistry, AuditEntry, GoogleNames, RegistryRecord, RegistrySettings, StoreError,
+};
 use rusqlite::{Connection, Row};
 
 use crate::audit;
@@ -9,7 +11,7 @@ use crate::fault::{Fault, damaged};
 use crate::rows::{all, bits, execute, exists, first, number, text};
 
 const COLUMNS: &str = "registry, issuer, bridge_audience, clock_skew_s, token_life_s, google_project, \
-                       google_location, created_s";
+                       google_location, settings, created_s";
 
 pub(crate) fn add(
     conn: &Connection,
@@ -22,8 +24,8 @@ pub(crate) fn add(
     execute(
         conn,
         "INSERT INTO registry (registry, issuer, bridge_audience, clock_skew_s, token_life_s, google_project,
-                               google_location, created_s)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                               google_location, settings, created_s)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         (
             record.name.as_str(),
             &record.issuer,
@@ -32,6 +34,7 @@ pub(crate) fn add(
             record.token_life_s,
             record.google.as_ref().map(|google| &google.project),
             record.google.as_ref().map(|google| &google.location),
+            record.settings.to_json(),
             bits(record.created_s),
         ),
     )?;
@@ -42,6 +45,23 @@ pub(crate) fn add(
 pub(crate) fn one(conn: &Connection, name: &RegistryName) -> Result<Option<RegistryRecord>, Fault> {
     let sql = format!("SELECT {COLUMNS} FROM registry WHERE registry = ?1");
     first(conn, &sql, [name.as_str()], read)
+}
+
+pub(crate) fn change(
+    conn: &Connection,
+    record: &RegistryRecord,
+    audit: &AuditEntry,
+) -> Result<Option<RegistryRecord>, Fault> {
+    let changed = execute(
+        conn,
+        "UPDATE registry SET clock_skew_s = ?2, token_life_s = ?3, settings = ?4 WHERE registry = ?1",
+        (record.name.as_str(), record.clock_skew_s, record.token_life_s, record.settings.to_json()),
+    )?;
+    if changed == 0 {
+        return Ok(None);
+    }
+    audit::append(conn, &record.name, audit)?;
+    one(conn, &record.name)
 }
 
 pub(crate) fn list(conn: &Connection) -> Result<Vec<RegistryRecord>, Fault> {
@@ -66,7 +86,7 @@ fn read(row: &Row<'_>) -> Result<RegistryRecord, Fault> {
         clock_skew_s: row.get(3)?,
         token_life_s: row.get(4)?,
         google: project.zip(location).map(|(project, location)| GoogleNames { project, location }),
-        settings: Default::default(),
-        created_s: number(row, 7)?,
+        settings: RegistrySettings::from_json(text(row, 7)?)?,
+        created_s: number(row, 8)?,
     })
 }

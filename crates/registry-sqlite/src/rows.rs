@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use drawbridge_names::{Epoch, KeyId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
-use drawbridge_registry::{Key, KeyState, Known, Principal};
+use drawbridge_registry::{Key, KeyState, Known, Principal, PrincipalSettings};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Rows};
 
 use crate::fault::{Fault, damaged};
@@ -37,6 +37,13 @@ pub(crate) fn principal_name(row: &Row<'_>, at: usize) -> Result<PrincipalName, 
 
 pub(crate) fn policy_name(row: &Row<'_>, at: usize) -> Result<PolicyName, Fault> {
     PolicyName::parse(text(row, at)?).map_err(|_| damaged("the name of a policy"))
+}
+
+pub(crate) fn policy_or_null(row: &Row<'_>, at: usize) -> Result<Option<PolicyName>, Fault> {
+    match row.get_ref(at)? {
+        rusqlite::types::ValueRef::Null => Ok(None),
+        _ => policy_name(row, at).map(Some),
+    }
 }
 
 pub(crate) fn text<'r>(row: &'r Row<'_>, at: usize) -> Result<&'r str, Fault> {
@@ -87,8 +94,10 @@ macro_rules! select_known {
     ($from:literal, $order:literal) => {
         concat!(
             "SELECT p.uid, p.name, p.kind, p.blocked, p.epoch, p.not_before_s, p.legacy_assertions, p.policy,
-                    p.attributes, p.password, p.created_s, p.revision,
-                    k.kid, k.spki_der, k.algorithm, k.label, k.state, k.not_before_s, k.expires_s, k.added_s
+                    p.attributes, p.password, p.created_s, p.revision, p.pending, p.settings, p.enrolment,
+                    p.registration,
+                    k.kid, k.spki_der, k.algorithm, k.label, k.state, k.not_before_s, k.expires_s, k.added_s,
+                    k.last_used_s, k.certificate_der
              FROM ",
             $from,
             " LEFT JOIN principal_key k ON k.registry = p.registry AND k.uid = p.uid ORDER BY ",
@@ -97,6 +106,9 @@ macro_rules! select_known {
     };
 }
 pub(crate) use select_known;
+
+/// The first column of the key in [`select_known`].
+const KEY_AT: usize = 16;
 
 /// Reads the rows of [`select_known`].
 pub(crate) fn read_known(registry: &RegistryName, mut rows: Rows<'_>) -> Result<Vec<Known>, Fault> {
@@ -107,44 +119,40 @@ pub(crate) fn read_known(registry: &RegistryName, mut rows: Rows<'_>) -> Result<
             found.push(Known { principal: read_principal(registry, row)?, keys: Vec::new() });
         }
         let known = found.last_mut().expect("one was pushed");
-        if row.get_ref(12)? != rusqlite::types::ValueRef::Null {
-            known.keys.push(read_key(row, 12)?);
+        if row.get_ref(KEY_AT)? != rusqlite::types::ValueRef::Null {
+            known.keys.push(read_key(row, KEY_AT)?);
         }
     }
     Ok(found)
 }
 
 fn read_principal(registry: &RegistryName, row: &Row<'_>) -> Result<Principal, Fault> {
-    let policy = match row.get_ref(7)? {
-        rusqlite::types::ValueRef::Null => None,
-        _ => Some(policy_name(row, 7)?),
-    };
     Ok(Principal {
         registry: registry.clone(),
         uid: Uid(number(row, 0)?),
         name: principal_name(row, 1)?,
         kind: kind(text(row, 2)?)?,
         blocked: row.get(3)?,
-        pending: false,
+        pending: row.get(12)?,
         epoch: Epoch(number(row, 4)?),
         not_before_s: number(row, 5)?,
         legacy_assertions: row.get(6)?,
-        policy,
+        policy: policy_or_null(row, 7)?,
         attributes: attributes(text(row, 8)?)?,
         password: row.get(9)?,
-        settings: Default::default(),
-        enrolment: None,
-        registration: None,
+        settings: PrincipalSettings::from_json(text(row, 13)?)?,
+        enrolment: row.get(14)?,
+        registration: row.get(15)?,
         created_s: number(row, 10)?,
         revision: number(row, 11)?,
     })
 }
 
 /// The columns of a key, in the order of [`read_key`].
-pub(crate) const KEY_COLUMNS: &str =
-    "kid, spki_der, algorithm, label, state, not_before_s, expires_s, added_s";
+pub(crate) const KEY_COLUMNS: &str = "kid, spki_der, algorithm, label, state, not_before_s, expires_s, \
+                                      added_s, last_used_s, certificate_der";
 
-/// Reads the eight columns of a key, of which the first is at `at`.
+/// Reads the ten columns of a key, of which the first is at `at`.
 pub(crate) fn read_key(row: &Row<'_>, at: usize) -> Result<Key, Fault> {
     Ok(Key {
         kid: KeyId::parse(text(row, at)?).map_err(|_| damaged("a key id"))?,
@@ -155,8 +163,8 @@ pub(crate) fn read_key(row: &Row<'_>, at: usize) -> Result<Key, Fault> {
         not_before_s: number_or_null(row, at + 5)?,
         expires_s: number_or_null(row, at + 6)?,
         added_s: number(row, at + 7)?,
-        last_used_s: None,
-        certificate_der: None,
+        last_used_s: number_or_null(row, at + 8)?,
+        certificate_der: row.get(at + 9)?,
     })
 }
 

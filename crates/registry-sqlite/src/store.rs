@@ -7,15 +7,16 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use drawbridge_names::{KeyId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::{
-    AddKey, AddPrincipal, AddRegistry, AuditEntry, AuditRow, Changed, ConfigVersion, JtiMark, JtiOutcome,
-    Key, KeyRotation, Known, PolicyRecord, Principal, PrincipalChange, RegistryRecord, RemoveKey, RotateKey,
-    SetConfig, StateReport, Store, StoreError,
+    AddKey, AddPrincipal, AddRegistry, AddToken, AuditEntry, AuditHead, AuditRow, Ca, ChangeKey, Changed,
+    ConfigVersion, Enrol, Enrolment, JtiMark, JtiOutcome, KeptToken, Key, KeyChange, KeyRotation, Known,
+    Link, PolicyRecord, Principal, PrincipalChange, RegistryRecord, RemoveKey, RotateKey, SetConfig,
+    StateReport, Store, StoreError, TokenUse,
 };
 
 use crate::file::{open_reader, open_writer};
 use crate::readers::{Lists, Lookups};
 use crate::writer::{Counters, Writer};
-use crate::{audit, control, jti, keys, policies, principals, registries};
+use crate::{audit, control, enrolments, jti, keys, links, policies, principals, registries, tokens};
 
 /// The registry in one SQLite file. Works under any async runtime.
 ///
@@ -361,5 +362,278 @@ impl Store for SqliteStore {
     ) -> Result<Vec<AuditRow>, StoreError> {
         let registry = registry.clone();
         self.lists.read(move |conn| audit::tail(conn, &registry, before, limit)).await
+    }
+
+    async fn change_registry(
+        &self,
+        record: RegistryRecord,
+        audit: AuditEntry,
+    ) -> Result<Option<RegistryRecord>, StoreError> {
+        self.writer.change(move |turn| registries::change(turn.conn, &record, &audit)).await
+    }
+
+    async fn import_principals(
+        &self,
+        registry: &RegistryName,
+        batch: Vec<(Principal, Vec<Key>)>,
+        audit: AuditEntry,
+    ) -> Result<Vec<AddPrincipal>, StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| principals::import(turn.conn, &registry, batch, &audit)).await
+    }
+
+    async fn replace_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        old: &KeyId,
+        new: Key,
+        old_expires_s: u64,
+        active_max: usize,
+        audit: AuditEntry,
+    ) -> Result<RotateKey, StoreError> {
+        let (registry, old) = (registry.clone(), old.clone());
+        self.writer
+            .change(move |turn| {
+                keys::replace(turn.conn, &registry, uid, &old, new, old_expires_s, active_max, &audit)
+            })
+            .await
+    }
+
+    async fn change_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        kid: &KeyId,
+        change: KeyChange,
+        audit: AuditEntry,
+    ) -> Result<ChangeKey, StoreError> {
+        let (registry, kid) = (registry.clone(), kid.clone());
+        self.writer.change(move |turn| keys::change(turn.conn, &registry, uid, &kid, change, &audit)).await
+    }
+
+    async fn touch_keys(&self, registry: &RegistryName, used: Vec<(KeyId, u64)>) -> Result<(), StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| keys::touch(turn.conn, &registry, &used)).await
+    }
+
+    async fn add_enrolment(
+        &self,
+        registry: &RegistryName,
+        enrolment: Enrolment,
+        audit: AuditEntry,
+    ) -> Result<(), StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| enrolments::add(turn.conn, &registry, &enrolment, &audit)).await
+    }
+
+    async fn enrolment_by_token(
+        &self,
+        registry: &RegistryName,
+        token_digest: &[u8; 32],
+    ) -> Result<Option<Enrolment>, StoreError> {
+        self.lookups.read(|conn| enrolments::by_token(conn, registry, token_digest))
+    }
+
+    async fn enrolments(&self, registry: &RegistryName) -> Result<Vec<Enrolment>, StoreError> {
+        let registry = registry.clone();
+        self.lists.read(move |conn| enrolments::list(conn, &registry)).await
+    }
+
+    async fn end_enrolment(
+        &self,
+        registry: &RegistryName,
+        id: &str,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        let (registry, id) = (registry.clone(), id.to_owned());
+        self.writer.change(move |turn| enrolments::end(turn.conn, &registry, &id, &audit)).await
+    }
+
+    async fn enrol(
+        &self,
+        registry: &RegistryName,
+        id: &str,
+        principal: Principal,
+        keys: Vec<Key>,
+        now_s: u64,
+        audit: AuditEntry,
+    ) -> Result<Enrol, StoreError> {
+        let (registry, id) = (registry.clone(), id.to_owned());
+        self.writer
+            .change(move |turn| enrolments::enrol(turn.conn, &registry, &id, principal, &keys, now_s, &audit))
+            .await
+    }
+
+    async fn undo_enrolment(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| enrolments::undo(turn.conn, &registry, uid, &audit)).await
+    }
+
+    async fn enrolled(
+        &self,
+        registry: &RegistryName,
+        enrolment: Option<&str>,
+        pending_only: bool,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<Known>, StoreError> {
+        let (registry, enrolment, after) = (registry.clone(), enrolment.map(str::to_owned), after.cloned());
+        self.lists
+            .read(move |conn| {
+                let after = after.as_ref();
+                enrolments::enrolled(conn, &registry, enrolment.as_deref(), pending_only, after, limit)
+            })
+            .await
+    }
+
+    async fn link(
+        &self,
+        registry: &RegistryName,
+        gateway: Uid,
+        device: Uid,
+        on: bool,
+        audit: AuditEntry,
+    ) -> Result<Link, StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| links::set(turn.conn, &registry, gateway, device, on, &audit)).await
+    }
+
+    async fn linked(&self, registry: &RegistryName, gateway: Uid, device: Uid) -> Result<bool, StoreError> {
+        self.lookups.read(|conn| links::linked(conn, registry, gateway, device))
+    }
+
+    async fn linked_devices(
+        &self,
+        registry: &RegistryName,
+        gateway: Uid,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<PrincipalName>, StoreError> {
+        let (registry, after) = (registry.clone(), after.cloned());
+        self.lists.read(move |conn| links::devices(conn, &registry, gateway, after.as_ref(), limit)).await
+    }
+
+    async fn gateways_of(
+        &self,
+        registry: &RegistryName,
+        device: Uid,
+    ) -> Result<Vec<PrincipalName>, StoreError> {
+        let registry = registry.clone();
+        self.lists.read(move |conn| links::gateways(conn, &registry, device)).await
+    }
+
+    async fn add_ca(&self, registry: &RegistryName, ca: Ca, audit: AuditEntry) -> Result<bool, StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| links::add_ca(turn.conn, &registry, &ca, &audit)).await
+    }
+
+    async fn cas(&self, registry: &RegistryName) -> Result<Vec<Ca>, StoreError> {
+        let registry = registry.clone();
+        self.lists.read(move |conn| links::cas(conn, &registry)).await
+    }
+
+    async fn remove_ca(
+        &self,
+        registry: &RegistryName,
+        fingerprint: &[u8; 32],
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        let (registry, fingerprint) = (registry.clone(), *fingerprint);
+        self.writer.change(move |turn| links::remove_ca(turn.conn, &registry, &fingerprint, &audit)).await
+    }
+
+    async fn add_token(
+        &self,
+        registry: &RegistryName,
+        token: KeptToken,
+        live_max: usize,
+        now_s: u64,
+    ) -> Result<AddToken, StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| tokens::add(turn, &registry, &token, live_max, now_s)).await
+    }
+
+    async fn token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<Option<KeptToken>, StoreError> {
+        self.lookups.read(|conn| tokens::one(conn, registry, digest, now_s))
+    }
+
+    async fn use_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<TokenUse, StoreError> {
+        let (registry, digest) = (registry.clone(), *digest);
+        self.writer.change(move |turn| tokens::use_token(turn, &registry, &digest, now_s)).await
+    }
+
+    async fn renew_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        successor: KeptToken,
+        old_expires_s: u64,
+        now_s: u64,
+    ) -> Result<TokenUse, StoreError> {
+        let (registry, digest) = (registry.clone(), *digest);
+        self.writer
+            .change(move |turn| tokens::renew(turn, &registry, &digest, &successor, old_expires_s, now_s))
+            .await
+    }
+
+    async fn end_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<usize, StoreError> {
+        let (registry, digest) = (registry.clone(), *digest);
+        self.writer.change(move |turn| tokens::end(turn.conn, &registry, &digest, now_s)).await
+    }
+
+    async fn revoke_jti(
+        &self,
+        registry: &RegistryName,
+        jti_digest: [u8; 16],
+        until_s: u64,
+    ) -> Result<(), StoreError> {
+        let registry = registry.clone();
+        self.writer.change(move |turn| tokens::revoke_jti(turn.conn, &registry, jti_digest, until_s)).await
+    }
+
+    async fn revoked_jtis(
+        &self,
+        registry: &RegistryName,
+        now_s: u64,
+    ) -> Result<Vec<([u8; 16], u64)>, StoreError> {
+        let registry = registry.clone();
+        self.lists.read(move |conn| tokens::revoked_jtis(conn, &registry, now_s)).await
+    }
+
+    async fn audit_heads(&self, registry: &RegistryName) -> Result<Vec<AuditHead>, StoreError> {
+        let registry = registry.clone();
+        self.lists.read(move |conn| audit::heads(conn, &registry)).await
+    }
+
+    async fn audit_rows(
+        &self,
+        registry: &RegistryName,
+        writer: &str,
+        from_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        let (registry, writer) = (registry.clone(), writer.to_owned());
+        self.lists.read(move |conn| audit::rows(conn, &registry, &writer, from_seq, limit)).await
     }
 }

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use crate::fault::{Fault, stopped};
 use crate::file::checkpoint;
-use crate::jti;
 use crate::queue::{Queue, Serving};
+use crate::{jti, tokens};
 
 /// Callers that may wait for the writer; more wait for room.
 const WAITING_MAX: usize = 1024;
@@ -30,10 +30,27 @@ pub struct Counters {
 /// What a group's changes work on.
 pub(crate) struct Turn<'c> {
     pub(crate) conn: &'c Connection,
-    /// `jti` remembered in this group.
-    pub(crate) marks: u64,
+    /// `jti` and tokens kept in this group.
+    pub(crate) kept: u64,
     /// The latest time that a caller gave with one.
     pub(crate) now_s: u64,
+}
+
+/// What is over and taken away with a commit, of each sort: twice as much as was kept, so that it never
+/// piles up, and at least so much.
+pub(crate) const SWEEP_MIN: u64 = 16;
+
+impl Turn<'_> {
+    /// Notes that something with an end was kept at this time.
+    pub(crate) fn count_kept(&mut self, now_s: u64) {
+        self.kept += 1;
+        self.now_s = self.now_s.max(now_s);
+    }
+
+    /// How many rows of one sort may be swept: few enough that no commit is long.
+    pub(crate) fn sweep_max(&self) -> u64 {
+        2 * self.kept + SWEEP_MIN
+    }
 }
 
 /// The writer's end that callers hold.
@@ -144,7 +161,7 @@ fn commit_group(conn: &Connection, group: &mut [Box<dyn Change>]) -> Result<(), 
 
 fn run_group(conn: &Connection, group: &mut [Box<dyn Change>]) -> Result<(), Fault> {
     execute(conn, "BEGIN IMMEDIATE")?;
-    let mut turn = Turn { conn, marks: 0, now_s: 0 };
+    let mut turn = Turn { conn, kept: 0, now_s: 0 };
     for change in group {
         execute(conn, "SAVEPOINT change")?;
         if !change.run(&mut turn) {
@@ -157,8 +174,9 @@ fn run_group(conn: &Connection, group: &mut [Box<dyn Change>]) -> Result<(), Fau
         }
         execute(conn, "RELEASE change")?;
     }
-    if turn.marks > 0 {
+    if turn.kept > 0 {
         jti::sweep(&turn)?;
+        tokens::sweep(&turn)?;
     }
     execute(conn, "COMMIT")?;
     Ok(())
@@ -193,11 +211,11 @@ mod tests {
         conn.query_row("SELECT COUNT(*) FROM registry", [], |row| row.get(0)).expect("a count")
     }
 
-    const SMALL: &str = "INSERT INTO registry VALUES (hex(randomblob(8)), '', '', 0, 0, NULL, NULL, 0)";
+    const SMALL: &str = "INSERT INTO registry VALUES (hex(randomblob(8)), '', '', 0, 0, NULL, NULL, '{}', 0)";
     const HUGE: &str =
-        "INSERT INTO registry VALUES ('huge', hex(zeroblob(9000000)), '', 0, 0, NULL, NULL, 0)";
-    const WRONG: &str = "INSERT INTO registry VALUES ('half', '', '', 0, 0, NULL, NULL, 0);
-                         INSERT INTO registry VALUES ('half', '', '', 0, 0, NULL, NULL, 0)";
+        "INSERT INTO registry VALUES ('huge', hex(zeroblob(9000000)), '', 0, 0, NULL, NULL, '{}', 0)";
+    const WRONG: &str = "INSERT INTO registry VALUES ('half', '', '', 0, 0, NULL, NULL, '{}', 0);
+                         INSERT INTO registry VALUES ('half', '', '', 0, 0, NULL, NULL, '{}', 0)";
 
     #[test]
     fn a_change_that_fails_is_taken_back_alone() {

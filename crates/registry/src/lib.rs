@@ -22,6 +22,6 @@ pub use model::{
     PrincipalChange, PrincipalSettings, RegistryRecord, RegistrySettings, Role, StateReport, TokenFormat,
 };
 pub use store::{
-    AddKey, AddPrincipal, AddRegistry, AddToken, ChangeKey, Changed, Enrol, JtiMark, JtiOutcome,
-    KeyRotation, Link, RemoveKey, RotateKey, SetConfig, Store, TokenUse,
+    AddKey, AddPrincipal, AddRegistry, AddToken, ChangeKey, Changed, Enrol, JtiMark, JtiOutcome, KeyRotation,
+    Link, RemoveKey, RotateKey, SetConfig, Store, TokenUse,
 };

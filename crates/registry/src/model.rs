@@ -176,9 +176,12 @@ pub struct PrincipalSettings {
 macro_rules! json_text {
     ($($settings:ty),+) => {$(
         impl $settings {
-            /// The JSON text that stores keep.
+            /// The JSON text that stores keep; `{}` if nothing was chosen.
             #[must_use]
             pub fn to_json(&self) -> String {
+                if *self == Self::default() {
+                    return "{}".to_owned();
+                }
                 serde_json::to_string(self).expect("settings are texts, flags and lists")
             }
 
@@ -187,13 +190,32 @@ macro_rules! json_text {
             /// # Errors
             /// [`StoreError::Corrupt`] when it is something else.
             pub fn from_json(text: &str) -> Result<Self, StoreError> {
+                if text == "{}" {
+                    return Ok(Self::default()); // nearly always
+                }
                 serde_json::from_str(text)
                     .map_err(|error| StoreError::Corrupt(format!(concat!(stringify!($settings), ": {}"), error)))
             }
         }
     )+};
 }
-json_text!(RegistrySettings, PrincipalSettings, EnrolmentNames);
+json_text!(RegistrySettings, PrincipalSettings);
+
+impl EnrolmentNames {
+    /// The JSON text that stores keep.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("names are texts and lists")
+    }
+
+    /// Reads what [`Self::to_json`] wrote.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it is something else.
+    pub fn from_json(text: &str) -> Result<Self, StoreError> {
+        serde_json::from_str(text).map_err(|error| StoreError::Corrupt(format!("EnrolmentNames: {error}")))
+    }
+}
 
 /// `projects/P/locations/L` of a registry that serves Google-style devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -349,6 +371,15 @@ pub struct Key {
     pub last_used_s: Option<u64>,
     /// The certificate it was registered by, DER; `None`: a bare public key.
     pub certificate_der: Option<Vec<u8>>,
+}
+
+impl Key {
+    /// Puts a key that is replaced into grace, as every store does: until this second, or earlier if it
+    /// would end anyway.
+    pub fn enter_grace(&mut self, until_s: u64) {
+        self.state = KeyState::Grace;
+        self.expires_s = Some(self.expires_s.map_or(until_s, |end_s| end_s.min(until_s)));
+    }
 }
 
 /// Changes of a key that leave it the same key. `None`: as it is.
@@ -575,6 +606,14 @@ pub struct AuditRow {
     pub hash: [u8; 32],
     /// The entry.
     pub entry: AuditEntry,
+}
+
+impl AuditRow {
+    /// This row as the head of its chain.
+    #[must_use]
+    pub fn head(&self) -> AuditHead {
+        AuditHead { writer: self.writer.clone(), seq: self.seq, hash: self.hash }
+    }
 }
 
 /// A version of a device's config.

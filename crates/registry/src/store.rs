@@ -32,6 +32,7 @@ pub enum AddPrincipal {
 }
 
 /// Answer of a conditional change.
+#[expect(clippy::large_enum_variant, reason = "an operator's change is rare, and its answer read at once")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed {
     /// The record as it is now.
@@ -124,7 +125,7 @@ pub struct KeyRotation {
 
 /// Answer of [`Store::rotate_key`]. Only `Rotated` changes anything, and only it remembers the `jti`.
 ///
-/// Judged in this order: `OldNotActive` (the principal is gone or blocked), `Seen`, `AlreadyThere`,
+/// Judged in this order: `OldNotActive` (the principal is gone, blocked or pending), `Seen`, `AlreadyThere`,
 /// `OldNotActive` (the key), `InUse`, `TooMany`, `JtiFull` (of marks with an end only: a
 /// key full of lasting ones has room for this one, since to be replaced is its way out); so a device that repeats an update whose
 /// answer was lost learns `Seen` or `AlreadyThere`, although its old key is in grace by now.
@@ -148,8 +149,8 @@ pub enum RotateKey {
         /// How many are.
         active: usize,
     },
-    /// The principal is gone or blocked, or `old` is not its active key: whoever asked looked at an older
-    /// record.
+    /// The principal is gone, blocked or pending, or `old` is not its active key: whoever asked looked at an
+    /// older record.
     OldNotActive,
 }
 
@@ -286,8 +287,9 @@ pub trait Store: Send + Sync {
         revision: Option<u64>,
         audit: AuditEntry,
     ) -> Result<Changed, StoreError>;
-    /// Deletes a principal with all that is its own (keys, config, states); `false`: not there. Its
-    /// name and keys are free again; its number is not, and neither are those keys that were retired.
+    /// Deletes a principal with all that is its own (keys, config, states, tokens, links); `false`: not
+    /// there. The claim of the enrolment by which it came stays used. Its name and keys are free again; its
+    /// number is not, and neither are those keys that were retired.
     /// The marks of its other keys stay, each with its key, until their end (the lasting ones until the
     /// key is retired): whoever gets the key later is asked for them as for its own.
     async fn delete_principal(
@@ -423,8 +425,8 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Result<Vec<AuditRow>, StoreError>;
 
-    /// Changes `clock_skew_s`, `token_life_s` and `settings` of a registry to those of the record given,
-    /// nothing else; answers the record as it is now, or `None` when there is no such registry.
+    /// Changes `clock_skew_s`, `token_life_s` and `settings` of the registry of that name to those of the
+    /// record given, nothing else; answers the record as it is now, or `None` when there is no such registry.
     async fn change_registry(
         &self,
         record: RegistryRecord,
@@ -434,8 +436,9 @@ pub trait Store: Send + Sync {
     }
 
     /// Registers many principals in one step with one row of audit; each is judged by itself, in order,
-    /// as [`Self::add_principal`] does, and those that cannot be added leave the others alone. All must be
-    /// of this registry. The row is written if at least one was added. Answers in the order given.
+    /// as [`Self::add_principal`] does (so of two of one name or key in a batch the first is added), and those
+    /// that cannot be added leave the others alone. All become principals of this registry, whatever their
+    /// records say. The row is written if at least one was added. Answers in the order given.
     async fn import_principals(
         &self,
         registry: &RegistryName,
@@ -446,7 +449,9 @@ pub trait Store: Send + Sync {
     }
     /// An operator replaces a principal's key, as [`Self::rotate_key`] does but without a `jti`: the new key
     /// becomes active, the old one goes into grace until `old_expires_s` (or earlier if it would end
-    /// anyway). Never answers `Seen` or `JtiFull`; a blocked principal's key may be replaced.
+    /// anyway). Judged in this order: `OldNotActive` (there is no such principal), `AlreadyThere`,
+    /// `OldNotActive` (the key), `InUse`, `TooMany` (more than `active_max` are active already); never `Seen`
+    /// or `JtiFull`. The key of a blocked or pending principal may be replaced.
     async fn replace_key(
         &self,
         registry: &RegistryName,
@@ -459,7 +464,8 @@ pub trait Store: Send + Sync {
     ) -> Result<RotateKey, StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
-    /// Changes label or validity of a key that is not retired; the principal's revision grows by one.
+    /// Changes label or validity of a key that is not retired; the principal's revision grows by one, even
+    /// if nothing differs.
     async fn change_key(
         &self,
         registry: &RegistryName,
@@ -470,13 +476,14 @@ pub trait Store: Send + Sync {
     ) -> Result<ChangeKey, StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
-    /// Notes when keys were last used. A time earlier than the one kept, and a key that is not there,
-    /// change nothing; no revision grows, nothing is audited.
+    /// Notes when keys were last used, in one step for all. A time earlier than the one kept, and a key that
+    /// is not there, change nothing; no revision grows, nothing is audited.
     async fn touch_keys(&self, registry: &RegistryName, used: Vec<(KeyId, u64)>) -> Result<(), StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
 
-    /// Keeps an enrolment. Its id and token are new (128 and 256 random bits).
+    /// Keeps an enrolment as given. Its id and token are new (128 and 256 random bits); one of an id or token
+    /// that is there is not promised anything.
     async fn add_enrolment(
         &self,
         registry: &RegistryName,
@@ -493,11 +500,12 @@ pub trait Store: Send + Sync {
     ) -> Result<Option<Enrolment>, StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
-    /// All enrolments of a registry, newest first (by `created_s`, then `id`).
+    /// All enrolments of a registry, newest first; those of one second in byte order of id.
     async fn enrolments(&self, registry: &RegistryName) -> Result<Vec<Enrolment>, StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
-    /// Ends an enrolment; `false`: there is none of this id that has not ended.
+    /// Ends an enrolment; `false`: there is none of this id, or it was ended before. One whose time is over can
+    /// be ended.
     async fn end_enrolment(
         &self,
         registry: &RegistryName,
@@ -507,7 +515,9 @@ pub trait Store: Send + Sync {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
     /// A device registers itself: one claim of the enrolment and the new principal in one step. The
-    /// principal's `enrolment` is `id`. Judged in this order: `Ended`, `Refused`, `Spent`.
+    /// principal's `enrolment` becomes `id` and its registry this one, whatever its record says. Judged in
+    /// this order: `Ended` (also when there is no such registry), `Refused` (so that a device whose answer was
+    /// lost learns that it is registered), `Spent`.
     async fn enrol(
         &self,
         registry: &RegistryName,
@@ -520,7 +530,8 @@ pub trait Store: Send + Sync {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
     /// Takes back an enrolment's claim: deletes the principal as [`Self::delete_principal`] does and
-    /// gives the claim back; `false`: there is no such principal that came by an enrolment.
+    /// gives the claim back, also to an enrolment that has ended; `false`: there is no such principal that
+    /// came by an enrolment.
     async fn undo_enrolment(
         &self,
         registry: &RegistryName,
@@ -530,7 +541,7 @@ pub trait Store: Send + Sync {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
     /// Up to `limit` principals that came by this enrolment (`None`: by any), after a name, in byte order
-    /// of name; with `pending_only` those that wait for approval.
+    /// of name; with `pending_only` only those of them that wait for approval.
     async fn enrolled(
         &self,
         registry: &RegistryName,
@@ -542,7 +553,8 @@ pub trait Store: Send + Sync {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
 
-    /// Lets a gateway act for a device (`on`), or no more. The links of a principal go with it.
+    /// Lets a gateway act for a device (`on`), or no more. Whether the gateway is one, and the other a device,
+    /// the caller has judged. No revision grows. The links of a principal go with it.
     async fn link(
         &self,
         registry: &RegistryName,
@@ -576,7 +588,7 @@ pub trait Store: Send + Sync {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
 
-    /// Registers a CA; `false`: it is registered already, nothing was changed.
+    /// Registers a CA; `false`: one of this fingerprint is registered already, nothing was changed.
     async fn add_ca(&self, registry: &RegistryName, ca: Ca, audit: AuditEntry) -> Result<bool, StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
@@ -594,8 +606,10 @@ pub trait Store: Send + Sync {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
 
-    /// Keeps an opaque token, if its principal has fewer than `live_max` that are good at `now_s`. Tokens
-    /// whose time is over mean nothing and are swept in passing; a principal's go with it.
+    /// Keeps an opaque token as given, if its principal has fewer than `live_max` that are good at `now_s`
+    /// (`expires_s` after it). Judged in this order: `Gone`, `Full`. Its digest is new (of 256 random bits).
+    /// Nothing of tokens is audited. Tokens whose time is over mean nothing and are swept in passing, some
+    /// with each one that is kept; a principal's go with it.
     async fn add_token(
         &self,
         registry: &RegistryName,
@@ -614,8 +628,9 @@ pub trait Store: Send + Sync {
     ) -> Result<Option<KeptToken>, StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
-    /// Notes that a token was presented. If it is `renewed` and a later one of its family is `used`, the
-    /// family ends.
+    /// Notes that a token was presented. If it is `renewed` and a later one (of a larger generation) of its
+    /// family is `used` and good at `now_s`, the whole family ends. A family is of one principal: tokens of
+    /// another with the same 16 bytes are not part of it. Judged in this order: `Gone`, `Stolen`.
     async fn use_token(
         &self,
         registry: &RegistryName,
@@ -624,10 +639,11 @@ pub trait Store: Send + Sync {
     ) -> Result<TokenUse, StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
-    /// Issues a token's successor: judged as [`Self::use_token`] first; then later ones of the family,
-    /// which nobody has used, are forgotten, the successor is kept (its family and generation as given),
-    /// the old one is `renewed` and ends at `old_expires_s`, or earlier if it would anyway. Answers the
-    /// old one.
+    /// Issues a token's successor: judged as [`Self::use_token`] first, which also notes the use; then later
+    /// ones of the family, which nobody has used, are forgotten (the answer that told them was lost), the
+    /// successor is kept as given (of the same principal and family, its generation larger by one), the old
+    /// one is `renewed` and ends at `old_expires_s`, or earlier if it would anyway. Answers the old one as it
+    /// is now. No limit is asked: a renewal leaves a family with one token more that is good at most.
     async fn renew_token(
         &self,
         registry: &RegistryName,
@@ -638,7 +654,8 @@ pub trait Store: Send + Sync {
     ) -> Result<TokenUse, StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
-    /// Ends a token and its whole family at once; answers how many were good at `now_s`.
+    /// Ends a token and its whole family at once; answers how many were good at `now_s`. A token that is
+    /// unknown or not good itself ends nothing: 0.
     async fn end_token(
         &self,
         registry: &RegistryName,
@@ -647,7 +664,8 @@ pub trait Store: Send + Sync {
     ) -> Result<usize, StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
-    /// Revokes a signed token by the first 16 bytes of SHA-256 of its `jti`, until `until_s`, its end.
+    /// Revokes a signed token by the first 16 bytes of SHA-256 of its `jti`, until `until_s`, its end. If it is
+    /// revoked already, the later end stays. Forgotten in passing from its end on, as tokens are.
     async fn revoke_jti(
         &self,
         registry: &RegistryName,
@@ -656,7 +674,7 @@ pub trait Store: Send + Sync {
     ) -> Result<(), StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
-    /// All revoked `jti` whose end is after `now_s`, with it.
+    /// All revoked `jti` whose end is after `now_s`, with it, in byte order of digest.
     async fn revoked_jtis(
         &self,
         registry: &RegistryName,
@@ -665,11 +683,11 @@ pub trait Store: Send + Sync {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
 
-    /// The newest row of every writer's chain, in byte order of writer.
+    /// The newest row of every writer's chain that has one, in byte order of writer.
     async fn audit_heads(&self, registry: &RegistryName) -> Result<Vec<AuditHead>, StoreError> {
         Err(StoreError::Unavailable("not built yet".to_owned()))
     }
-    /// Up to `limit` rows of a writer's chain from `from_seq` on, oldest first.
+    /// Up to `limit` rows of a writer's chain from `from_seq` on, oldest first; of an unknown writer none.
     async fn audit_rows(
         &self,
         registry: &RegistryName,

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use drawbridge_names::{KeyId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::memory::MemoryStore;
 use drawbridge_registry::{
-    AddKey, AddPrincipal, AddRegistry, AuditEntry, AuditRow, Changed, ConfigVersion, JtiMark, JtiOutcome,
-    Key, KeyRotation, Known, PolicyRecord, Principal, PrincipalChange, RegistryRecord, RemoveKey, RotateKey,
-    SetConfig, StateReport, Store, StoreError,
+    AddKey, AddPrincipal, AddRegistry, AddToken, AuditEntry, AuditHead, AuditRow, Ca, ChangeKey, Changed,
+    ConfigVersion, Enrol, Enrolment, JtiMark, JtiOutcome, KeptToken, Key, KeyChange, KeyRotation, Known,
+    Link, PolicyRecord, Principal, PrincipalChange, RegistryRecord, RemoveKey, RotateKey, SetConfig,
+    StateReport, Store, StoreError, TokenUse,
 };
 
 /// A memory store that answers [`StoreError::Unavailable`] while it is down, and changes nothing then.
@@ -257,5 +258,241 @@ impl Store for FlakyStore {
         limit: usize,
     ) -> Result<Vec<AuditRow>, StoreError> {
         self.up()?.audit_tail(registry, before, limit).await
+    }
+
+    async fn change_registry(
+        &self,
+        record: RegistryRecord,
+        audit: AuditEntry,
+    ) -> Result<Option<RegistryRecord>, StoreError> {
+        self.up()?.change_registry(record, audit).await
+    }
+
+    async fn import_principals(
+        &self,
+        registry: &RegistryName,
+        batch: Vec<(Principal, Vec<Key>)>,
+        audit: AuditEntry,
+    ) -> Result<Vec<AddPrincipal>, StoreError> {
+        self.up()?.import_principals(registry, batch, audit).await
+    }
+
+    async fn replace_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        old: &KeyId,
+        new: Key,
+        old_expires_s: u64,
+        active_max: usize,
+        audit: AuditEntry,
+    ) -> Result<RotateKey, StoreError> {
+        self.up()?.replace_key(registry, uid, old, new, old_expires_s, active_max, audit).await
+    }
+
+    async fn change_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        kid: &KeyId,
+        change: KeyChange,
+        audit: AuditEntry,
+    ) -> Result<ChangeKey, StoreError> {
+        self.up()?.change_key(registry, uid, kid, change, audit).await
+    }
+
+    async fn touch_keys(&self, registry: &RegistryName, used: Vec<(KeyId, u64)>) -> Result<(), StoreError> {
+        self.up()?.touch_keys(registry, used).await
+    }
+
+    async fn add_enrolment(
+        &self,
+        registry: &RegistryName,
+        enrolment: Enrolment,
+        audit: AuditEntry,
+    ) -> Result<(), StoreError> {
+        self.up()?.add_enrolment(registry, enrolment, audit).await
+    }
+
+    async fn enrolment_by_token(
+        &self,
+        registry: &RegistryName,
+        token_digest: &[u8; 32],
+    ) -> Result<Option<Enrolment>, StoreError> {
+        self.up()?.enrolment_by_token(registry, token_digest).await
+    }
+
+    async fn enrolments(&self, registry: &RegistryName) -> Result<Vec<Enrolment>, StoreError> {
+        self.up()?.enrolments(registry).await
+    }
+
+    async fn end_enrolment(
+        &self,
+        registry: &RegistryName,
+        id: &str,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        self.up()?.end_enrolment(registry, id, audit).await
+    }
+
+    async fn enrol(
+        &self,
+        registry: &RegistryName,
+        id: &str,
+        principal: Principal,
+        keys: Vec<Key>,
+        now_s: u64,
+        audit: AuditEntry,
+    ) -> Result<Enrol, StoreError> {
+        self.up()?.enrol(registry, id, principal, keys, now_s, audit).await
+    }
+
+    async fn undo_enrolment(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        self.up()?.undo_enrolment(registry, uid, audit).await
+    }
+
+    async fn enrolled(
+        &self,
+        registry: &RegistryName,
+        enrolment: Option<&str>,
+        pending_only: bool,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<Known>, StoreError> {
+        self.up()?.enrolled(registry, enrolment, pending_only, after, limit).await
+    }
+
+    async fn link(
+        &self,
+        registry: &RegistryName,
+        gateway: Uid,
+        device: Uid,
+        on: bool,
+        audit: AuditEntry,
+    ) -> Result<Link, StoreError> {
+        self.up()?.link(registry, gateway, device, on, audit).await
+    }
+
+    async fn linked(&self, registry: &RegistryName, gateway: Uid, device: Uid) -> Result<bool, StoreError> {
+        self.up()?.linked(registry, gateway, device).await
+    }
+
+    async fn linked_devices(
+        &self,
+        registry: &RegistryName,
+        gateway: Uid,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<PrincipalName>, StoreError> {
+        self.up()?.linked_devices(registry, gateway, after, limit).await
+    }
+
+    async fn gateways_of(
+        &self,
+        registry: &RegistryName,
+        device: Uid,
+    ) -> Result<Vec<PrincipalName>, StoreError> {
+        self.up()?.gateways_of(registry, device).await
+    }
+
+    async fn add_ca(&self, registry: &RegistryName, ca: Ca, audit: AuditEntry) -> Result<bool, StoreError> {
+        self.up()?.add_ca(registry, ca, audit).await
+    }
+
+    async fn cas(&self, registry: &RegistryName) -> Result<Vec<Ca>, StoreError> {
+        self.up()?.cas(registry).await
+    }
+
+    async fn remove_ca(
+        &self,
+        registry: &RegistryName,
+        fingerprint: &[u8; 32],
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        self.up()?.remove_ca(registry, fingerprint, audit).await
+    }
+
+    async fn add_token(
+        &self,
+        registry: &RegistryName,
+        token: KeptToken,
+        live_max: usize,
+        now_s: u64,
+    ) -> Result<AddToken, StoreError> {
+        self.up()?.add_token(registry, token, live_max, now_s).await
+    }
+
+    async fn token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<Option<KeptToken>, StoreError> {
+        self.up()?.token(registry, digest, now_s).await
+    }
+
+    async fn use_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<TokenUse, StoreError> {
+        self.up()?.use_token(registry, digest, now_s).await
+    }
+
+    async fn renew_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        successor: KeptToken,
+        old_expires_s: u64,
+        now_s: u64,
+    ) -> Result<TokenUse, StoreError> {
+        self.up()?.renew_token(registry, digest, successor, old_expires_s, now_s).await
+    }
+
+    async fn end_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<usize, StoreError> {
+        self.up()?.end_token(registry, digest, now_s).await
+    }
+
+    async fn revoke_jti(
+        &self,
+        registry: &RegistryName,
+        jti_digest: [u8; 16],
+        until_s: u64,
+    ) -> Result<(), StoreError> {
+        self.up()?.revoke_jti(registry, jti_digest, until_s).await
+    }
+
+    async fn revoked_jtis(
+        &self,
+        registry: &RegistryName,
+        now_s: u64,
+    ) -> Result<Vec<([u8; 16], u64)>, StoreError> {
+        self.up()?.revoked_jtis(registry, now_s).await
+    }
+
+    async fn audit_heads(&self, registry: &RegistryName) -> Result<Vec<AuditHead>, StoreError> {
+        self.up()?.audit_heads(registry).await
+    }
+
+    async fn audit_rows(
+        &self,
+        registry: &RegistryName,
+        writer: &str,
+        from_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        self.up()?.audit_rows(registry, writer, from_seq, limit).await
     }
 }

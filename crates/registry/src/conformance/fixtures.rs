@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use drawbridge_names::{Epoch, KeyId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
 
 use crate::{
-    AddPrincipal, AddRegistry, AuditEntry, AuditRow, ConfigVersion, JtiMark, Key, KeyRotation, KeyState,
-    Known, PolicyRecord, Principal, RegistryRecord, StateReport, Store,
+    AddPrincipal, AddRegistry, AuditEntry, AuditRow, ConfigVersion, JtiMark, KeptToken, Key, KeyRotation,
+    KeyState, Known, PolicyRecord, Principal, RegistryRecord, StateReport, Store,
 };
 
 /// 2023-11-14, the present of every check.
@@ -112,6 +112,20 @@ pub(super) fn rotation(old: u32, new: u32, jti: u8) -> KeyRotation {
         old_expires_s: Some(NOW_S + 3600),
         mark: lasting(jti, old),
         active_max: 5,
+    }
+}
+
+/// The first token of a family of its own; both have this number.
+pub(super) fn kept_token(number: u8, uid: Uid) -> KeptToken {
+    KeptToken {
+        digest: [number; 32],
+        uid,
+        family: [number; 16],
+        generation: 0,
+        claims: "{}".into(),
+        expires_s: NOW_S + 3600,
+        used: false,
+        renewed: false,
     }
 }
 

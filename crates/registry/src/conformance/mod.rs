@@ -24,6 +24,7 @@ mod principals;
 mod races;
 mod registries;
 mod rotation;
+mod tokens;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -128,6 +129,18 @@ pub fn promises() -> Vec<Promise> {
         policies:
             a_policy_is_kept_byte_for_byte_and_counts_its_revisions,
             the_first_secret_stays_until_it_is_replaced;
+        tokens:
+            a_token_is_read_back_as_given_until_its_end_and_not_a_second_longer,
+            a_principal_full_of_good_tokens_gets_no_more_until_one_ends,
+            a_token_that_was_not_renewed_may_be_used_again_and_again,
+            a_renewal_keeps_the_successor_and_lets_the_old_token_run_out,
+            a_renewal_whose_answer_was_lost_is_done_again_and_its_first_successor_is_forgotten,
+            a_token_used_after_its_successor_ends_the_whole_family_and_no_other,
+            a_token_whose_time_is_over_is_gone_and_accuses_nobody,
+            ending_a_token_ends_its_family_and_tells_how_many_were_good,
+            a_deleted_principals_tokens_are_gone,
+            a_revoked_jti_is_listed_until_its_last_end,
+            sweeping_takes_only_what_is_over;
         audit:
             each_change_writes_one_audit_row_and_each_refusal_none,
             the_audit_is_one_chain_per_registry_that_verifies,
@@ -138,6 +151,8 @@ pub fn promises() -> Vec<Promise> {
             of_eight_copies_of_one_update_exactly_one_is_done,
             of_eight_principals_of_one_name_exactly_one_is_added,
             of_eight_owners_of_one_key_exactly_one_is_registered,
-            of_eight_changes_against_one_revision_exactly_one_is_done;
+            of_eight_changes_against_one_revision_exactly_one_is_done,
+            of_eight_renewals_of_one_token_exactly_one_successor_is_left,
+            of_eight_tokens_for_the_last_room_exactly_one_is_kept;
     }
 }

@@ -120,3 +120,30 @@ pub(super) async fn of_eight_changes_against_one_revision_exactly_one_is_done(st
     .await;
     exactly_one(&answers, |a| *a == SetConfig::Set { version: 1 }, |a| *a == SetConfig::Stale { version: 1 });
 }
+
+pub(super) async fn of_eight_renewals_of_one_token_exactly_one_successor_is_left(store: &dyn Store) {
+    let (registry, lamp) = make_lamp(store).await;
+    let added = store.add_token(&registry, kept_token(100, lamp), 9, NOW_S).await;
+    assert_eq!(added.expect("add_token"), AddToken::Added);
+    let successors =
+        (0..RACERS).map(|racer| KeptToken { family: [100; 16], generation: 1, ..kept_token(racer, lamp) });
+    let old = &[100; 32];
+    let answers = side_by_side(
+        successors.map(|successor| store.renew_token(&registry, old, successor, NOW_S + 60, NOW_S)),
+    )
+    .await;
+    // Nobody has used a successor yet, so to each of the eight it is an answer that was lost.
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(TokenUse::Good(_)))), "{answers:?}");
+    let mut left = 0;
+    for racer in 0..RACERS {
+        left += usize::from(store.token(&registry, &[racer; 32], NOW_S).await.expect("token").is_some());
+    }
+    assert_eq!(left, 1);
+}
+
+pub(super) async fn of_eight_tokens_for_the_last_room_exactly_one_is_kept(store: &dyn Store) {
+    let (registry, lamp) = make_lamp(store).await;
+    let racers = (0..RACERS).map(|racer| kept_token(racer, lamp));
+    let answers = side_by_side(racers.map(|token| store.add_token(&registry, token, 1, NOW_S))).await;
+    exactly_one(&answers, |a| *a == AddToken::Added, |a| *a == AddToken::Full);
+}

@@ -67,6 +67,16 @@ pub(super) async fn a_registry_that_does_not_exist_takes_and_gives_nothing(store
     let state = StateReport { payload: vec![1], received_ms: 1 };
     store.add_state(&gone, lamp, state).await.expect("the state of nobody is dropped");
 
+    unknown(store.revoke_jti(&gone, [1; 16], NOW_S + 9).await);
+    let token = store.add_token(&gone, kept_token(1, lamp), 9, NOW_S).await;
+    assert_eq!(token.expect("add_token"), AddToken::Gone);
+    assert_eq!(store.use_token(&gone, &[1; 32], NOW_S).await.expect("use_token"), TokenUse::Gone);
+    let renewal = store.renew_token(&gone, &[1; 32], kept_token(2, lamp), NOW_S + 9, NOW_S).await;
+    assert_eq!(renewal.expect("renew_token"), TokenUse::Gone);
+    assert_eq!(store.end_token(&gone, &[1; 32], NOW_S).await.expect("end_token"), 0);
+    assert_eq!(store.token(&gone, &[1; 32], NOW_S).await.expect("token"), None);
+    assert_eq!(store.revoked_jtis(&gone, NOW_S).await.expect("revoked_jtis"), []);
+
     assert_eq!(store.known(&gone, &name("lamp")).await.expect("known"), None);
     assert_eq!(store.known_by_uid(&gone, lamp).await.expect("known_by_uid"), None);
     assert_eq!(store.owner_of_key(&gone, &kid(1)).await.expect("owner_of_key"), None);

@@ -1,7 +1,11 @@
 //! A store in memory: for tests and demonstrations. It keeps every promise of [`Store`] but one:
 //! what it holds ends with the process.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod enrolments;
+mod keys;
+mod tokens;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard};
 
@@ -10,9 +14,10 @@ use drawbridge_names::{KeyId, PolicyName, PrincipalKind, PrincipalName, Registry
 
 use crate::audit::{CHAIN_START, WRITER_ALONE, chain_hash};
 use crate::{
-    AddKey, AddPrincipal, AddRegistry, AuditEntry, AuditRow, Changed, ConfigVersion, JtiMark, JtiOutcome,
-    KEPT_MAX, Key, KeyRotation, KeyState, Known, PolicyRecord, Principal, PrincipalChange, RegistryRecord,
-    RemoveKey, RotateKey, SetConfig, StateReport, Store, StoreError,
+    AddKey, AddPrincipal, AddRegistry, AddToken, AuditEntry, AuditHead, AuditRow, Ca, ChangeKey, Changed,
+    ConfigVersion, Enrol, Enrolment, JtiMark, JtiOutcome, KEPT_MAX, KeptToken, Key, KeyChange, KeyRotation,
+    KeyState, Known, Link, PolicyRecord, Principal, PrincipalChange, RegistryRecord, RemoveKey, RotateKey,
+    SetConfig, StateReport, Store, StoreError, TokenUse,
 };
 
 /// Registries in memory.
@@ -173,13 +178,7 @@ impl Store for MemoryStore {
         uid: Uid,
         audit: AuditEntry,
     ) -> Result<bool, StoreError> {
-        self.within(registry, false, |registry| {
-            let Some(owned) = registry.owned.remove(&uid) else { return false };
-            registry.names.remove(&owned.known.principal.name);
-            registry.leave(owned);
-            registry.record_audit(audit);
-            true
-        })
+        self.within(registry, false, |registry| registry.delete_principal(uid, audit))
     }
 
     async fn add_key(
@@ -396,6 +395,316 @@ impl Store for MemoryStore {
             rows.filter(|row| before.is_none_or(|before| row.seq < before)).take(limit).cloned().collect()
         })
     }
+
+    async fn change_registry(
+        &self,
+        record: RegistryRecord,
+        audit: AuditEntry,
+    ) -> Result<Option<RegistryRecord>, StoreError> {
+        let name = record.name.clone();
+        self.within(&name, None, |registry| {
+            registry.record.clock_skew_s = record.clock_skew_s;
+            registry.record.token_life_s = record.token_life_s;
+            registry.record.settings = record.settings;
+            registry.record_audit(audit);
+            Some(registry.record.clone())
+        })
+    }
+
+    async fn import_principals(
+        &self,
+        registry: &RegistryName,
+        batch: Vec<(Principal, Vec<Key>)>,
+        audit: AuditEntry,
+    ) -> Result<Vec<AddPrincipal>, StoreError> {
+        self.within_known(registry, |registry| registry.import_principals(batch, audit))
+    }
+
+    async fn replace_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        old: &KeyId,
+        new: Key,
+        old_expires_s: u64,
+        active_max: usize,
+        audit: AuditEntry,
+    ) -> Result<RotateKey, StoreError> {
+        self.within(registry, RotateKey::OldNotActive, |registry| {
+            registry.replace_key(uid, old, new, old_expires_s, active_max, audit)
+        })
+    }
+
+    async fn change_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        kid: &KeyId,
+        change: KeyChange,
+        audit: AuditEntry,
+    ) -> Result<ChangeKey, StoreError> {
+        self.within(registry, ChangeKey::NotFound, |registry| registry.change_key(uid, kid, change, audit))
+    }
+
+    async fn touch_keys(&self, registry: &RegistryName, used: Vec<(KeyId, u64)>) -> Result<(), StoreError> {
+        self.within(registry, (), |registry| registry.touch_keys(used))
+    }
+
+    async fn add_enrolment(
+        &self,
+        registry: &RegistryName,
+        enrolment: Enrolment,
+        audit: AuditEntry,
+    ) -> Result<(), StoreError> {
+        self.within_known(registry, |registry| {
+            registry.enrolments.insert(enrolment.id.clone(), enrolment);
+            registry.record_audit(audit);
+        })
+    }
+
+    async fn enrolment_by_token(
+        &self,
+        registry: &RegistryName,
+        token_digest: &[u8; 32],
+    ) -> Result<Option<Enrolment>, StoreError> {
+        self.within(registry, None, |registry| {
+            registry.enrolments.values().find(|enrolment| enrolment.token_digest == *token_digest).cloned()
+        })
+    }
+
+    async fn enrolments(&self, registry: &RegistryName) -> Result<Vec<Enrolment>, StoreError> {
+        self.within(registry, Vec::new(), |registry| registry.enrolments())
+    }
+
+    async fn end_enrolment(
+        &self,
+        registry: &RegistryName,
+        id: &str,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        self.within(registry, false, |registry| registry.end_enrolment(id, audit))
+    }
+
+    async fn enrol(
+        &self,
+        registry: &RegistryName,
+        id: &str,
+        principal: Principal,
+        keys: Vec<Key>,
+        now_s: u64,
+        audit: AuditEntry,
+    ) -> Result<Enrol, StoreError> {
+        self.within(registry, Enrol::Ended, |registry| registry.enrol(id, principal, keys, now_s, audit))
+    }
+
+    async fn undo_enrolment(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        self.within(registry, false, |registry| registry.undo_enrolment(uid, audit))
+    }
+
+    async fn enrolled(
+        &self,
+        registry: &RegistryName,
+        enrolment: Option<&str>,
+        pending_only: bool,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<Known>, StoreError> {
+        self.within(registry, Vec::new(), |registry| {
+            registry
+                .owned_after(after)
+                .filter(|owned| Registry::is_enrolled(&owned.known, enrolment, pending_only))
+                .take(limit)
+                .map(|owned| owned.known.clone())
+                .collect()
+        })
+    }
+
+    async fn link(
+        &self,
+        registry: &RegistryName,
+        gateway: Uid,
+        device: Uid,
+        on: bool,
+        audit: AuditEntry,
+    ) -> Result<Link, StoreError> {
+        self.within(registry, Link::NotFound, |registry| {
+            if !registry.owned.contains_key(&gateway) || !registry.owned.contains_key(&device) {
+                return Link::NotFound;
+            }
+            let pair = (gateway, device);
+            let changed = if on { registry.links.insert(pair) } else { registry.links.remove(&pair) };
+            if !changed {
+                return Link::Unchanged;
+            }
+            registry.record_audit(audit);
+            Link::Changed
+        })
+    }
+
+    async fn linked(&self, registry: &RegistryName, gateway: Uid, device: Uid) -> Result<bool, StoreError> {
+        self.within(registry, false, |registry| registry.links.contains(&(gateway, device)))
+    }
+
+    async fn linked_devices(
+        &self,
+        registry: &RegistryName,
+        gateway: Uid,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<PrincipalName>, StoreError> {
+        self.within(registry, Vec::new(), |registry| {
+            registry
+                .owned_after(after)
+                .map(|owned| &owned.known.principal)
+                .filter(|device| registry.links.contains(&(gateway, device.uid)))
+                .take(limit)
+                .map(|device| device.name.clone())
+                .collect()
+        })
+    }
+
+    async fn gateways_of(
+        &self,
+        registry: &RegistryName,
+        device: Uid,
+    ) -> Result<Vec<PrincipalName>, StoreError> {
+        self.within(registry, Vec::new(), |registry| {
+            registry
+                .owned_after(None)
+                .map(|owned| &owned.known.principal)
+                .filter(|gateway| registry.links.contains(&(gateway.uid, device)))
+                .map(|gateway| gateway.name.clone())
+                .collect()
+        })
+    }
+
+    async fn add_ca(&self, registry: &RegistryName, ca: Ca, audit: AuditEntry) -> Result<bool, StoreError> {
+        self.within_known(registry, |registry| {
+            if registry.cas.contains_key(&ca.fingerprint) {
+                return false;
+            }
+            registry.cas.insert(ca.fingerprint, ca);
+            registry.record_audit(audit);
+            true
+        })
+    }
+
+    async fn cas(&self, registry: &RegistryName) -> Result<Vec<Ca>, StoreError> {
+        self.within(registry, Vec::new(), |registry| registry.cas.values().cloned().collect())
+    }
+
+    async fn remove_ca(
+        &self,
+        registry: &RegistryName,
+        fingerprint: &[u8; 32],
+        audit: AuditEntry,
+    ) -> Result<bool, StoreError> {
+        self.within(registry, false, |registry| {
+            if registry.cas.remove(fingerprint).is_none() {
+                return false;
+            }
+            registry.record_audit(audit);
+            true
+        })
+    }
+
+    async fn add_token(
+        &self,
+        registry: &RegistryName,
+        token: KeptToken,
+        live_max: usize,
+        now_s: u64,
+    ) -> Result<AddToken, StoreError> {
+        self.within(registry, AddToken::Gone, |registry| registry.add_token(token, live_max, now_s))
+    }
+
+    async fn token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<Option<KeptToken>, StoreError> {
+        self.within(registry, None, |registry| registry.token(digest, now_s).cloned())
+    }
+
+    async fn use_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<TokenUse, StoreError> {
+        self.within(registry, TokenUse::Gone, |registry| registry.use_token(digest, now_s))
+    }
+
+    async fn renew_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        successor: KeptToken,
+        old_expires_s: u64,
+        now_s: u64,
+    ) -> Result<TokenUse, StoreError> {
+        self.within(registry, TokenUse::Gone, |registry| {
+            registry.renew_token(digest, successor, old_expires_s, now_s)
+        })
+    }
+
+    async fn end_token(
+        &self,
+        registry: &RegistryName,
+        digest: &[u8; 32],
+        now_s: u64,
+    ) -> Result<usize, StoreError> {
+        self.within(registry, 0, |registry| registry.end_token(digest, now_s))
+    }
+
+    async fn revoke_jti(
+        &self,
+        registry: &RegistryName,
+        jti_digest: [u8; 16],
+        until_s: u64,
+    ) -> Result<(), StoreError> {
+        self.within_known(registry, |registry| {
+            let kept_s = registry.revoked.entry(jti_digest).or_default();
+            *kept_s = until_s.max(*kept_s);
+        })
+    }
+
+    async fn revoked_jtis(
+        &self,
+        registry: &RegistryName,
+        now_s: u64,
+    ) -> Result<Vec<([u8; 16], u64)>, StoreError> {
+        self.within(registry, Vec::new(), |registry| {
+            let live = registry.revoked.iter().filter(|(_, until_s)| **until_s > now_s);
+            live.map(|(jti_digest, until_s)| (*jti_digest, *until_s)).collect()
+        })
+    }
+
+    async fn audit_heads(&self, registry: &RegistryName) -> Result<Vec<AuditHead>, StoreError> {
+        self.within(registry, Vec::new(), |registry| {
+            let newest = registry.audit.last();
+            newest.map(AuditRow::head).into_iter().collect()
+        })
+    }
+
+    async fn audit_rows(
+        &self,
+        registry: &RegistryName,
+        writer: &str,
+        from_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        self.within(registry, Vec::new(), |registry| {
+            let wanted = |row: &&AuditRow| row.writer == writer && row.seq >= from_seq;
+            registry.audit.iter().filter(wanted).take(limit).cloned().collect()
+        })
+    }
 }
 
 struct Registry {
@@ -412,6 +721,13 @@ struct Registry {
     left: HashMap<(KeyId, [u8; 16]), JtiMark>,
     policies: BTreeMap<PolicyName, PolicyRecord>,
     secrets: HashMap<String, Vec<u8>>,
+    enrolments: BTreeMap<String, Enrolment>,
+    /// Gateway, device.
+    links: BTreeSet<(Uid, Uid)>,
+    cas: BTreeMap<[u8; 32], Ca>,
+    tokens: HashMap<[u8; 32], KeptToken>,
+    /// The `jti` of revoked tokens, with their ends.
+    revoked: BTreeMap<[u8; 16], u64>,
     audit: Vec<AuditRow>,
 }
 
@@ -435,6 +751,11 @@ impl Registry {
             left: HashMap::new(),
             policies: BTreeMap::new(),
             secrets: HashMap::new(),
+            enrolments: BTreeMap::new(),
+            links: BTreeSet::new(),
+            cas: BTreeMap::new(),
+            tokens: HashMap::new(),
+            revoked: BTreeMap::new(),
             audit: Vec::new(),
         }
     }
@@ -454,18 +775,50 @@ impl Registry {
     }
 
     fn add_principal(&mut self, principal: Principal, keys: Vec<Key>, audit: AuditEntry) -> AddPrincipal {
+        if let Some(refused) = self.refusal(&principal, &keys) {
+            return refused;
+        }
+        self.insert(principal, keys);
+        self.record_audit(audit);
+        AddPrincipal::Added
+    }
+
+    fn import_principals(
+        &mut self,
+        batch: Vec<(Principal, Vec<Key>)>,
+        audit: AuditEntry,
+    ) -> Vec<AddPrincipal> {
+        let mut add = |(principal, keys): (Principal, Vec<Key>)| {
+            let refused = self.refusal(&principal, &keys);
+            refused.unwrap_or_else(|| {
+                self.insert(Principal { registry: self.record.name.clone(), ..principal }, keys);
+                AddPrincipal::Added
+            })
+        };
+        let answers: Vec<AddPrincipal> = batch.into_iter().map(&mut add).collect();
+        if answers.contains(&AddPrincipal::Added) {
+            self.record_audit(audit);
+        }
+        answers
+    }
+
+    /// Why a principal cannot be registered, if it cannot.
+    fn refusal(&self, principal: &Principal, keys: &[Key]) -> Option<AddPrincipal> {
         if let Some(there) = self.names.get(&principal.name).and_then(|uid| self.owned.get(uid)) {
-            return AddPrincipal::NameTaken(there.known.principal.kind);
+            return Some(AddPrincipal::NameTaken(there.known.principal.kind));
         }
         if self.uids.contains(&principal.uid) {
-            return AddPrincipal::UidTaken;
+            return Some(AddPrincipal::UidTaken);
         }
-        for (at, key) in keys.iter().enumerate() {
+        let taken = |(at, key): (usize, &Key)| {
             let twice = keys[..at].iter().any(|earlier| earlier.kid == key.kid);
-            if twice || self.is_taken(&key.kid) {
-                return AddPrincipal::KeyInUse(key.kid.clone());
-            }
-        }
+            (twice || self.is_taken(&key.kid)).then(|| AddPrincipal::KeyInUse(key.kid.clone()))
+        };
+        keys.iter().enumerate().find_map(taken)
+    }
+
+    /// Keeps a principal that [`Self::refusal`] lets through.
+    fn insert(&mut self, principal: Principal, keys: Vec<Key>) {
         let uid = principal.uid;
         self.uids.insert(uid);
         self.names.insert(principal.name.clone(), uid);
@@ -477,13 +830,16 @@ impl Registry {
             states: VecDeque::new(),
         };
         self.owned.insert(uid, owned);
-        self.record_audit(audit);
-        AddPrincipal::Added
     }
 
-    /// Whether a key is somebody's, or may be nobody's any more.
-    fn is_taken(&self, kid: &KeyId) -> bool {
-        self.keys.contains_key(kid) || self.spent_keys.contains(kid)
+    fn delete_principal(&mut self, uid: Uid, audit: AuditEntry) -> bool {
+        let Some(owned) = self.owned.remove(&uid) else { return false };
+        self.names.remove(&owned.known.principal.name);
+        self.tokens.retain(|_, token| token.uid != uid);
+        self.links.retain(|(gateway, device)| *gateway != uid && *device != uid);
+        self.leave(owned);
+        self.record_audit(audit);
+        true
     }
 
     /// What stays of a principal that is deleted.
@@ -500,117 +856,6 @@ impl Registry {
         for mark in owned.marks.into_values().filter(|mark| !is_retired(&mark.kid)) {
             self.left.insert((mark.kid.clone(), mark.jti_digest), mark);
         }
-    }
-
-    fn add_key(&mut self, uid: Uid, key: Key, active_max: usize, audit: AuditEntry) -> AddKey {
-        let Some(owned) = self.owned.get(&uid) else { return AddKey::NotFound };
-        if let Some(there) = owned.key(&key.kid) {
-            return AddKey::AlreadyThere(there.clone());
-        }
-        if self.is_taken(&key.kid) {
-            return AddKey::InUse;
-        }
-        let Some(owned) = self.owned.get_mut(&uid) else { return AddKey::NotFound };
-        let active = owned.active();
-        if active >= active_max {
-            return AddKey::TooMany { active };
-        }
-        self.keys.insert(key.kid.clone(), uid);
-        owned.known.keys.push(key);
-        owned.known.principal.revision += 1;
-        self.record_audit(audit);
-        AddKey::Added
-    }
-
-    fn remove_key(&mut self, uid: Uid, kid: &KeyId, also_last: bool, audit: AuditEntry) -> RemoveKey {
-        let Some(owned) = self.owned.get_mut(&uid) else { return RemoveKey::NotFound };
-        let active = owned.active();
-        let Some(key) = owned.known.keys.iter_mut().find(|key| key.kid == *kid) else {
-            return RemoveKey::NotFound;
-        };
-        match key.state {
-            KeyState::Retired => return RemoveKey::NotFound,
-            KeyState::Active if active == 1 && !also_last => return RemoveKey::LastKey,
-            KeyState::Active | KeyState::Grace => key.state = KeyState::Retired,
-        }
-        owned.marks.retain(|_, mark| mark.until_s.is_some() || mark.kid != *kid);
-        self.left.retain(|_, mark| mark.kid != *kid);
-        owned.known.principal.revision += 1;
-        self.record_audit(audit);
-        RemoveKey::Removed
-    }
-
-    /// The order of the questions is part of the promise: see [`RotateKey`].
-    fn rotate_key(&mut self, uid: Uid, rotation: KeyRotation, now_s: u64, audit: AuditEntry) -> RotateKey {
-        let KeyRotation { old, mut new, old_expires_s, mark, active_max } = rotation;
-        let new_is_taken = self.is_taken(&new.kid);
-        let Some(owned) = self.owned.get_mut(&uid).filter(|owned| !owned.known.principal.blocked) else {
-            return RotateKey::OldNotActive;
-        };
-        let jti = owned.judge_jti(&self.left, &mark, now_s);
-        if let JtiOutcome::Seen { token_digest } = jti {
-            return RotateKey::Seen { token_digest };
-        }
-        if let Some(there) = owned.key(&new.kid) {
-            return RotateKey::AlreadyThere(there.clone());
-        }
-        let active = owned.active();
-        let old = owned.known.keys.iter_mut().find(|key| key.kid == old && key.state == KeyState::Active);
-        let Some(old) = old else { return RotateKey::OldNotActive };
-        if new_is_taken {
-            return RotateKey::InUse;
-        }
-        if active + usize::from(old_expires_s.is_none()) > active_max {
-            return RotateKey::TooMany { active };
-        }
-        // A key full of lasting marks has room for the one that replaces it: that is the way out.
-        if jti == JtiOutcome::Full && mark.until_s.is_some() {
-            return RotateKey::JtiFull;
-        }
-        if let Some(grace_end_s) = old_expires_s {
-            old.state = KeyState::Grace;
-            old.expires_s = Some(old.expires_s.map_or(grace_end_s, |end_s| end_s.min(grace_end_s)));
-        }
-        new.state = KeyState::Active;
-        self.keys.insert(new.kid.clone(), uid);
-        owned.known.keys.push(new);
-        owned.marks.insert(mark.jti_digest, mark);
-        owned.known.principal.revision += 1;
-        self.record_audit(audit);
-        RotateKey::Rotated
-    }
-}
-
-impl Owned {
-    fn key(&self, kid: &KeyId) -> Option<&Key> {
-        self.known.keys.iter().find(|key| key.kid == *kid)
-    }
-
-    fn active(&self) -> usize {
-        self.known.keys.iter().filter(|key| key.state == KeyState::Active).count()
-    }
-
-    /// Whether a `jti` could be remembered now; forgets those whose time is over.
-    fn judge_jti(
-        &mut self,
-        left: &HashMap<(KeyId, [u8; 16]), JtiMark>,
-        mark: &JtiMark,
-        now_s: u64,
-    ) -> JtiOutcome {
-        let is_live = |mark: &JtiMark| mark.until_s.is_none_or(|until_s| until_s > now_s);
-        self.marks.retain(|_, mark| is_live(mark));
-        let left = || left.get(&(mark.kid.clone(), mark.jti_digest)).filter(|mark| is_live(mark));
-        if let Some(seen) = self.marks.get(&mark.jti_digest).or_else(left) {
-            return JtiOutcome::Seen { token_digest: seen.token_digest };
-        }
-        let same_sort = |other: &&JtiMark| match mark.until_s {
-            Some(_) => other.until_s.is_some(),
-            None => other.until_s.is_none() && other.kid == mark.kid,
-        };
-        if self.marks.values().filter(same_sort).count() >= mark.live_max {
-            return JtiOutcome::Full;
-        }
-        JtiOutcome::Fresh
     }
 }
 
