@@ -76,9 +76,23 @@ pub enum AdmissionError {
     /// A topic or filter asked about is none.
     #[error("not a topic or filter: {0}")]
     Topic(String),
+    /// Only applications have roles.
+    #[error("`{0}` is a device, and devices have no roles; give the role to an application")]
+    DeviceRole(PrincipalName),
     /// A stored secret cannot be used.
     #[error("a stored secret cannot be used: {0}; restore it from a backup")]
     Secret(String),
+    /// A stored secret was sealed by a key that the server was not started with.
+    #[error(
+        "the secret `{secret}` of the registry `{registry}` was sealed by another key; start with the key that \
+         sealed it (`seal.key` of the data folder, unless set otherwise) or restore both from one backup; nothing was changed"
+    )]
+    OtherSealKey {
+        /// The registry.
+        registry: RegistryName,
+        /// The name of the secret.
+        secret: String,
+    },
     /// The store could not do its work.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -104,6 +118,8 @@ impl AdmissionError {
             Self::AudienceTaken { .. } => "DB-4012",
             Self::Topic(_) => "DB-4013",
             Self::Secret(_) => "DB-4014",
+            Self::OtherSealKey { .. } => "DB-4025",
+            Self::DeviceRole(_) => "DB-4020",
             Self::Store(error) => error.code(),
         }
     }
@@ -127,6 +143,8 @@ impl AdmissionError {
             Self::AudienceTaken { .. } => "audience-taken",
             Self::Topic(_) => "topic-invalid",
             Self::Secret(_) => "secret-unusable",
+            Self::OtherSealKey { .. } => "seal-key",
+            Self::DeviceRole(_) => "device-role",
             Self::Store(error) => error.word(),
         }
     }

@@ -98,7 +98,7 @@ impl Admission {
         let scope = if for_bridge {
             judge_grant(scope, &loaded.rights)?
         } else {
-            judge_words(scope, &loaded.rights)?
+            judge_words(scope, &loaded.rights, &principal.settings.roles)?
         };
 
         if let Some(asserted) = asserted {

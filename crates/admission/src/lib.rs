@@ -26,7 +26,9 @@ mod login;
 mod operate;
 mod policies;
 mod registries;
+mod roles;
 mod scope;
+mod seal;
 mod stats;
 mod watch;
 
@@ -56,6 +58,7 @@ pub use operate::{NewApplication, NewDevice};
 pub use policies::CanAnswer;
 pub use registries::NewRegistry;
 pub use scope::{ApiWord, ApiWords};
+pub use seal::{AesSeal, Seal, SealFault, SecretPlace};
 pub use stats::AdmissionStats;
 pub use watch::{EndReason, SessionsEnd, Watcher};
 
@@ -126,6 +129,7 @@ struct Inner {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    sealer: Arc<dyn Seal>,
     config: AdmissionConfig,
     checker: Checker,
     realms: RwLock<Arc<BTreeMap<RegistryName, Arc<Realm>>>>,
@@ -142,14 +146,17 @@ impl std::fmt::Debug for Admission {
 }
 
 impl Admission {
-    /// Loads all registries of a store. There may be none yet: see [`Self::create_registry`].
+    /// Loads all registries of a store. There may be none yet: see [`Self::create_registry`]. `sealer` opens
+    /// the secrets that the store keeps.
     ///
     /// # Errors
-    /// [`AdmissionError`] when the store does not answer or an issuer key cannot be used.
+    /// [`AdmissionError`] when the store does not answer or an issuer key cannot be used;
+    /// [`AdmissionError::OtherSealKey`] when another key has sealed it. Nothing is replaced then.
     pub async fn open(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
+        sealer: Arc<dyn Seal>,
         settings: AdmissionConfig,
     ) -> Result<Self, AdmissionError> {
         let inner = Inner {
@@ -157,6 +164,7 @@ impl Admission {
             store,
             clock,
             random,
+            sealer,
             config: settings,
             checker: Checker::new(),
             realms: RwLock::default(),

@@ -8,12 +8,16 @@ use drawbridge_names::{PolicyName, RegistryName};
 use drawbridge_policy::Policy;
 use drawbridge_registry::{AddRegistry, GoogleNames, RegistryRecord};
 
+use zeroize::Zeroizing;
+
 use crate::{Actor, Admission, AdmissionError};
 
 /// The name of the policy that `device add` attaches.
 pub(crate) const DEVICE_POLICY: &str = "device";
 /// The secret that holds the issuer's private key: a version byte, then PKCS#8 in DER.
 const ISSUER_KEY: &str = "issuer-es256";
+/// The secrets that are kept sealed.
+pub(crate) const SEALED_SECRETS: [&str; 2] = [ISSUER_KEY, NONCE_KEY];
 const ISSUER_KEY_VERSION: u8 = 1;
 /// The secret of the nonces: a version byte, then 32 random bytes.
 const NONCE_KEY: &str = "nonce-key";
@@ -129,9 +133,12 @@ impl Admission {
         let store = &self.inner.store;
         let made =
             SigningKey::generate(Algorithm::Es256).map_err(|e| AdmissionError::Secret(e.to_string()))?;
-        let mut value = vec![ISSUER_KEY_VERSION];
-        value.extend_from_slice(&made.to_pkcs8_der());
-        let kept = zeroize::Zeroizing::new(store.secret_or_insert(&record.name, ISSUER_KEY, value).await?);
+        let make = || {
+            let mut value = Zeroizing::new(vec![ISSUER_KEY_VERSION]);
+            value.extend_from_slice(&made.to_pkcs8_der());
+            value
+        };
+        let kept = self.sealed_or_insert(&record.name, ISSUER_KEY, make).await?;
         let issuer_key = match kept.split_first() {
             Some((&ISSUER_KEY_VERSION, der)) => SigningKey::from_pkcs8_der(der)
                 .map_err(|e| AdmissionError::Secret(format!("{ISSUER_KEY}: {e}")))?,
@@ -157,11 +164,13 @@ impl Admission {
 
     /// The secret of a registry's nonces, made at the first start.
     async fn nonces(&self, registry: &RegistryName) -> Result<Nonces, AdmissionError> {
-        let mut value = vec![0; 33];
-        self.inner.random.fill(&mut value[1..]);
-        value[0] = NONCE_KEY_VERSION;
-        let kept = self.inner.store.secret_or_insert(registry, NONCE_KEY, value).await?;
-        let kept = zeroize::Zeroizing::new(kept);
+        let make = || {
+            let mut value = Zeroizing::new(vec![0; 33]);
+            self.inner.random.fill(&mut value[1..]);
+            value[0] = NONCE_KEY_VERSION;
+            value
+        };
+        let kept = self.sealed_or_insert(registry, NONCE_KEY, make).await?;
         let secret = match kept.split_first() {
             Some((&NONCE_KEY_VERSION, secret)) => <&[u8; 32]>::try_from(secret).ok(),
             _ => None,

@@ -1,7 +1,12 @@
 //! What a token's `scope` may say: a grant for the bridge, words for the API, never both.
 
+use std::collections::BTreeSet;
+
 use drawbridge_identity::Refusal;
 use drawbridge_policy::{Grant, Rights};
+use drawbridge_registry::Role;
+
+use crate::roles::{OPERATOR_ROLES, level};
 
 /// What a token for the API may be used for. Which topics and devices is still a matter of the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,12 +21,26 @@ pub enum ApiWord {
     ConfigWrite,
     /// Read reported states: `state:read`.
     StateRead,
+    /// Use the role viewer: `registry:read`.
+    RegistryRead,
+    /// Use the roles up to operator: `registry:operate`.
+    RegistryOperate,
+    /// Use the roles up to admin: `registry:admin`.
+    RegistryAdmin,
 }
 
 impl ApiWord {
     /// The closed list, in the order of a token's `scope`.
-    pub const ALL: [Self; 5] =
-        [Self::SelfRead, Self::CommandsSend, Self::ConfigRead, Self::ConfigWrite, Self::StateRead];
+    pub const ALL: [Self; 8] = [
+        Self::SelfRead,
+        Self::CommandsSend,
+        Self::ConfigRead,
+        Self::ConfigWrite,
+        Self::StateRead,
+        Self::RegistryRead,
+        Self::RegistryOperate,
+        Self::RegistryAdmin,
+    ];
 
     /// The word in a `scope`.
     #[must_use]
@@ -32,6 +51,9 @@ impl ApiWord {
             Self::ConfigRead => "config:read",
             Self::ConfigWrite => "config:write",
             Self::StateRead => "state:read",
+            Self::RegistryRead => "registry:read",
+            Self::RegistryOperate => "registry:operate",
+            Self::RegistryAdmin => "registry:admin",
         }
     }
 }
@@ -84,16 +106,29 @@ pub(crate) fn judge_grant(scope: Option<&str>, rights: &Rights) -> Result<Option
 }
 
 /// The `scope` of a token for the API that is to be issued. Without a policy nobody gets more than to
-/// read the own record.
-pub(crate) fn judge_words(scope: Option<&str>, rights: &Rights) -> Result<Option<String>, Refusal> {
+/// read the own record, and nobody gets the word of an operator role beyond its own.
+pub(crate) fn judge_words(
+    scope: Option<&str>,
+    rights: &Rights,
+    roles: &BTreeSet<Role>,
+) -> Result<Option<String>, Refusal> {
     let words = ApiWords::parse(scope.filter(|scope| !scope.is_empty()))?;
-    let beyond = words.0.iter().flatten().find(|word| **word != ApiWord::SelfRead);
-    match beyond {
-        Some(word) if rights.policy().is_none() => {
-            Err(Refusal::Scope(format!("`{}`: no usable policy is attached", word.as_str())))
+    let held = roles.iter().map(|role| level(*role)).max().unwrap_or(0);
+    for word in words.0.iter().flatten() {
+        let of_role = OPERATOR_ROLES.iter().position(|(_, found)| found == word);
+        match of_role {
+            Some(at) if at < held => {}
+            Some(at) => {
+                let role = OPERATOR_ROLES[at].0.as_str();
+                return Err(Refusal::Scope(format!("`{}`: this takes the role {role}", word.as_str())));
+            }
+            None if *word == ApiWord::SelfRead || rights.policy().is_some() => {}
+            None => {
+                return Err(Refusal::Scope(format!("`{}`: no usable policy is attached", word.as_str())));
+            }
         }
-        _ => Ok(words.to_scope()),
     }
+    Ok(words.to_scope())
 }
 
 fn short(text: &str) -> String {

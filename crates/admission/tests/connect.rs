@@ -5,7 +5,7 @@ mod world;
 use std::time::Duration;
 
 use drawbridge_admission::{
-    Actor, Clock as _, ConnectRequest, Connected, NewApplication, NewRegistry, Peer, Refusal,
+    Actor, Clock as _, ConnectRequest, Connected, LoginRequest, NewApplication, NewRegistry, Peer, Refusal,
 };
 use drawbridge_jose::base64url_encode;
 use drawbridge_names::{MqttClientId, PrincipalName, RegistryName, TopicName};

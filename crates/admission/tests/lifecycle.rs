@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use drawbridge_admission::{
-    Actor, Admission, AdmissionConfig, Audience, Caller, EndReason, Peer, Refusal, SessionsEnd,
+    Actor, Admission, AdmissionConfig, Audience, Caller, EndReason, LoginRequest, Peer, Refusal, SessionsEnd,
 };
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName, TopicName, Uid};
 use drawbridge_policy::Action;
-use drawbridge_testkit::{FakeClock, FlakyStore, SeededRandom, TestDevice};
+use drawbridge_testkit::{FakeClock, FlakyStore, SeededRandom, TestDevice, sealer};
 use world::{API, BRIDGE, ISSUER, World, name_of, open};
 
 async fn bearer(world: &World, token: &str, audience: Audience) -> Result<Caller, Refusal> {
@@ -91,7 +91,8 @@ async fn a_device_with_a_thousand_live_assertions_waits_until_some_are_dead() {
     let random = Arc::new(SeededRandom::new(3));
     let settings = AdmissionConfig { jti_live_max: 3, ..AdmissionConfig::default() };
     let store = world.store.clone();
-    let admission = Admission::open(store, world.clock.clone(), random, settings).await.expect("opened");
+    let admission =
+        Admission::open(store, world.clock.clone(), random, sealer(), settings).await.expect("opened");
     let world = World { admission, ..world };
     let device = world.device("sensor").await;
     let login = async || world.login(&device.assertion(ISSUER, world.now_s()).sign()).await;
@@ -112,7 +113,8 @@ async fn a_key_that_has_signed_too_many_jwts_without_exp_is_exhausted_until_it_i
     let random = Arc::new(SeededRandom::new(5));
     let settings = AdmissionConfig { legacy_jti_max: 3, ..AdmissionConfig::default() };
     let store = world.store.clone();
-    let admission = Admission::open(store, world.clock.clone(), random, settings).await.expect("opened");
+    let admission =
+        Admission::open(store, world.clock.clone(), random, sealer(), settings).await.expect("opened");
     let world = World { admission, ..world };
     let device = world.legacy_device("sensor").await;
     world.application("backend", &TestDevice::new("backend"), "").await;
@@ -139,7 +141,8 @@ async fn the_way_out_of_an_exhausted_key_is_to_replace_it() {
     let world = World::new().await;
     let settings = AdmissionConfig { legacy_jti_max: 1, ..AdmissionConfig::default() };
     let (store, random) = (world.store.clone(), Arc::new(SeededRandom::new(6)));
-    let admission = Admission::open(store, world.clock.clone(), random, settings).await.expect("opened");
+    let admission =
+        Admission::open(store, world.clock.clone(), random, sealer(), settings).await.expect("opened");
     let world = World { admission, ..world };
     let device = world.legacy_device("sensor").await;
     world.application("backend", &TestDevice::new("backend"), "").await;
@@ -201,7 +204,7 @@ async fn i7_no_replay_slips_through_while_the_last_second_of_an_assertion_passes
         let clock = Arc::new(Creeping { inner: world.clock.clone(), reads_left: reads.into() });
         let (store, random) = (world.store.clone(), Arc::new(SeededRandom::new(8)));
         let settings = AdmissionConfig::default();
-        let admission = Admission::open(store, clock, random, settings).await.expect("opened");
+        let admission = Admission::open(store, clock, random, sealer(), settings).await.expect("opened");
         let world = World { admission, ..world };
         let refusal = world.login(&assertion).await.expect_err("used");
         assert!(matches!(refusal.word(), "jti-reused" | "time"), "after {reads} reads: {refusal}");
@@ -442,7 +445,8 @@ async fn when_the_store_does_not_answer_nobody_gets_in_and_no_jti_is_lost() {
     let store = Arc::new(FlakyStore::default());
     let (clock, random) = (Arc::new(FakeClock::default()), Arc::new(SeededRandom::new(4)));
     let settings = AdmissionConfig::default();
-    let admission = Admission::open(store.clone(), clock.clone(), random, settings).await.expect("opened");
+    let admission =
+        Admission::open(store.clone(), clock.clone(), random, sealer(), settings).await.expect("opened");
     let registry = RegistryName::default_registry();
     let new = drawbridge_admission::NewRegistry::named(registry.clone(), Some(ISSUER.into()));
     admission.create_registry(new, &Actor::Admin).await.expect("made");

@@ -2,7 +2,7 @@
 
 mod world;
 
-use drawbridge_admission::Refusal;
+use drawbridge_admission::{LoginRequest, Refusal};
 use drawbridge_jose::{Algorithm, SigningKey, base64url_encode};
 use drawbridge_testkit::{Draft, TestDevice};
 use serde_json::json;

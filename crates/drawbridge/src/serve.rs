@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use drawbridge_admission::{Actor, Admission, Clock, NewRegistry};
+use drawbridge_admission::{Actor, Admission, AesSeal, Clock, NewRegistry, Random};
 use drawbridge_bridge::{Bridge, BridgeConfig, Listener, ListenerKind, raise_open_files, server_tls};
 use drawbridge_cli::args::Common;
 use drawbridge_cli::{Endpoints, ServeArgs};
@@ -22,6 +22,11 @@ use crate::edge::{SystemClock, SystemRandom};
 use crate::pki::{self, ServerCertificate};
 use crate::settings::Settings;
 use crate::{demo, journal};
+
+/// The registry on one machine.
+const REGISTRY_FILE: &str = "registry.sqlite";
+/// What seals its secrets.
+const SEAL_KEY_FILE: &str = "seal.key";
 
 /// How long connected clients have to leave when the server stops.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -145,9 +150,11 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let random = Arc::new(SystemRandom);
     let certificate = pki::open(data, &settings.serve.names, clock.now_ms() / 1000)?;
     let tls = server_tls(certificate.chain.clone(), certificate.key.clone_key())?;
-    let store = Arc::new(SqliteStore::open(&data.path("registry.sqlite"))?);
+    let sealer = Arc::new(seal_key(data, &*random)?);
+    let store = Arc::new(SqliteStore::open(&data.path(REGISTRY_FILE))?);
     let admission =
-        Admission::open(store.clone(), clock.clone(), random.clone(), settings.admission.clone()).await?;
+        Admission::open(store.clone(), clock.clone(), random.clone(), sealer, settings.admission.clone())
+            .await?;
     let issuer = open_default_registry(&admission, settings, &sockets.https).await?;
     keep_admin_token(&admission, data).await?;
 
@@ -252,6 +259,47 @@ async fn open_default_registry(
         tracing::warn!(issuer = record.issuer, wanted, "the issuer was fixed at the first start and stays");
     }
     Ok(record.issuer.clone())
+}
+
+/// The key that seals the secrets of the store: made with the store, 64 characters of hex.
+fn seal_key(data: &DataFolder, random: &dyn Random) -> Result<AesSeal, StartError> {
+    let text = match data.read(SEAL_KEY_FILE)? {
+        Some(text) => zeroize::Zeroizing::new(text),
+        None if data.path(REGISTRY_FILE).exists() => {
+            let place = data.path(SEAL_KEY_FILE);
+            return Err(format!(
+                "[DB-4025] {} is missing, and the registry beside it was sealed by it; restore it from a backup",
+                place.display()
+            )
+            .into());
+        }
+        None => {
+            let mut bytes = zeroize::Zeroizing::new([0; 32]);
+            random.fill(&mut *bytes);
+            let mut line = zeroize::Zeroizing::new(String::with_capacity(65));
+            for byte in bytes.iter() {
+                line.extend(
+                    [byte >> 4, byte & 15].map(|half| char::from(b"0123456789abcdef"[usize::from(half)])),
+                );
+            }
+            line.push('\n');
+            data.replace(SEAL_KEY_FILE, line.as_bytes(), Mode::Private)?;
+            line
+        }
+    };
+    let digits = text.trim();
+    let mut key = [0; 32];
+    let halves = key.iter_mut().zip(digits.as_bytes().chunks(2));
+    let is_hex = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    for (byte, pair) in halves.filter(|_| is_hex) {
+        let digit = |at: usize| char::from(pair[at]).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        *byte = digit(0).zip(digit(1)).map_or(0, |(high, low)| high << 4 | low);
+    }
+    if !is_hex {
+        let place = data.path(SEAL_KEY_FILE);
+        return Err(format!("[DB-4025] {} is not 64 characters of hex; restore it", place.display()).into());
+    }
+    Ok(AesSeal::new(key))
 }
 
 /// The admin credential is made once; the folder keeps it for the command line, the store its hash.

@@ -141,8 +141,14 @@ impl Failure {
 
     /// The caller is known, and this is not for it.
     pub(crate) fn operator_only() -> Self {
-        let detail = "this is for operators; send the admin credential as a Bearer token";
+        let detail = "this is for operators; send the admin credential, or the token of an application that has a role";
         Self::new(StatusCode::FORBIDDEN, "DB-4211", "operator-only", detail)
+    }
+
+    /// The caller is an operator, and this is for the holder of the admin credential alone.
+    pub(crate) fn credential_only() -> Self {
+        let detail = "this concerns more than one registry; send the admin credential as a Bearer token";
+        Self::new(StatusCode::FORBIDDEN, "DB-4228", "credential-only", detail)
     }
 
     /// A registry of this name exists.
@@ -321,7 +327,7 @@ impl From<AdmissionError> for Failure {
         let mut members = vec![];
         let status = match error {
             E::Store(error) => return error.into(),
-            E::Secret(_) => return Self::internal(text),
+            E::Secret(_) | E::OtherSealKey { .. } => return Self::internal(text),
             E::NoRegistry(_) | E::NoPrincipal(_) | E::NoKey(_) => StatusCode::NOT_FOUND,
             E::NameTaken { .. } | E::LastKey | E::AudienceTaken { .. } => StatusCode::CONFLICT,
             // One word for one thing: what a device is told of its own key update.
@@ -344,7 +350,9 @@ impl From<AdmissionError> for Failure {
                 }
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            E::NoPolicy(_) | E::Label | E::Issuer { .. } | E::Topic(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            E::NoPolicy(_) | E::Label | E::Issuer { .. } | E::Topic(_) | E::DeviceRole(_) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
         };
         Self::new(status, code, word, text).with_members(members)
     }

@@ -1,10 +1,10 @@
 //! Time, randomness and events that a test holds in its hands.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use drawbridge_admission::{Clock, Random, SessionsEnd, Watcher};
+use drawbridge_admission::{AesSeal, Clock, Random, Seal, SessionsEnd, Watcher};
 
 /// A clock that stands still until it is told to go.
 #[derive(Debug)]
@@ -63,6 +63,12 @@ impl Clock for FakeClock {
     fn instant(&self) -> Instant {
         self.start + Duration::from_millis(self.elapsed_ms.load(Ordering::SeqCst))
     }
+}
+
+/// A sealer with a key that everybody knows.
+#[must_use]
+pub fn sealer() -> Arc<dyn Seal> {
+    Arc::new(AesSeal::new([0x5e; 32]))
 }
 
 /// Random bytes that are the same for the same seed (SplitMix64).

@@ -6,6 +6,6 @@ mod ambient;
 mod device;
 mod store;
 
-pub use ambient::{FakeClock, RecordingWatcher, SeededRandom};
+pub use ambient::{FakeClock, RecordingWatcher, SeededRandom, sealer};
 pub use device::{Draft, TestDevice};
 pub use store::FlakyStore;

@@ -9,7 +9,7 @@ use drawbridge_admission::{
 };
 use drawbridge_names::{MqttClientId, PolicyName, PrincipalName, RegistryName};
 use drawbridge_registry::memory::MemoryStore;
-use drawbridge_testkit::{FakeClock, RecordingWatcher, SeededRandom, TestDevice};
+use drawbridge_testkit::{FakeClock, RecordingWatcher, SeededRandom, TestDevice, sealer};
 
 pub const ISSUER: &str = "https://core.example";
 pub const BRIDGE: &str = "https://core.example/mqtt";
@@ -115,7 +115,9 @@ impl World {
 
 pub async fn open(store: &Arc<MemoryStore>, clock: &Arc<FakeClock>, seed: u64) -> Admission {
     let random = Arc::new(SeededRandom::new(seed));
-    Admission::open(store.clone(), clock.clone(), random, AdmissionConfig::default()).await.expect("opened")
+    Admission::open(store.clone(), clock.clone(), random, sealer(), AdmissionConfig::default())
+        .await
+        .expect("opened")
 }
 
 pub fn request<'a>(client_id: &'a MqttClientId, password: Option<&'a [u8]>) -> ConnectRequest<'a> {

@@ -10,7 +10,7 @@ use drawbridge_admission::{
 use drawbridge_bridge::{Bridge, BridgeConfig, BridgeHandle, Listener, ListenerKind, server_tls};
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::memory::MemoryStore;
-use drawbridge_testkit::{Draft, SeededRandom, TestDevice};
+use drawbridge_testkit::{Draft, SeededRandom, TestDevice, sealer};
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -78,7 +78,7 @@ pub(crate) fn rig(change: impl FnOnce(&mut BridgeConfig)) -> Rig {
 async fn furnished(clock: &Arc<dyn Clock>) -> Admission {
     let random = Arc::new(SeededRandom::new(7));
     let config = AdmissionConfig::default();
-    let admission = Admission::open(Arc::new(MemoryStore::new()), Arc::clone(clock), random, config)
+    let admission = Admission::open(Arc::new(MemoryStore::new()), Arc::clone(clock), random, sealer(), config)
         .await
         .expect("a store");
     let mut registry = NewRegistry::named(registry(), Some(ISSUER.to_owned()));

@@ -11,7 +11,7 @@ use drawbridge_http::{HttpConfig, HttpState, router, serve};
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName};
 use drawbridge_registry::Store;
 use drawbridge_registry::memory::MemoryStore;
-use drawbridge_testkit::{FakeClock, SeededRandom, TestDevice};
+use drawbridge_testkit::{FakeClock, SeededRandom, TestDevice, sealer};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -60,8 +60,9 @@ impl World {
     pub(crate) async fn with(store: Arc<dyn Store>, config: HttpConfig, settings: AdmissionConfig) -> Self {
         let clock = Arc::new(FakeClock::default());
         let random = Arc::new(SeededRandom::new(7));
-        let admission =
-            Admission::open(store.clone(), clock.clone(), random.clone(), settings).await.expect("opens");
+        let admission = Admission::open(store.clone(), clock.clone(), random.clone(), sealer(), settings)
+            .await
+            .expect("opens");
         let default = NewRegistry::named(registry(), Some(ISSUER.to_owned()));
         admission.create_registry(default, &Actor::Server).await.expect("the default registry");
         let admin = admission.create_admin_token(&Actor::Server).await.expect("a credential").to_string();
