@@ -50,6 +50,7 @@ fn every_attack_is_refused_for_its_own_reason_and_its_sibling_passes() {
         signatures(&keys),
         claims(&keys),
         embedded_keys(&keys),
+        key_forms(&keys),
     ]
     .into_iter()
     .flatten()
@@ -60,6 +61,12 @@ fn every_attack_is_refused_for_its_own_reason_and_its_sibling_passes() {
     }
     let names: BTreeSet<&str> = attacks.iter().map(|attack| attack.name.as_str()).collect();
     assert_eq!(names.len(), attacks.len(), "each case has its own name");
+    for (fault, cases) in PUBLISHED_FAULTS {
+        assert!(!cases.is_empty(), "{fault}");
+        for case in *cases {
+            assert!(names.contains(case), "{fault}: no case `{case}`");
+        }
+    }
     println!("{} attacks refused", attacks.len());
 }
 
@@ -109,6 +116,124 @@ fn padding_is_tolerated_only_by_option_and_only_the_right_number_of_it() {
         assert_eq!(judge(&token, &tolerant, key), Err(Refusal::Jws(refusal)), "{wrong}");
     }
 }
+
+/// Published faults of other implementations, and the cases above that would show each of them here. Those that
+/// concern issuers, kinds of tokens and the look-up of keys have their cases where these are judged
+/// (`crates/fuzz-targets/tests/published_faults.rs`).
+const PUBLISHED_FAULTS: &[(&str, &[&str])] = &[
+    (
+        "CVE-2026-25537: a claim of the wrong type counts as absent",
+        &[
+            r#"exp is "1795301000""#,
+            "exp is -1",
+            "exp is null",
+            "exp 1e400",
+            r#"nbf is "1795301000""#,
+            "nbf is {}",
+        ],
+    ),
+    (
+        "CVE-2015-9235, CVE-2016-10555, CVE-2016-5431: public key taken as HMAC secret",
+        &["RS256 to HS256 with the PEM as secret", "ES256 to HS256 with the PEM as secret"],
+    ),
+    (
+        "CVE-2017-11424, CVE-2022-29217: some forms of the key escape the list of forms",
+        &["RS256 to HS256 with the DER as secret", "RS256 to HS256 with the JWK as secret"],
+    ),
+    (
+        "CVE-2023-48223, CVE-2026-34950: white space before the PEM",
+        &[
+            "RS256 to HS256 with the PEM after a line break as secret",
+            "RS256 to HS256 with the PEM after a space as secret",
+        ],
+    ),
+    (
+        "CVE-2023-48238, CVE-2024-54150: the header chooses among algorithms",
+        &["PS256 for a key of RS256", "ES256 for a key of RS256", "RS256 for a key of ES256"],
+    ),
+    (
+        "CVE-2024-33663, CVE-2024-37568: OpenSSH text of an EC key as HMAC secret",
+        &["ES256 to HS256 with the OpenSSH text as secret", "OpenSSH text offered as a key"],
+    ),
+    (
+        "CVE-2015-2964, CVE-2015-2951, CVE-2018-1000531: `none`",
+        &["alg none, no signature", "alg nOnE, no signature", "alg NONE, signed", "alg \"\""],
+    ),
+    (
+        "CVE-2026-22817: a JWK without `alg` takes the one of the header",
+        &[
+            "RSA key without alg, header PS256",
+            "EC key without alg, header ES384",
+            "RSA key without alg, header HS256",
+        ],
+    ),
+    (
+        "CVE-2018-0114: the key in the header is trusted",
+        &["jwk of the attacker (CVE-2018-0114)", "jwk of the attacker, signed with it", "jku", "x5u", "x5c"],
+    ),
+    (
+        "CVE-2022-21449: r = s = 0",
+        &["psychic signature, r = s = 0 (CVE-2022-21449)", "r = 0", "s = 0", "r = s = n", "s = n + 1"],
+    ),
+    (
+        "CVE-2020-28042: an empty signature is good",
+        &["signature empty", "RS256 signature empty", "EdDSA signature empty", "ES384 signature empty"],
+    ),
+    (
+        "CVE-2022-39227: compact for the checker, JSON for the reader",
+        &["compact and JSON at once", "JSON serialisation", "JSON serialisation inside the header"],
+    ),
+    (
+        "CVE-2022-23540, CVE-2022-23539, CVE-2022-23541: defaults, and keys of the wrong type",
+        &["alg in {}", "ES256 for a key of EdDSA", "EdDSA for a key of ES256", "ES384 for a key of ES256"],
+    ),
+    ("CVE-2025-65945: the token chooses the secret", &["alg \"HS256\"", "kid ../../../../dev/null"]),
+    (
+        "CVE-2020-26160: `aud` of the wrong type skips its check",
+        &["aud is 7", r#"aud is {"a":"b"}"#, r#"aud is ["a",7]"#],
+    ),
+    (
+        "CVE-2025-30204, CVE-2025-27144: many dots",
+        &[
+            "a thousand dots (CVE-2025-27144)",
+            "a thousand dots after a token (CVE-2025-30204)",
+            "four million dots",
+        ],
+    ),
+    ("CVE-2024-28180, CVE-2024-28176, CVE-2024-33664: decompression", &["zip bomb", "five segments, a JWE"]),
+    (
+        "CVE-2023-52428, CVE-2022-36083: iterations of PBES2",
+        &["p2c flood", "p2s", "alg \"PBES2-HS256+A128KW\""],
+    ),
+    (
+        "CVE-2016-9121: a point off its curve",
+        &["point off the curve in the header", "epk of an invalid curve", "JWK with a point off the curve"],
+    ),
+    (
+        "CVE-2023-51774: a JWE passes as JWS",
+        &["JWE header on three segments (CVE-2023-51774)", "enc", "typ of the wrong type"],
+    ),
+    (
+        "CVE-2025-59420, CVE-2026-32597, CVE-2026-35042: `crit` is not obeyed",
+        &[
+            "crit unknown",
+            "crit empty",
+            "b64 false alone",
+            "b64 false declared, payload encoded (CVE-2025-59420)",
+        ],
+    ),
+    (
+        "`kid` as a path or as SQL",
+        &[
+            "kid x' UNION SELECT 'key'--",
+            "kid ../../../../dev/null",
+            "kid with NUL",
+            "kid of 64 KiB",
+            "kid is [\"lamp\"]",
+        ],
+    ),
+    ("CVE-2017-15361: keys that can be factored", &["RSA key with the ROCA fingerprint"]),
+];
 
 const HEADER: &[u8] = br#"{"alg":"ES256","typ":"JWT"}"#;
 const PAYLOAD: &[u8] = br#"{"sub":"lamp","aud":"https://id.example","exp":1795301000}"#;
@@ -198,8 +323,20 @@ fn algorithm(keys: &Keys) -> Vec<Attack> {
         ));
     }
     for alg in [
-        "es256", "Es256", "ES256 ", "", "ES512", "ES256K", "RS384", "RS1", "PS512", "EDDSA", "Ed448",
-        "HS256", "dir",
+        "es256",
+        "Es256",
+        "ES256 ",
+        "",
+        "ES512",
+        "ES256K",
+        "RS384",
+        "RS1",
+        "PS512",
+        "EDDSA",
+        "Ed448",
+        "HS256",
+        "dir",
+        "PBES2-HS256+A128KW",
     ] {
         let header = format!(r#"{{"alg":"{alg}"}}"#);
         table.push(header_case(
@@ -222,6 +359,9 @@ fn algorithm(keys: &Keys) -> Vec<Attack> {
             ("PEM", key.public_key().to_pem().into_bytes()),
             ("DER", key.public_key().spki_der().to_vec()),
             ("JWK", key.public_key().to_jwk_json().into_bytes()),
+            ("PEM after a line break", format!("\n{}", key.public_key().to_pem()).into_bytes()),
+            ("PEM after a space", format!(" {}", key.public_key().to_pem()).into_bytes()),
+            ("OpenSSH text", openssh(key.public_key()).into_bytes()),
         ] {
             let input = format!("{}.{}", base64url_encode(br#"{"alg":"HS256"}"#), base64url_encode(PAYLOAD));
             let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), input.as_bytes());
@@ -569,6 +709,9 @@ fn signatures(keys: &Keys) -> Vec<Attack> {
         let attack = format!("{input}.{}", base64url_encode(&raw));
         let refusal = JwsError::SignatureLength { found: wanted - 1, wanted };
         table.push(case(format!("{} signature cut short", key.algorithm()), key, &attack, &good, refusal));
+        let refusal = JwsError::SignatureLength { found: 0, wanted };
+        let attack = format!("{input}.");
+        table.push(case(format!("{} signature empty", key.algorithm()), key, &attack, &good, refusal));
     }
     let good = craft(&keys.rs256, br#"{"alg":"RS256"}"#, PAYLOAD);
     let (input, signature) = good.rsplit_once('.').unwrap();
@@ -700,6 +843,66 @@ fn embedded_keys(keys: &Keys) -> Vec<Attack> {
         });
     }
     table
+}
+
+/// What a key without `alg`, and a key in a form that is not one of ours, let pass elsewhere.
+fn key_forms(keys: &Keys) -> Vec<Attack> {
+    let mut table = Vec::new();
+    // The members of a JWK that are required hold no `alg`: the key alone says which one it is.
+    for (kind, key, header, wanted) in [
+        (
+            "RSA",
+            &keys.rs256,
+            "PS256",
+            JwsError::AlgorithmMismatch { header: Algorithm::Ps256, key: Algorithm::Rs256 },
+        ),
+        ("RSA", &keys.rs256, "HS256", JwsError::AlgorithmRefused),
+        ("EC", &keys.es256, "ES384", JwsError::SignatureLength { found: 64, wanted: 96 }),
+    ] {
+        let jwk = key.public_key().to_jwk_json();
+        assert!(!jwk.contains("alg"));
+        let read = PublicKey::from_jwk(jwk.as_bytes()).unwrap();
+        let attack = craft(key, format!(r#"{{"alg":"{header}"}}"#).as_bytes(), PAYLOAD);
+        let sibling = craft(key, format!(r#"{{"alg":"{}"}}"#, key.algorithm()).as_bytes(), PAYLOAD);
+        table.push(Attack {
+            name: format!("{kind} key without alg, header {header}"),
+            found: judge(&attack, &STRICT, &read),
+            sibling: judge(&sibling, &STRICT, &read),
+            wanted: Refusal::Jws(wanted),
+        });
+    }
+    let good = keys.es256.public_key();
+    let jwk = good.to_jwk_json();
+    let y = jwk.split(r#""y":""#).nth(1).unwrap().split('"').next().unwrap();
+    let off_curve = jwk.replace(y, &base64url_encode(&[9; 32]));
+    let roca = tokens::vectors("wycheproof/json_web_crypto_test.json")["testGroups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|group| group["comment"] == "jws_rsa_roca_key")
+        .unwrap()["public"]
+        .to_string();
+    let ssh = openssh(good);
+    let leading = format!("\u{feff}{}", good.to_pem());
+    for (name, form, wanted) in [
+        ("OpenSSH text offered as a key", ssh.as_str(), KeyError::Unrecognised),
+        ("PEM after a byte order mark", &leading, KeyError::Unrecognised),
+        ("JWK with a point off the curve", &off_curve, KeyError::PointOffCurve),
+        ("RSA key with the ROCA fingerprint", &roca, KeyError::RsaRoca),
+    ] {
+        table.push(Attack {
+            name: name.into(),
+            found: PublicKey::recognise(form.as_bytes()).map(|_| ()).map_err(Refusal::Key),
+            sibling: PublicKey::recognise(good.to_pem().as_bytes()).map(|_| ()).map_err(Refusal::Key),
+            wanted: Refusal::Key(wanted),
+        });
+    }
+    table
+}
+
+/// A key as OpenSSH writes it on one line; only its form matters here.
+fn openssh(key: &PublicKey) -> String {
+    format!("ecdsa-sha2-nistp256 {} lamp", base64url_encode(key.spki_der()))
 }
 
 fn padded(text: &str) -> String {

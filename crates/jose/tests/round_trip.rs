@@ -129,3 +129,27 @@ fn a_key_travels_in_the_header_only_where_the_reader_allows_it() {
     let refusal = Jws::parse(token.as_bytes(), &ParseOptions::default()).unwrap_err();
     assert_eq!(refusal, JwsError::HeaderMemberRefused { name: "jwk" });
 }
+
+/// What an issuer needs that must offer RS256 (RFC 9068 section 4 asks for it): a key of today's strength,
+/// kept and read back, under which both of its algorithms sign, each refusing the other's.
+#[test]
+fn an_rsa_key_is_made_kept_and_signs_rs256_and_ps256() {
+    let key = SigningKey::generate(Algorithm::Rs256).unwrap();
+    // SPKI of 3072 bits: 384 bytes of modulus and 38 of frame.
+    assert_eq!(key.public_key().spki_der().len(), 422);
+    let kept = key.to_pkcs8_der();
+    assert_eq!(*SigningKey::from_pkcs8_der(&kept).unwrap().to_pkcs8_der(), *kept);
+    for (alg, other) in [(Algorithm::Rs256, Algorithm::Ps256), (Algorithm::Ps256, Algorithm::Rs256)] {
+        let again = SigningKey::from_pkcs8_der_with(&kept, alg).unwrap();
+        assert_eq!(again.public_key().thumbprint(), key.public_key().thumbprint());
+        let token = sign_compact(&Header::default(), br#"{"sub":"lamp"}"#, &again).unwrap();
+        let jws = Jws::parse(token.as_bytes(), &ParseOptions::default()).unwrap();
+        let published = PublicKey::from_jwk(again.public_key().to_published_jwk_json().as_bytes()).unwrap();
+        assert!(jws.verify(&published).is_ok());
+        let wrong = PublicKey::from_spki_der_with(published.spki_der(), other).unwrap();
+        assert_eq!(
+            jws.verify(&wrong).unwrap_err(),
+            JwsError::AlgorithmMismatch { header: alg, key: other }
+        );
+    }
+}
