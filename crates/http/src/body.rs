@@ -206,6 +206,10 @@ impl Params {
         Ok(Self(params))
     }
 
+    pub(crate) fn into_map(self) -> BTreeMap<String, String> {
+        self.0
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }

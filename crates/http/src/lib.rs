@@ -19,6 +19,8 @@ mod crowd;
 mod edge;
 mod etag;
 mod failure;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod keys;
 mod metadata;
