@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::HttpState;
 use crate::body::Query;
-use crate::caller::Operator;
+use crate::caller::Viewer;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
 use crate::paging;
@@ -19,7 +19,7 @@ use crate::wire_time;
 pub(crate) async fn tail(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
-    _: Operator,
+    _: Viewer,
     Query(query): Query,
 ) -> Result<Json<Value>, Failure> {
     let limit = paging::limit(&query)?;

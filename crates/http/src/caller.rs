@@ -1,14 +1,17 @@
 //! Who asks: the credential in `Authorization`, and the address it came from.
 
 use std::convert::Infallible;
+use std::ops::Deref;
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use drawbridge_admission::{ApiWord, Audience, Authorized, Caller, Peer};
+use drawbridge_admission::{Actor, ApiWord, Audience, Authorized, Caller, Peer};
 use drawbridge_control::Sender;
 use drawbridge_identity::Refusal;
+use drawbridge_names::PrincipalKind;
+use drawbridge_registry::Role;
 
 use crate::HttpState;
 use crate::config::JWT_BYTES_MAX;
@@ -90,17 +93,114 @@ fn not_issued_for(word: ApiWord) -> Failure {
     Refusal::Scope(format!("the token was not issued for `{}`", word.as_str())).into()
 }
 
-/// The operator: a request with the admin credential. As an argument it guards a handler.
-pub(crate) struct Operator;
+/// Somebody who works on a registry, with the role that was asked for at least.
+async fn operator(parts: &mut Parts, state: &HttpState, wanted: Role) -> Result<Staff, Failure> {
+    let caller = bearer(parts, state, Audience::Api).await?;
+    let actor = caller.operator(wanted).map_err(not_permitted)?;
+    Ok(Staff { caller, actor })
+}
 
-impl FromRequestParts<HttpState> for Operator {
+fn not_permitted(refusal: Option<Refusal>) -> Failure {
+    refusal.map_or_else(Failure::operator_only, Failure::from)
+}
+
+/// A caller with an operator role.
+pub(crate) struct Staff {
+    caller: Caller,
+    actor: Actor,
+}
+
+impl Staff {
+    /// Who it is, for the audit.
+    pub(crate) fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// For what only the path, or the record behind it, says that it takes more.
+    pub(crate) fn must_be(&self, wanted: Role) -> Result<(), Failure> {
+        self.caller.operator(wanted).map(drop).map_err(not_permitted)
+    }
+}
+
+macro_rules! roles {
+    ($($(#[$doc:meta])* $name:ident)+) => {$(
+        $(#[$doc])*
+        pub(crate) struct $name(Staff);
+
+        impl Deref for $name {
+            type Target = Staff;
+
+            fn deref(&self) -> &Staff {
+                &self.0
+            }
+        }
+
+        impl FromRequestParts<HttpState> for $name {
+            type Rejection = Failure;
+
+            async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Failure> {
+                operator(parts, state, Role::$name).await.map(Self)
+            }
+        }
+    )+};
+}
+roles! {
+    /// May read the registry of the path. As an argument it guards a handler, like its siblings.
+    Viewer
+    /// May change its devices: their keys, enrolments and links too.
+    Operator
+    /// May change what devices and others may do: policies, applications, roles, CAs, settings.
+    Admin
+}
+
+/// The holder of the admin credential itself: for what concerns more than one registry.
+pub(crate) struct Root;
+
+impl FromRequestParts<HttpState> for Root {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Failure> {
         match bearer(parts, state, Audience::Api).await? {
             Caller::Admin => Ok(Self),
-            Caller::Principal(_) => Err(Failure::operator_only()),
+            Caller::Principal(_) => Err(Failure::credential_only()),
         }
+    }
+}
+
+impl Root {
+    /// Who it is, for the audit.
+    pub(crate) fn actor(&self) -> &'static Actor {
+        &Actor::Admin
+    }
+}
+
+/// May change principals of the kind that the route is for: devices take an operator, applications an
+/// admin, or an operator could make one that is more than itself.
+pub(crate) struct Registrar(Staff);
+
+impl Deref for Registrar {
+    type Target = Staff;
+
+    fn deref(&self) -> &Staff {
+        &self.0
+    }
+}
+
+impl FromRequestParts<HttpState> for Registrar {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &HttpState) -> Result<Self, Failure> {
+        let collection = parts.extensions.get::<PrincipalKind>().copied();
+        let kind = collection.ok_or_else(|| Failure::internal("a collection without a kind"))?;
+        operator(parts, state, role_over(kind)).await.map(Self)
+    }
+}
+
+/// The role that changes principals of a kind.
+pub(crate) fn role_over(kind: PrincipalKind) -> Role {
+    match kind {
+        PrincipalKind::Device => Role::Operator,
+        PrincipalKind::Application => Role::Admin,
     }
 }
 

@@ -8,7 +8,7 @@ use drawbridge_policy::Action;
 
 use crate::HttpState;
 use crate::body::Query;
-use crate::caller::Operator;
+use crate::caller::Viewer;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
 
@@ -16,7 +16,7 @@ use crate::failure::Failure;
 pub(crate) async fn can(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
-    _: Operator,
+    _: Viewer,
     Query(query): Query,
 ) -> Result<Response, Failure> {
     let principal = PrincipalName::parse(query.required("principal")?).map_err(Failure::bad_name)?;

@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use drawbridge_admission::Actor;
 use drawbridge_identity::Refusal;
 use drawbridge_jose::{Algorithm, KeyError, PublicKey};
 use drawbridge_names::KeyId;
@@ -57,7 +56,7 @@ impl KeyBody {
 /// The keys of a principal, retired ones included.
 pub(crate) async fn list(
     State(state): State<HttpState>,
-    At { registry, kind, name }: At,
+    At { registry, kind, name, .. }: At,
 ) -> Result<Json<Value>, Failure> {
     let known = found(&state, &registry, kind, &name).await?;
     let items: Vec<Value> = known.keys.iter().map(key_json).collect();
@@ -67,13 +66,13 @@ pub(crate) async fn list(
 /// Registers a further key: 201, or 200 when the principal has it already.
 pub(crate) async fn add(
     State(state): State<HttpState>,
-    At { registry, kind, name }: At,
+    At { registry, kind, name, actor }: At,
     headers: HeaderMap,
     JsonBody(body): JsonBody<KEY_BODY_BYTES_MAX, KeyBody>,
 ) -> Result<(StatusCode, Json<Value>), Failure> {
     matching(&state, &registry, kind, &name, &headers).await?;
     let (public, label) = body.parse()?;
-    let (key, new) = state.admission.add_key(&registry, &name, &public, label, &Actor::Admin).await?;
+    let (key, new) = state.admission.add_key(&registry, &name, &public, label, &actor).await?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(key_json(&key))))
 }
@@ -93,11 +92,11 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for KidInPath {
 /// Retires a key and ends what it opened.
 pub(crate) async fn remove(
     State(state): State<HttpState>,
-    At { registry, kind, name }: At,
+    At { registry, kind, name, actor }: At,
     KidInPath(kid): KidInPath,
     headers: HeaderMap,
 ) -> Result<StatusCode, Failure> {
     matching(&state, &registry, kind, &name, &headers).await?;
-    state.admission.remove_key(&registry, &name, &kid, false, &Actor::Admin).await?;
+    state.admission.remove_key(&registry, &name, &kid, false, &actor).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -6,7 +6,7 @@ use axum::http::header::ETAG;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use drawbridge_admission::{Actor, AdmissionError};
+use drawbridge_admission::AdmissionError;
 use drawbridge_names::PolicyName;
 use drawbridge_registry::PolicyRecord;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::HttpState;
 use crate::body::{AnyBody, JsonBody, json as json_of};
-use crate::caller::Operator;
+use crate::caller::{Admin, Operator, Viewer, role_over};
 use crate::config::{BODY_BYTES_MAX, PAYLOAD_BODY_BYTES_MAX};
 use crate::edge::InRegistry;
 use crate::etag;
@@ -37,7 +37,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PolicyInPath {
 pub(crate) async fn list(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
-    _: Operator,
+    _: Viewer,
 ) -> Result<Json<Value>, Failure> {
     let policies = state.admission.policies(&registry).await?;
     let items: Vec<Value> = policies
@@ -57,7 +57,7 @@ pub(crate) async fn list(
 pub(crate) async fn show(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
-    _: Operator,
+    _: Viewer,
     PolicyInPath(name): PolicyInPath,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
@@ -87,7 +87,7 @@ struct PolicyBody {
 pub(crate) async fn set(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
-    _: Operator,
+    caller: Admin,
     PolicyInPath(name): PolicyInPath,
     body: AnyBody<PAYLOAD_BODY_BYTES_MAX>,
 ) -> Result<Response, Failure> {
@@ -97,7 +97,7 @@ pub(crate) async fn set(
             .map_err(|_| Failure::bad_request("the policy is not UTF-8 text; save it as such"))?,
         _ => return Err(Failure::media_type("text/toml, or application/json with the member `source`")),
     };
-    let revision = state.admission.set_policy(&registry, &name, &source, &Actor::Admin).await?;
+    let revision = state.admission.set_policy(&registry, &name, &source, caller.actor()).await?;
     let status = if revision == 1 { StatusCode::CREATED } else { StatusCode::OK };
     let answer = json!({ "name": name.as_str(), "revision": revision });
     Ok((status, [(ETAG, etag::write(revision))], Json(answer)).into_response())
@@ -111,19 +111,20 @@ pub(crate) struct AttachBody {
     policy: Option<String>,
 }
 
-/// Attaches a policy to a principal of either kind.
+/// Attaches a policy to a principal: of a device an operator may, of an application an admin.
 pub(crate) async fn attach(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
-    _: Operator,
+    caller: Operator,
     IdInPath(principal): IdInPath,
     JsonBody(body): JsonBody<BODY_BYTES_MAX, AttachBody>,
 ) -> Result<Json<Value>, Failure> {
-    if state.admission.show(&registry, &principal).await?.is_none() {
+    let Some(known) = state.admission.show(&registry, &principal).await? else {
         return Err(AdmissionError::NoPrincipal(principal).into());
-    }
+    };
+    caller.must_be(role_over(known.principal.kind))?;
     let policy = body.policy.as_deref().map(policy_name).transpose()?;
-    let changed = state.admission.attach_policy(&registry, &principal, policy, &Actor::Admin).await?;
+    let changed = state.admission.attach_policy(&registry, &principal, policy, caller.actor()).await?;
     Ok(Json(json!({
         "name": changed.name.as_str(),
         "policy": changed.policy.as_ref().map(PolicyName::as_str),

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::HttpState;
 use crate::body::{AnyBody, JsonBody, Query, Texts, json as json_of};
-use crate::caller::Operator;
+use crate::caller::{Registrar, Viewer};
 use crate::config::{BODY_BYTES_MAX, KEY_BODY_BYTES_MAX};
 use crate::edge::InRegistry;
 use crate::etag;
@@ -36,12 +36,15 @@ impl<S: Send + Sync> FromRequestParts<S> for IdInPath {
     }
 }
 
-/// The principal that the operator has named in the path. As an argument it guards a handler.
+/// The principal that the path names, for who may read it (`GET`) or change it. As an argument it guards a
+/// handler.
 pub(crate) struct At {
     pub(crate) registry: RegistryName,
     /// Of the collection in the path.
     pub(crate) kind: PrincipalKind,
     pub(crate) name: PrincipalName,
+    /// Who asks, for the audit.
+    pub(crate) actor: Actor,
 }
 
 impl FromRequestParts<HttpState> for At {
@@ -51,9 +54,13 @@ impl FromRequestParts<HttpState> for At {
         let InRegistry(registry) = InRegistry::from_request_parts(parts, state).await?;
         let collection = parts.extensions.get::<PrincipalKind>().copied();
         let kind = collection.ok_or_else(|| Failure::internal("a collection without a kind"))?;
-        let Operator = Operator::from_request_parts(parts, state).await?;
+        let actor = if parts.method.is_safe() {
+            Viewer::from_request_parts(parts, state).await?.actor().clone()
+        } else {
+            Registrar::from_request_parts(parts, state).await?.actor().clone()
+        };
         let IdInPath(name) = IdInPath::from_request_parts(parts, state).await?;
-        Ok(Self { registry, kind, name })
+        Ok(Self { registry, kind, name, actor })
     }
 }
 
@@ -75,7 +82,7 @@ pub(crate) async fn list(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
     Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
+    _: Viewer,
     Query(query): Query,
 ) -> Result<Json<Value>, Failure> {
     let page = Page::from_query(&query)?;
@@ -112,19 +119,19 @@ pub(crate) async fn add(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
     Extension(kind): Extension<PrincipalKind>,
-    _: Operator,
+    caller: Registrar,
     JsonBody(body): JsonBody<KEY_BODY_BYTES_MAX, PrincipalBody>,
 ) -> Result<Response, Failure> {
     let text = body.name.clone().ok_or_else(|| Failure::bad_request("the member `name` is missing"))?;
     let name = PrincipalName::parse(&text).map_err(Failure::bad_name)?;
-    create(&state, &registry, kind, name, body).await
+    create(&state, &registry, kind, name, body, caller.actor()).await
 }
 
 /// `PUT` on one principal: makes it, or changes those members of the one that is there that the body
 /// names. Keys are not changed by it, they have paths of their own.
 pub(crate) async fn put(
     State(state): State<HttpState>,
-    At { registry, kind, name }: At,
+    At { registry, kind, name, actor }: At,
     headers: HeaderMap,
     JsonBody(body): JsonBody<KEY_BODY_BYTES_MAX, PrincipalBody>,
 ) -> Result<Response, Failure> {
@@ -137,7 +144,7 @@ pub(crate) async fn put(
                 "`{name}` does not exist, so no revision of it matches"
             )));
         }
-        return create(&state, &registry, kind, name, body).await;
+        return create(&state, &registry, kind, name, body, &actor).await;
     };
     if there.principal.kind != kind {
         return Err(AdmissionError::NameTaken { name, kind: there.principal.kind }.into());
@@ -146,7 +153,7 @@ pub(crate) async fn put(
         return Err(Failure::precondition(format!("`{name}` exists already")));
     }
     matches_revision(&there, &headers)?;
-    change(&state, &registry, there, body).await?;
+    change(&state, &registry, there, body, &actor).await?;
     Ok(shown(StatusCode::OK, &found(&state, &registry, kind, &name).await?))
 }
 
@@ -155,6 +162,7 @@ async fn change(
     registry: &RegistryName,
     there: Known,
     body: PrincipalBody,
+    actor: &Actor,
 ) -> Result<(), Failure> {
     let Known { principal, keys } = there;
     let name = &principal.name;
@@ -165,7 +173,7 @@ async fn change(
             return Err(AdmissionError::NameTaken { name: name.clone(), kind: principal.kind }.into());
         }
     }
-    let (admission, actor) = (&state.admission, &Actor::Admin);
+    let admission = &state.admission;
     let mut revision = principal.revision;
     if let Some(legacy) = body.assertion_profile.map(|profile| profile == Profile::Legacy)
         && legacy != principal.legacy_assertions
@@ -191,12 +199,13 @@ async fn create(
     kind: PrincipalKind,
     name: PrincipalName,
     body: PrincipalBody,
+    actor: &Actor,
 ) -> Result<Response, Failure> {
     let policy = body.policy.as_deref().map(policy_name).transpose()?;
     let keys = body.keys.iter().map(KeyBody::parse).collect::<Result<Vec<_>, _>>()?;
     let legacy_assertions = body.assertion_profile == Some(Profile::Legacy);
     let Texts(attributes) = body.attributes.unwrap_or_default();
-    let (admission, actor) = (&state.admission, &Actor::Admin);
+    let admission = &state.admission;
     let (collection, known) = match kind {
         PrincipalKind::Device => {
             let device = NewDevice { name, keys, policy, legacy_assertions, attributes };
@@ -225,7 +234,7 @@ async fn create(
 /// One principal.
 pub(crate) async fn show(
     State(state): State<HttpState>,
-    At { registry, kind, name }: At,
+    At { registry, kind, name, .. }: At,
 ) -> Result<Response, Failure> {
     let known = found(&state, &registry, kind, &name).await?;
     Ok(shown(StatusCode::OK, &known))
@@ -234,11 +243,11 @@ pub(crate) async fn show(
 /// Deletes a principal with its keys, and ends its sessions.
 pub(crate) async fn remove(
     State(state): State<HttpState>,
-    At { registry, kind, name }: At,
+    At { registry, kind, name, actor }: At,
     headers: HeaderMap,
 ) -> Result<StatusCode, Failure> {
     let known = matching(&state, &registry, kind, &name, &headers).await?;
-    state.admission.delete(&registry, &name, &Actor::Admin).await?;
+    state.admission.delete(&registry, &name, &actor).await?;
     if kind == PrincipalKind::Device {
         // The device is gone; that its config is still retained is not worth an error.
         if let Err(error) = state.control.forget(&registry, &name, known.principal.uid).await {
@@ -251,22 +260,22 @@ pub(crate) async fn remove(
 /// Admits it nowhere any more and ends its sessions.
 pub(crate) async fn block(
     State(state): State<HttpState>,
-    At { registry, kind, name }: At,
+    At { registry, kind, name, actor }: At,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let revision = asked_revision(&state, &registry, kind, &name, &headers).await?;
-    state.admission.block(&registry, &name, revision, &Actor::Admin).await?;
+    state.admission.block(&registry, &name, revision, &actor).await?;
     Ok(shown(StatusCode::OK, &found(&state, &registry, kind, &name).await?))
 }
 
 /// Admits it again.
 pub(crate) async fn unblock(
     State(state): State<HttpState>,
-    At { registry, kind, name }: At,
+    At { registry, kind, name, actor }: At,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let revision = asked_revision(&state, &registry, kind, &name, &headers).await?;
-    state.admission.unblock(&registry, &name, revision, &Actor::Admin).await?;
+    state.admission.unblock(&registry, &name, revision, &actor).await?;
     Ok(shown(StatusCode::OK, &found(&state, &registry, kind, &name).await?))
 }
 
@@ -281,14 +290,14 @@ struct RevokeBody {
 /// Makes every token and session that it has dead. Whoever holds its key can sign anew.
 pub(crate) async fn revoke(
     State(state): State<HttpState>,
-    At { registry, kind, name }: At,
+    At { registry, kind, name, actor }: At,
     headers: HeaderMap,
     body: AnyBody<BODY_BYTES_MAX>,
 ) -> Result<Response, Failure> {
     let revision = asked_revision(&state, &registry, kind, &name, &headers).await?;
     let RevokeBody { reason } =
         if body.bytes.is_empty() { RevokeBody::default() } else { json_of(&body.bytes)? };
-    state.admission.revoke(&registry, &name, &reason, revision, &Actor::Admin).await?;
+    state.admission.revoke(&registry, &name, &reason, revision, &actor).await?;
     Ok(shown(StatusCode::OK, &found(&state, &registry, kind, &name).await?))
 }
 

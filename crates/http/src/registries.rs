@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use drawbridge_admission::{Actor, NewRegistry};
+use drawbridge_admission::NewRegistry;
 use drawbridge_names::RegistryName;
 use drawbridge_registry::{GoogleNames, RegistryRecord};
 use serde::Deserialize;
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use crate::HttpState;
 use crate::body::JsonBody;
-use crate::caller::Operator;
+use crate::caller::Root;
 use crate::config::BODY_BYTES_MAX;
 use crate::failure::Failure;
 use crate::wire_time;
 
 /// All registries, in byte order of name.
-pub(crate) async fn list(State(state): State<HttpState>, _: Operator) -> Json<Value> {
+pub(crate) async fn list(State(state): State<HttpState>, _: Root) -> Json<Value> {
     let items: Vec<Value> = state.admission.registries().iter().map(|record| registry_json(record)).collect();
     Json(json!({ "items": items }))
 }
@@ -44,7 +44,7 @@ struct GoogleBody {
 /// Makes a registry; 409 when there is one of this name.
 pub(crate) async fn add(
     State(state): State<HttpState>,
-    _: Operator,
+    caller: Root,
     JsonBody(body): JsonBody<BODY_BYTES_MAX, NewRegistryBody>,
 ) -> Result<(StatusCode, Json<Value>), Failure> {
     let new = NewRegistry {
@@ -55,7 +55,7 @@ pub(crate) async fn add(
         token_life_s: body.token_life_s,
         google: body.google.map(|google| GoogleNames { project: google.project, location: google.location }),
     };
-    match state.admission.create_registry(new, &Actor::Admin).await? {
+    match state.admission.create_registry(new, caller.actor()).await? {
         (record, true) => Ok((StatusCode::CREATED, Json(registry_json(&record)))),
         (record, false) => Err(Failure::registry_exists(record.name.as_str())),
     }

@@ -3,5 +3,6 @@
 
 mod errors;
 mod operate;
+mod roles;
 mod surface;
 mod world;
