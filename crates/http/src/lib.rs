@@ -13,14 +13,13 @@ mod audit;
 mod body;
 mod caller;
 mod can;
+mod client_auth;
 mod commands;
 mod config;
 mod crowd;
 mod edge;
 mod etag;
 mod failure;
-#[doc(hidden)]
-pub mod fuzzing;
 mod health;
 mod keys;
 mod metadata;

@@ -1,31 +1,29 @@
-//! `POST /oauth/token`: a client assertion for an access token.
+//! `POST /oauth/token`: a client proves who it is and gets an access token.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
+use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
-use drawbridge_admission::{LoginRequest, TokenGrant};
-use drawbridge_identity::Refusal;
+use drawbridge_admission::{BindingRequest, LoginRequest, TokenGrant};
 use serde_json::{Map, Value, json};
 
 use crate::HttpState;
 use crate::body::{AnyBody, Params};
 use crate::caller::FromPeer;
-use crate::config::{BODY_BYTES_MAX, JWT_BYTES_MAX};
+use crate::client_auth::{self, FromTls};
+use crate::config::BODY_BYTES_MAX;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
 
-/// Source: RFC 7523 section 2.2.
-const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-
-/// The grant `client_credentials` with `private_key_jwt`.
+/// The grant `client_credentials`.
 ///
-/// Source: RFC 6749 sections 3.2 and 4.4, RFC 7523 section 2.2, RFC 8707 section 2.
+/// Source: RFC 6749 sections 3.2 and 4.4, RFC 8707 section 2.
 pub(crate) async fn token(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
     FromPeer(peer): FromPeer,
+    FromTls(certificate): FromTls,
     uri: Uri,
     headers: HeaderMap,
     body: AnyBody<BODY_BYTES_MAX>,
@@ -41,46 +39,17 @@ pub(crate) async fn token(
         "client_credentials" => {}
         _ => return Err(Failure::unsupported_grant_type()),
     }
-    let assertion = assertion(&params, &headers)?;
-    let grant = state
-        .admission
-        .login(
-            &registry,
-            LoginRequest {
-                client_id: params.get("client_id"),
-                scope: params.get("scope"),
-                resource: params.get("resource"),
-                ..LoginRequest::with_assertion(assertion, peer)
-            },
-        )
-        .await?;
+    let credential = client_auth::credential(&params, &headers, certificate.as_deref())?;
+    let request = LoginRequest {
+        credential: credential.get(),
+        client_id: params.get("client_id"),
+        scope: params.get("scope"),
+        resource: params.get("resource"),
+        binding: BindingRequest::default(),
+        peer,
+    };
+    let grant = state.admission.login(&registry, request).await?;
     Ok(granted(&grant, "Bearer"))
-}
-
-/// The one client assertion of a request.
-fn assertion<'a>(params: &'a Params, headers: &HeaderMap) -> Result<&'a str, Failure> {
-    let kind = params.get("client_assertion_type");
-    let assertion = params.get("client_assertion");
-    let by_header = headers.contains_key(AUTHORIZATION);
-    let methods = [assertion.is_some(), params.get("client_secret").is_some(), by_header];
-    if methods.into_iter().filter(|used| *used).count() > 1 {
-        return Err(Failure::bad_request(
-            "more than one way of client authentication; send client_assertion alone",
-        ));
-    }
-    let Some(assertion) = assertion else { return Err(Refusal::NoCredential.into()) };
-    if assertion.len() > JWT_BYTES_MAX {
-        return Err(Failure::bad_request(format!("client_assertion is longer than {JWT_BYTES_MAX} bytes")));
-    }
-    match kind {
-        Some(ASSERTION_TYPE) => Ok(assertion),
-        Some(_) => {
-            Err(Failure::bad_request(format!("client_assertion_type is not known; wanted {ASSERTION_TYPE}")))
-        }
-        None => {
-            Err(Failure::bad_request(format!("client_assertion_type is missing; wanted {ASSERTION_TYPE}")))
-        }
-    }
 }
 
 /// A token, told.
