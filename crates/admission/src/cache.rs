@@ -36,6 +36,7 @@ impl Loaded {
             ring: &self.ring,
             not_before_s: self.principal.not_before_s,
             legacy_assertions: self.principal.legacy_assertions,
+            clock: self.principal.settings.clock.map(crate::challenge::device_clock),
         }
     }
 }

@@ -26,6 +26,9 @@ pub struct AdmissionConfig {
     pub bridge_token_bytes_max: usize,
     /// How many principals are kept in memory, ready to log in. Default 100,000.
     pub principals_cached_max: usize,
+    /// So far may this server's own clock be off, in ms: what `/v1/time` says of it. Default 1,000, which a
+    /// machine that keeps its time by NTP holds easily.
+    pub clock_uncertainty_ms: u32,
 }
 
 impl Default for AdmissionConfig {
@@ -40,6 +43,7 @@ impl Default for AdmissionConfig {
             http_token_bytes_max: 4_096,
             bridge_token_bytes_max: 8_192,
             principals_cached_max: 100_000,
+            clock_uncertainty_ms: 1_000,
         }
     }
 }

@@ -216,6 +216,7 @@ impl Admission {
                 project,
                 skew_s: record.clock_skew_s.into(),
                 life_s_max: self.inner.config.connect_life_s_max.into(),
+                clock: crate::challenge::device_clock(record.settings.clock),
             };
             token.verify(candidate.as_ref(), &rules, self.now_s(), &self.inner.checker)?
         };

@@ -63,7 +63,7 @@ impl Admission {
         if loaded.principal.blocked {
             return Err(Refusal::Blocked);
         }
-        verify_pop(pop, update, &updated.new_key, &rules, now_s, &self.inner.checker)?;
+        verify_pop(pop, update, &updated.new_key, &rules, updated.dates, now_s, &self.inner.checker)?;
         self.rotate(registry, &loaded, &updated.asserted, &updated.new_key, retire_old).await
     }
 

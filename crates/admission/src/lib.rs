@@ -13,6 +13,7 @@ mod admin_token;
 mod bearer;
 mod binding;
 mod cache;
+mod challenge;
 mod client;
 mod client_id;
 mod clock;
@@ -44,6 +45,7 @@ use drawbridge_registry::{AuditEntry, JtiMark, JtiOutcome, Key, KeyState, Store,
 pub use admin_token::ADMIN_TOKEN_PREFIX;
 pub use bearer::{Audience, Authorized, Caller};
 pub use binding::{BindingRequest, Dpop, Presentation};
+pub use challenge::Challenge;
 pub use client::{ClientCertificate, ClientCredential};
 pub use clock::{Clock, Random};
 pub use config::AdmissionConfig;
@@ -333,6 +335,8 @@ impl Admission {
             issuer: &realm.record.issuer,
             skew_s: realm.record.clock_skew_s.into(),
             life_s_max: self.inner.config.assertion_life_s_max.into(),
+            clock: challenge::device_clock(realm.record.settings.clock),
+            nonces: Some(&realm.nonces),
         }
     }
 

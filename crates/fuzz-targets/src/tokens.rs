@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use drawbridge_identity::{
-    AccessToken, ClientAssertion, ConnectJwt, KeyUpdate, LegacyLogin, LegacyUpdate, Refusal,
+    AccessToken, ClientAssertion, ConnectJwt, Dates, KeyUpdate, LegacyLogin, LegacyUpdate, Refusal,
     verify_legacy_pop, verify_pop,
 };
 use drawbridge_jose::{Algorithm, PublicKey, Sign as _, SigningKey, base64url_encode, sha256};
@@ -510,7 +510,7 @@ kind!(key_pop, {
     let claims = json!({ "aud": ISSUER, "jti": "0123456789abcdef", "upd": base64url_encode(&sha256(UPDATE.as_bytes())) });
     let mut kind = Kind::of_device(
         Draft::new(Some("key-pop+jwt"), claims).header("jwk", jwk(&WORLD.new_key)),
-        |token| verify_pop(token, UPDATE, WORLD.new_key.public_key(), &RULES, NOW_S, &WORLD.checker),
+        |token| verify_pop(token, UPDATE, WORLD.new_key.public_key(), &RULES, Dates::Skew, NOW_S, &WORLD.checker),
         |header, claims| {
             let of_new_key = header.get("jwk").is_none_or(|key| {
                 let key = PublicKey::from_jwk(key.to_string().as_bytes());

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use drawbridge_identity::{AssertionRules, Candidate, Checker, ConnectRules, IssuerKey, KeyRing, RingKey};
+use drawbridge_identity::{AssertionRules, Candidate, Checker, ConnectRules, DeviceClock, IssuerKey, KeyRing, RingKey};
 use drawbridge_jose::{Algorithm, Sign as _, SigningKey, base64url_encode};
 use drawbridge_names::{KeyId, PrincipalName};
 
@@ -20,12 +20,13 @@ pub(crate) const NOT_BEFORE_S: u64 = NOW_S - 1000;
 pub(crate) const TOKEN_BYTES_MAX: usize = 4096;
 
 pub(crate) const RULES: AssertionRules<'static> =
-    AssertionRules { issuer: ISSUER, skew_s: SKEW_S, life_s_max: LIFE_S_MAX };
+    AssertionRules { issuer: ISSUER, skew_s: SKEW_S, life_s_max: LIFE_S_MAX, clock: DeviceClock::Good, nonces: None };
 pub(crate) const CONNECT_RULES: ConnectRules<'static> = ConnectRules {
     bridge_audience: BRIDGE,
     project: Some(PROJECT),
     skew_s: SKEW_S,
     life_s_max: CONNECT_LIFE_S_MAX,
+    clock: DeviceClock::Good,
 };
 
 /// The device with its keys, a new key of its own, a stranger, and the issuer.
@@ -65,7 +66,7 @@ pub(crate) static WORLD: LazyLock<World> = LazyLock::new(|| {
 
 impl World {
     pub(crate) fn candidate(&self) -> Candidate<'_> {
-        Candidate { name: &self.name, ring: &self.ring, not_before_s: NOT_BEFORE_S, legacy_assertions: true }
+        Candidate { name: &self.name, ring: &self.ring, not_before_s: NOT_BEFORE_S, legacy_assertions: true, clock: None }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use drawbridge_names::{KeyId, PrincipalName};
 
+use crate::clock::DeviceClock;
 use crate::keys::{Candidate, Checker};
 use crate::presented::{Presented, Wanted};
 use crate::refusal::{Refusal, shortened};
@@ -25,6 +26,8 @@ pub struct ConnectRules<'a> {
     pub skew_s: u64,
     /// Longest `exp - iat`, in seconds, before the skew is added. 86,400 by default.
     pub life_s_max: u64,
+    /// How far a clock is to be trusted, unless the candidate says.
+    pub clock: DeviceClock,
 }
 
 /// A good CONNECT JWT.
@@ -77,6 +80,7 @@ impl<'a> ConnectJwt<'a> {
     ///
     /// # Errors
     /// [`Refusal`]; whatever is found before the signature is good is [`Refusal::NotProven`].
+    /// [`Refusal::ClockNotTrusted`]: a CONNECT has no room for a nonce, so dates would be all there is.
     pub fn verify(
         &self,
         candidate: Option<&Candidate<'_>>,
@@ -90,6 +94,9 @@ impl<'a> ConnectJwt<'a> {
         rules::names_owner(claims, "sub", owner, false, KIND)?;
         rules::names_owner(claims, "iss", owner, false, KIND)?;
         judge_audience(claims, rules)?;
+        if proven.candidate.clock.unwrap_or(rules.clock) != DeviceClock::Good {
+            return Err(Refusal::ClockNotTrusted);
+        }
         let now = Now { now_s, skew_s: rules.skew_s };
         let exp_s = now.expiry(claims)?;
         let iat_s = now.not_future(claims, "iat")?;

@@ -5,6 +5,7 @@ use drawbridge_jose::{PublicKey, base64url_decode, base64url_encode, ecdsa_der_t
 use drawbridge_names::PrincipalName;
 
 use crate::assertion::{Asserted, AssertionRules, judge};
+use crate::clock::{Dates, checked_nonce};
 use crate::keys::{Candidate, Checker};
 use crate::presented::{Presented, Wanted};
 use crate::refusal::Refusal;
@@ -27,6 +28,8 @@ pub struct KeyUpdated {
     pub asserted: Asserted,
     /// The new key.
     pub new_key: PublicKey,
+    /// How the dates of the proof of possession are judged.
+    pub dates: Dates,
 }
 
 impl<'a> KeyUpdate<'a> {
@@ -57,7 +60,7 @@ impl<'a> KeyUpdate<'a> {
     ) -> Result<KeyUpdated, Refusal> {
         let proven = self.0.prove(candidate, now_s, checker)?;
         rules::has_none_of(&proven.claims, &["public_key", "scope", "htm", "upd"], UPDATE)?;
-        let asserted = judge(&proven, rules, now_s, UPDATE, self.0.bytes())?;
+        let (asserted, dates) = judge(&proven, rules, now_s, UPDATE, self.0.bytes())?;
         let wrong = |found: String| Refusal::Kind { found, wanted: UPDATE };
         let cnf = proven.claims.object("cnf").map_err(|error| wrong(error.to_string()))?;
         let cnf = cnf.ok_or_else(|| wrong("`cnf` is missing".into()))?;
@@ -65,12 +68,13 @@ impl<'a> KeyUpdate<'a> {
             return Err(wrong("`cnf` names a key in more than one way, wanted `jwk` alone".into()));
         }
         let jwk = cnf.object_json("jwk").ok_or_else(|| wrong("`cnf.jwk` is missing".into()))?;
-        Ok(KeyUpdated { asserted, new_key: crate::new_key::from_jwk(&jwk)? })
+        Ok(KeyUpdated { asserted, new_key: crate::new_key::from_jwk(&jwk)?, dates })
     }
 }
 
 /// Judges a `key-pop+jwt`: by the new key, for exactly this update. The new key comes from the update,
-/// which was verified before; a key in the header of the proof is only compared with it (I8).
+/// which was verified before; a key in the header of the proof is only compared with it (I8). `dates`: what
+/// the update was judged by ([`KeyUpdated::dates`]); it made the proof new, so its own dates are optional.
 ///
 /// # Errors
 /// [`Refusal::Pop`], whatever is wrong with it.
@@ -79,6 +83,7 @@ pub fn verify_pop(
     update: &str,
     new_key: &PublicKey,
     rules: &AssertionRules<'_>,
+    dates: Dates,
     now_s: u64,
     checker: &Checker,
 ) -> Result<(), Refusal> {
@@ -89,12 +94,19 @@ pub fn verify_pop(
         rules::has_none_of(claims, &["sub", "scope", "cnf", "public_key", "htm"], POP)?;
         rules::audience_is(claims, rules.issuer)?;
         rules::jti(claims)?;
-        let now = Now { now_s, skew_s: rules.skew_s };
-        if let Some(exp_s) = now.date(claims, "exp")? {
-            now.not_past(exp_s)?;
+        checked_nonce(claims, rules.nonces, now_s)?;
+        let now = Now { now_s, skew_s: rules.skew_s }.with(dates);
+        if dates == Dates::Any {
+            for name in ["exp", "iat", "nbf"] {
+                now.possible(claims, name)?;
+            }
+        } else {
+            if let Some(exp_s) = now.date(claims, "exp")? {
+                now.not_past(exp_s)?;
+            }
+            now.not_future(claims, "iat")?;
+            now.not_future(claims, "nbf")?;
         }
-        now.not_future(claims, "iat")?;
-        now.not_future(claims, "nbf")?;
         let upd = rules::text(claims, "upd", POP)?;
         if upd != Some(base64url_encode(&sha256(update.as_bytes())).as_str()) {
             let found =

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use drawbridge_jose::{Algorithm, Claims, PublicKey};
 use drawbridge_names::{KeyId, PrincipalName};
 
+use crate::clock::DeviceClock;
+
 /// Most keys that one JWT is tried with. Source: the limit of active keys per principal.
 const TRIED_MAX: usize = 5;
 
@@ -95,6 +97,8 @@ pub struct Candidate<'a> {
     pub not_before_s: u64,
     /// Whether legacy assertions are switched on for it.
     pub legacy_assertions: bool,
+    /// How far its clock is to be trusted; `None`: as the rules say.
+    pub clock: Option<DeviceClock>,
 }
 
 /// A JWT whose signature is by a key of the candidate.

@@ -9,7 +9,10 @@
 
 mod access_token;
 mod assertion;
+mod clock;
 mod connect_jwt;
+mod enrolment;
+mod key_remove;
 mod key_update;
 mod keys;
 mod legacy;
@@ -18,10 +21,15 @@ mod nonce;
 mod presented;
 mod refusal;
 mod rules;
+mod server_time;
+mod statement;
 
 pub use access_token::{AccessClaims, AccessToken, ActedBy, Confirmation, IssuerKey};
 pub use assertion::{Asserted, AssertionRules, ClientAssertion};
+pub use clock::{Dates, DeviceClock};
 pub use connect_jwt::{ConnectJwt, ConnectProof, ConnectRules, OneTime};
+pub use enrolment::{ENROLMENT_KEYS_MAX, EnrolmentRules, pattern_fits, verify_enrolment_proof};
+pub use key_remove::{KeyRemoval, KeyRemove};
 pub use key_update::{KeyUpdate, KeyUpdated, LegacyPopForm, verify_legacy_pop, verify_pop};
 pub use keys::{Candidate, Checker, KeyRing, RingKey};
 pub use legacy::{LegacyLogin, LegacyUpdate, LegacyUpdated};
@@ -29,3 +37,5 @@ pub use new_key::NEW_KEY_BYTES_MAX;
 pub use nonce::{NONCE_LIFE_S, NoncePurpose, Nonces};
 pub use refusal::{NotProven, Refusal};
 pub use rules::{JtiDigest, TokenDigest};
+pub use server_time::{ServerTime, is_time_nonce};
+pub use statement::{SoftwareStatement, Stated, StatedDevices, judge_pattern, thumbprint};

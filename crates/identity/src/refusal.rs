@@ -105,6 +105,12 @@ pub enum Refusal {
     NonceWanted,
     /// The nonce is not ours, for another purpose, or too old.
     NonceStale,
+    /// The clock of the device is not trusted, and this JWT has nothing else to show that it is new.
+    ClockNotTrusted,
+    /// The last active key is not removed.
+    LastKey,
+    /// The principal has no such key.
+    NoSuchKey,
     /// The DPoP proof does not hold (RFC 9449 section 4.3).
     Dpop(String),
     /// The token is bound to a key or certificate that was not proven, or must be and is not.
@@ -132,6 +138,12 @@ pub enum Refusal {
     Gateway(String),
     /// The queue of password checks is full.
     Busy,
+    /// The enrolment token is good no more: why.
+    EnrolmentOver(&'static str),
+    /// The software statement, well signed, is none that could be accepted. Holds what is wrong.
+    StatementInvalid(String),
+    /// The name that a device asks for is another's, or its own with another key.
+    NameInUse,
 }
 
 /// What stands behind [`Refusal::NotProven`]; for the log alone.
@@ -213,6 +225,9 @@ impl Refusal {
             Self::Unavailable(_) => ("DB-1031", "temporarily-unavailable", "store"),
             Self::NonceWanted => ("DB-1032", "nonce-required", "nonce"),
             Self::NonceStale => ("DB-1033", "nonce-stale", "nonce"),
+            Self::ClockNotTrusted => ("DB-1050", "clock-not-trusted", "time"),
+            Self::LastKey => ("DB-4006", "last-key", "last_key"),
+            Self::NoSuchKey => ("DB-4007", "key-not-found", "key"),
             Self::Dpop(_) => ("DB-1034", "invalid-dpop-proof", "dpop"),
             Self::Binding(_) => ("DB-1035", "token-binding", "binding"),
             Self::Certificate(_) => ("DB-1036", "certificate", "certificate"),
@@ -225,6 +240,9 @@ impl Refusal {
             Self::Renewal(_) => ("DB-1043", "renewal", "renew"),
             Self::Gateway(_) => ("DB-1044", "not-linked", "target"),
             Self::Busy => ("DB-1045", "busy", "busy"),
+            Self::EnrolmentOver(_) => ("DB-1060", "enrolment-over", "enrolment"),
+            Self::StatementInvalid(_) => ("DB-1061", "invalid-statement", "statement"),
+            Self::NameInUse => ("DB-1062", "name-in-use", "dup"),
         }
     }
 
@@ -282,8 +300,14 @@ impl Refusal {
             | Self::OtherService
             | Self::NonceWanted
             | Self::NonceStale
+            | Self::ClockNotTrusted
+            | Self::LastKey
+            | Self::NoSuchKey
             | Self::Enrolment(_)
+            | Self::EnrolmentOver(_)
             | Self::Statement(_)
+            | Self::StatementInvalid(_)
+            | Self::NameInUse
             | Self::Pending
             | Self::Role(_)
             | Self::TokenGone
@@ -369,6 +393,9 @@ impl fmt::Display for Refusal {
             Self::Unavailable(found) => write!(f, "cannot be decided now: {found}"),
             Self::NonceWanted => f.write_str("the proof carries no server nonce; ask for one (`/oauth/challenge`, or the answer brings it) and sign a new JWT with it"),
             Self::NonceStale => f.write_str("the nonce is too old, or not of this server; take a new one and sign a new JWT with it"),
+            Self::ClockNotTrusted => f.write_str("this device's clock is not trusted (`clock` of its record), so a JWT of its own opens no connection; take a nonce from `/oauth/challenge`, log in at the token endpoint with it, and connect with the access token"),
+            Self::LastKey => f.write_str("this is the last active key; register its successor first"),
+            Self::NoSuchKey => f.write_str("there is no such key among those of this principal"),
             Self::Dpop(found) => write!(f, "the DPoP proof is not accepted: {found}"),
             Self::Binding(found) => write!(f, "the token and its proof do not belong together: {found}"),
             Self::Certificate(found) => write!(f, "the client certificate is not accepted: {found}"),
@@ -381,6 +408,11 @@ impl fmt::Display for Refusal {
             Self::Renewal(found) => write!(f, "the token cannot be renewed: {found}; log in again"),
             Self::Gateway(found) => write!(f, "the gateway may not act here: {found}"),
             Self::Busy => f.write_str("too many password checks at once; try again in a moment"),
+            Self::EnrolmentOver(why) => write!(f, "the enrolment token {why}; ask the operator for another"),
+            Self::StatementInvalid(found) => write!(f, "the software statement is not valid: {found}"),
+            Self::NameInUse => f.write_str(
+                "a device or application of this name is registered with another key; choose another name, or ask the operator",
+            ),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use drawbridge_jose::{Claims, sha256};
 
+use crate::clock::Dates;
 use crate::refusal::{Refusal, shortened};
 
 /// Longest and shortest `jti`, in characters.
@@ -38,7 +39,15 @@ pub(crate) struct Now {
     pub(crate) skew_s: u64,
 }
 
+/// Dates behind this one (February 2106) are no seconds: somebody sent milliseconds, or has no clock at all.
+const DATE_S_MAX: u64 = u32::MAX as u64;
+
 impl Now {
+    /// The tolerance that goes with how the dates of a JWT are judged.
+    pub(crate) fn with(self, dates: Dates) -> Self {
+        Self { skew_s: dates.tolerance_s(self.skew_s), ..self }
+    }
+
     pub(crate) fn refuse(self, found: String) -> Refusal {
         Refusal::Time { found, server_time_s: self.now_s }
     }
@@ -57,6 +66,17 @@ impl Now {
         Ok(exp_s)
     }
 
+    /// A date that is not compared with the time: it only has to be one.
+    pub(crate) fn possible(self, claims: &Claims, name: &'static str) -> Result<Option<u64>, Refusal> {
+        let date = self.date(claims, name)?;
+        match date {
+            Some(at_s) if at_s > DATE_S_MAX => Err(self.refuse(format!(
+                "`{name}` is {at_s}, which is no date in seconds since 1970 UTC; leave it out"
+            ))),
+            date => Ok(date),
+        }
+    }
+
     pub(crate) fn not_past(self, exp_s: u64) -> Result<(), Refusal> {
         if self.now_s < exp_s.saturating_add(self.skew_s) {
             return Ok(());
@@ -64,6 +84,18 @@ impl Now {
         Err(self.refuse(format!(
             "`exp` is {} s in the past; sign a new JWT, or set the clock right",
             self.now_s.saturating_sub(exp_s)
+        )))
+    }
+
+    /// `iat`, when there: at least `now - skew`, equality included.
+    pub(crate) fn not_long_ago(self, at_s: Option<u64>, name: &'static str) -> Result<(), Refusal> {
+        let past_s = self.now_s.saturating_sub(at_s.unwrap_or(self.now_s));
+        if past_s <= self.skew_s {
+            return Ok(());
+        }
+        Err(self.refuse(format!(
+            "`{name}` is {past_s} s in the past, at most {} s is allowed; set the clock right",
+            self.skew_s
         )))
     }
 

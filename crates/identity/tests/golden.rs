@@ -1,15 +1,21 @@
 //! The one pair of JWTs of an IoT IdP that its makers published, with the key recovered from them.
 
 use drawbridge_identity::{
-    AssertionRules, Candidate, Checker, KeyRing, LegacyLogin, LegacyUpdate, NotProven, Refusal, RingKey,
+    AssertionRules, Candidate, Checker, DeviceClock, KeyRing, LegacyLogin, LegacyUpdate, NotProven, Refusal,
+    RingKey,
 };
 use drawbridge_jose::PublicKey;
 use drawbridge_names::{KeyId, PrincipalName};
 use serde_json::Value;
 
 const NOW_S: u64 = 1_795_341_800;
-const RULES: AssertionRules<'_> =
-    AssertionRules { issuer: "https://core.example", skew_s: 60, life_s_max: 300 };
+const RULES: AssertionRules<'_> = AssertionRules {
+    issuer: "https://core.example",
+    skew_s: 60,
+    life_s_max: 300,
+    clock: DeviceClock::Good,
+    nonces: None,
+};
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("vectors/golden.json")).expect("the vector file")
@@ -32,7 +38,8 @@ fn judge<T>(legacy: bool, work: impl FnOnce(&Candidate<'_>, &Checker) -> T) -> T
     let golden = golden();
     let name = PrincipalName::parse("test.device.01").expect("a name");
     let ring = ring(&golden["registered_key"].to_string());
-    let candidate = Candidate { name: &name, ring: &ring, not_before_s: 0, legacy_assertions: legacy };
+    let candidate =
+        Candidate { name: &name, ring: &ring, not_before_s: 0, legacy_assertions: legacy, clock: None };
     work(&candidate, &Checker::new())
 }
 
@@ -79,7 +86,7 @@ fn i8_the_update_does_not_verify_under_the_key_it_carries() {
     let carried = judge(true, |c, checker| update.verify(Some(c), &RULES, NOW_S, checker)).expect("good");
     let ring = ring(&carried.new_key.to_jwk_json());
     let name = PrincipalName::parse("test.device.01").expect("a name");
-    let wrong = Candidate { name: &name, ring: &ring, not_before_s: 0, legacy_assertions: true };
+    let wrong = Candidate { name: &name, ring: &ring, not_before_s: 0, legacy_assertions: true, clock: None };
     let refusal = update.verify(Some(&wrong), &RULES, NOW_S, &Checker::new()).err().expect("not its key");
     assert_eq!(refusal, Refusal::NotProven(NotProven::Signature));
 }
