@@ -37,6 +37,15 @@ pub enum SessionsEnd {
         /// The policy, which has changed.
         policy: PolicyName,
     },
+    /// Those of a device that a gateway has opened for it.
+    Link {
+        /// The registry of both.
+        registry: RegistryName,
+        /// The gateway, which may act for the device no more.
+        gateway: Uid,
+        /// The device.
+        device: Uid,
+    },
 }
 
 /// Why all sessions of a principal end.

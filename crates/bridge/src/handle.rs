@@ -170,6 +170,10 @@ impl Watcher for BridgeHandle {
             SessionsEnd::Key { registry, uid, kid } => {
                 Ended::Key { registry: registry.clone(), uid: *uid, kid: kid.clone() }
             }
+            // Which of the device's sessions the gateway has opened is not kept; its own may come again.
+            SessionsEnd::Link { registry, device, .. } => {
+                Ended::Principal { registry: registry.clone(), uid: *device, why: EndedWhy::Revoked }
+            }
             SessionsEnd::Policy { registry, policy } => {
                 for inbox in &self.shared.inboxes {
                     inbox.push(ToShard::PolicyChanged { registry: registry.clone(), policy: policy.clone() });
