@@ -147,9 +147,6 @@ fn an_rsa_key_is_made_kept_and_signs_rs256_and_ps256() {
         let published = PublicKey::from_jwk(again.public_key().to_published_jwk_json().as_bytes()).unwrap();
         assert!(jws.verify(&published).is_ok());
         let wrong = PublicKey::from_spki_der_with(published.spki_der(), other).unwrap();
-        assert_eq!(
-            jws.verify(&wrong).unwrap_err(),
-            JwsError::AlgorithmMismatch { header: alg, key: other }
-        );
+        assert_eq!(jws.verify(&wrong).unwrap_err(), JwsError::AlgorithmMismatch { header: alg, key: other });
     }
 }
