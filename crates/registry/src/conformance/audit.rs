@@ -46,6 +46,15 @@ pub(super) async fn each_change_writes_one_audit_row_and_each_refusal_none(store
     audited!(store, r, false, |e| store.rotate_key(r, lamp, rotation(1, 4, 1), NOW_S, e));
     audited!(store, r, false, |e| store.rotate_key(r, lamp, rotation(1, 4, 2), NOW_S, e));
     audited!(store, r, false, |e| store.rotate_key(r, lamp, rotation(1, 5, 2), NOW_S, e));
+    audited!(store, r, true, |e| store.replace_key(r, lamp, &kid(4), key(6), NOW_S, 5, e));
+    audited!(store, r, false, |e| store.replace_key(r, lamp, &kid(4), key(7), NOW_S, 5, e));
+    audited!(store, r, true, |e| store.change_key(r, lamp, &kid(6), KeyChange::default(), e));
+    audited!(store, r, false, |e| store.change_key(r, lamp, &kid(9), KeyChange::default(), e));
+    audited!(store, r, true, |e| store.change_registry(registry_record("default"), e));
+    audited!(store, r, false, |e| store.change_registry(registry_record("gone"), e));
+    let batch = |uid| vec![(principal(r, "a", uid), vec![]), (principal(r, "b", uid + 1), vec![])];
+    audited!(store, r, true, |e| store.import_principals(r, batch(50), e));
+    audited!(store, r, false, |e| store.import_principals(r, batch(60), e));
     audited!(store, r, true, |e| store.set_policy(r, &policy_name("p"), "", NOW_S, e));
     audited!(store, r, true, |e| store.replace_secret(r, "admin", vec![1], e));
     audited!(store, r, true, |e| store.set_config(r, lamp, vec![], Some(0), 1, e));
@@ -55,7 +64,7 @@ pub(super) async fn each_change_writes_one_audit_row_and_each_refusal_none(store
     audited!(store, r, true, |e| store.delete_principal(r, lamp, e));
     audited!(store, r, false, |e| store.delete_principal(r, lamp, e));
     let rows = audit(store, r).await;
-    assert_eq!(rows.len(), 11);
+    assert_eq!(rows.len(), 15);
     verify_chain(&rows).expect("the chain holds");
 }
 

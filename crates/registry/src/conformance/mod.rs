@@ -17,12 +17,14 @@
 mod audit;
 mod control;
 mod fixtures;
+mod imports;
 mod jti;
 mod keys;
 mod policies;
 mod principals;
 mod races;
 mod registries;
+mod replacement;
 mod rotation;
 mod tokens;
 
@@ -85,6 +87,7 @@ pub fn promises() -> Vec<Promise> {
         registries:
             a_registry_is_made_once_and_a_second_attempt_changes_nothing,
             registries_are_listed_in_byte_order_and_read_back_as_given,
+            a_registrys_settings_change_and_nothing_else,
             a_registry_that_does_not_exist_takes_and_gives_nothing,
             two_registries_share_neither_devices_nor_keys_jti_policies_secrets_configs_or_audit;
         principals:
@@ -94,6 +97,7 @@ pub fn promises() -> Vec<Promise> {
             a_number_is_never_given_twice_also_after_deletion,
             principals_are_paged_in_byte_order_without_gap_or_repetition,
             each_change_does_what_it_says_and_counts_the_revision,
+            a_pending_principal_is_approved_once_and_stays_so,
             a_change_against_a_stale_revision_changes_nothing,
             a_revocation_never_moves_not_before_back,
             deletion_takes_all_that_was_the_principals_own_and_frees_its_name_and_keys;
@@ -101,6 +105,18 @@ pub fn promises() -> Vec<Promise> {
             a_key_is_added_up_to_the_limit_and_counts_the_revision,
             a_key_belongs_to_one_principal_also_when_retired,
             a_removed_key_is_retired_and_the_last_active_one_is_kept;
+        replacement:
+            a_replaced_key_goes_into_grace_and_the_new_one_is_active,
+            a_replacement_that_cannot_be_done_changes_nothing_and_says_why_in_order,
+            the_key_of_a_principal_that_is_admitted_nowhere_can_be_replaced_by_its_operator_only,
+            a_keys_label_and_window_change_and_nothing_else,
+            a_key_that_is_retired_or_not_the_principals_is_not_changed,
+            the_last_use_of_a_key_only_moves_forward_and_is_no_change_of_the_record;
+        imports:
+            a_batch_is_judged_one_by_one_in_order_and_audited_as_one,
+            a_batch_of_which_nothing_is_added_changes_nothing,
+            a_batch_belongs_to_the_registry_it_was_given_to,
+            a_large_batch_is_one_step;
         jti:
             a_jti_is_fresh_once_and_then_seen_with_its_first_token,
             jti_are_one_namespace_per_principal_whatever_their_sort,
@@ -152,6 +168,8 @@ pub fn promises() -> Vec<Promise> {
             of_eight_principals_of_one_name_exactly_one_is_added,
             of_eight_owners_of_one_key_exactly_one_is_registered,
             of_eight_changes_against_one_revision_exactly_one_is_done,
+            of_eight_replacements_of_one_key_exactly_one_is_done,
+            of_eight_batches_with_one_device_exactly_one_adds_it,
             of_eight_renewals_of_one_token_exactly_one_successor_is_left,
             of_eight_tokens_for_the_last_room_exactly_one_is_kept;
     }

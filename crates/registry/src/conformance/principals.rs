@@ -1,6 +1,6 @@
 //! Principals: registering, reading, changing, deleting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use drawbridge_names::{Epoch, PrincipalKind, PrincipalName, Uid};
 
@@ -12,7 +12,7 @@ pub(super) async fn a_principal_is_read_back_as_given_by_name_by_number_and_by_k
     let full = Principal {
         kind: PrincipalKind::Application,
         blocked: true,
-        pending: false,
+        pending: true,
         epoch: Epoch(u64::MAX - 1),
         not_before_s: u64::MAX,
         legacy_assertions: true,
@@ -22,9 +22,15 @@ pub(super) async fn a_principal_is_read_back_as_given_by_name_by_number_and_by_k
             (String::new(), "ä".to_owned()),
         ]),
         password: Some(vec![1, 0, 255]),
-        settings: Default::default(),
-        enrolment: None,
-        registration: None,
+        settings: PrincipalSettings {
+            clock: Some(ClockTrust::Coarse),
+            gateway: true,
+            roles: BTreeSet::from([Role::Viewer, Role::Introspect]),
+            certificate_subject: Some(CertificateSubject::SubjectDn("CN=\"ä\",O=b".into())),
+            bound_tokens: true,
+        },
+        enrolment: Some("AAAAAAAAAAAAAAAAAAAAAA".into()),
+        registration: Some([255; 32]),
         created_s: 0,
         revision: 7,
         ..principal(&registry, "backend_~%41", u64::MAX)
@@ -36,6 +42,8 @@ pub(super) async fn a_principal_is_read_back_as_given_by_name_by_number_and_by_k
             not_before_s: Some(1),
             expires_s: Some(u64::MAX),
             state: KeyState::Grace,
+            last_used_s: Some(NOW_S),
+            certificate_der: Some(vec![0x30; 3000]),
             ..key(9)
         },
         Key { state: KeyState::Retired, spki_der: vec![0; 600], added_s: 0, ..key(3) },
@@ -163,7 +171,8 @@ pub(super) async fn each_change_does_what_it_says_and_counts_the_revision(store:
     let attributes = BTreeMap::from([("site".to_owned(), "north".to_owned())]);
     let mut expected = known(store, &registry, lamp).await.principal;
     type Effect = fn(&mut Principal);
-    let steps: [(PrincipalChange, Effect); 9] = [
+    let settings = PrincipalSettings { gateway: true, ..PrincipalSettings::default() };
+    let steps: [(PrincipalChange, Effect); 13] = [
         (PrincipalChange::Block, |p| p.blocked = true),
         (PrincipalChange::Unblock, |p| p.blocked = false),
         (PrincipalChange::Revoke { not_before_s: NOW_S }, |p| {
@@ -178,6 +187,10 @@ pub(super) async fn each_change_does_what_it_says_and_counts_the_revision(store:
         }),
         (PrincipalChange::Password(Some(vec![1, 2])), |p| p.password = Some(vec![1, 2])),
         (PrincipalChange::Password(None), |p| p.password = None),
+        (PrincipalChange::Settings(settings), |p| p.settings.gateway = true),
+        (PrincipalChange::Settings(PrincipalSettings::default()), |p| p.settings.gateway = false),
+        (PrincipalChange::Registration(Some([7; 32])), |p| p.registration = Some([7; 32])),
+        (PrincipalChange::Registration(None), |p| p.registration = None),
     ];
     for (at, (change, effect)) in steps.into_iter().enumerate() {
         // By turns with the revision it has, and with none.
@@ -188,8 +201,23 @@ pub(super) async fn each_change_does_what_it_says_and_counts_the_revision(store:
         assert_eq!(answer.expect("change_principal"), Changed::Done(expected.clone()), "step {at}");
         assert_eq!(known(store, &registry, lamp).await.principal, expected, "step {at}");
     }
-    assert_eq!(expected.revision, 10);
+    assert_eq!(expected.revision, 14);
     assert_eq!(known(store, &registry, lamp).await.keys, [key(1)], "keys are left alone");
+}
+
+pub(super) async fn a_pending_principal_is_approved_once_and_stays_so(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    let waiting = Principal { pending: true, ..principal(&registry, "lamp", 1) };
+    let added = store.add_principal(waiting, vec![key(1)], entry("device.add")).await;
+    assert_eq!(added.expect("add_principal"), AddPrincipal::Added);
+    assert!(known(store, &registry, Uid(1)).await.principal.pending);
+    for revision in [2, 3] {
+        let expected = Principal { revision, ..principal(&registry, "lamp", 1) };
+        let approve = PrincipalChange::Approve;
+        let answer = store.change_principal(&registry, Uid(1), approve, None, entry("device.approve")).await;
+        assert_eq!(answer.expect("change_principal"), Changed::Done(expected.clone()));
+        assert_eq!(known(store, &registry, Uid(1)).await.principal, expected);
+    }
 }
 
 pub(super) async fn a_change_against_a_stale_revision_changes_nothing(store: &dyn Store) {

@@ -121,6 +121,36 @@ pub(super) async fn of_eight_changes_against_one_revision_exactly_one_is_done(st
     exactly_one(&answers, |a| *a == SetConfig::Set { version: 1 }, |a| *a == SetConfig::Stale { version: 1 });
 }
 
+pub(super) async fn of_eight_replacements_of_one_key_exactly_one_is_done(store: &dyn Store) {
+    let (registry, lamp) = make_lamp(store).await;
+    let old = kid(1);
+    let racers = (0..RACERS).map(|racer| key(10 + u32::from(racer)));
+    let answers = side_by_side(
+        racers.map(|new| store.replace_key(&registry, lamp, &old, new, NOW_S + 60, 5, entry("key.replace"))),
+    )
+    .await;
+    exactly_one(&answers, |a| *a == RotateKey::Rotated, |a| *a == RotateKey::OldNotActive);
+    assert_eq!(known(store, &registry, lamp).await.principal.revision, 2);
+}
+
+pub(super) async fn of_eight_batches_with_one_device_exactly_one_adds_it(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    let racers = (0..RACERS).map(|racer| {
+        let uid = u64::from(racer);
+        let own = principal(&registry, &format!("own{racer}"), uid);
+        vec![(own, vec![]), (principal(&registry, "lamp", 10 + uid), vec![key(1)])]
+    });
+    let answers =
+        side_by_side(racers.map(|batch| store.import_principals(&registry, batch, entry("device.import"))))
+            .await;
+    exactly_one(
+        &answers,
+        |a| a[..] == [AddPrincipal::Added, AddPrincipal::Added],
+        |a| matches!(a[..], [AddPrincipal::Added, AddPrincipal::NameTaken(_)]),
+    );
+    assert_eq!(store.principals(&registry, None, None, 99).await.expect("principals").len(), 9);
+}
+
 pub(super) async fn of_eight_renewals_of_one_token_exactly_one_successor_is_left(store: &dyn Store) {
     let (registry, lamp) = make_lamp(store).await;
     let added = store.add_token(&registry, kept_token(100, lamp), 9, NOW_S).await;

@@ -22,6 +22,7 @@ pub(super) async fn registries_are_listed_in_byte_order_and_read_back_as_given(s
         google: Some(GoogleNames { project: "p-1".into(), location: "europe-west1".into() }),
         clock_skew_s: u32::MAX,
         token_life_s: 0,
+        settings: RegistrySettings { token_format: TokenFormat::Opaque, clock: ClockTrust::None },
         created_s: u64::MAX,
         ..registry_record("b")
     };
@@ -35,6 +36,39 @@ pub(super) async fn registries_are_listed_in_byte_order_and_read_back_as_given(s
     assert_eq!(listed[4], google);
     assert_eq!(store.registry(&google.name).await.expect("registry"), Some(google));
     assert_eq!(store.registry(&registry_name("c")).await.expect("registry"), None);
+}
+
+pub(super) async fn a_registrys_settings_change_and_nothing_else(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    let other = make_registry(store, "other").await;
+    let settings = RegistrySettings { token_format: TokenFormat::Opaque, clock: ClockTrust::Coarse };
+    let asked = RegistryRecord {
+        issuer: "https://other.example".into(),
+        bridge_audience: "x".into(),
+        clock_skew_s: 5,
+        token_life_s: 7,
+        google: Some(GoogleNames { project: "p".into(), location: "l".into() }),
+        settings: settings.clone(),
+        created_s: 0,
+        ..registry_record("default")
+    };
+    let expected =
+        RegistryRecord { clock_skew_s: 5, token_life_s: 7, settings, ..registry_record("default") };
+    let answer = store.change_registry(asked, entry("registry.change")).await;
+    assert_eq!(answer.expect("change_registry"), Some(expected.clone()));
+    assert_eq!(store.registry(&registry).await.expect("registry"), Some(expected));
+    assert_eq!(store.registry(&other).await.expect("registry"), Some(registry_record("other")));
+    let rows = audit(store, &registry).await;
+    assert_eq!((rows.len(), &rows[1].entry), (2, &entry("registry.change")));
+    // And back, also if nothing differs.
+    for _ in 0..2 {
+        let answer = store.change_registry(registry_record("default"), entry("registry.change")).await;
+        assert_eq!(answer.expect("change_registry"), Some(registry_record("default")));
+    }
+    let before = picture(store).await;
+    let nobody = store.change_registry(registry_record("gone"), entry("e")).await;
+    assert_eq!(nobody.expect("change_registry"), None);
+    assert_eq!(picture(store).await, before);
 }
 
 pub(super) async fn a_registry_that_does_not_exist_takes_and_gives_nothing(store: &dyn Store) {
@@ -67,6 +101,13 @@ pub(super) async fn a_registry_that_does_not_exist_takes_and_gives_nothing(store
     let state = StateReport { payload: vec![1], received_ms: 1 };
     store.add_state(&gone, lamp, state).await.expect("the state of nobody is dropped");
 
+    unknown(store.import_principals(&gone, vec![], entry("e")).await);
+    let batch = vec![(principal(&gone, "x", 9), vec![])];
+    unknown(store.import_principals(&gone, batch, entry("e")).await);
+    let replaced = store.replace_key(&gone, lamp, &kid(1), key(2), NOW_S, 5, entry("e")).await;
+    assert_eq!(replaced.expect("replace_key"), RotateKey::OldNotActive);
+    let changed = store.change_key(&gone, lamp, &kid(1), KeyChange::default(), entry("e")).await;
+    assert_eq!(changed.expect("change_key"), ChangeKey::NotFound);
     unknown(store.revoke_jti(&gone, [1; 16], NOW_S + 9).await);
     let token = store.add_token(&gone, kept_token(1, lamp), 9, NOW_S).await;
     assert_eq!(token.expect("add_token"), AddToken::Gone);
