@@ -1,12 +1,14 @@
 //! The chain of the audit: each row's hash holds the row before, so none can be changed, taken out
 //! or put in between without breaking every later one.
 //!
-//! What the chain alone cannot show is that its newest rows were cut off; whoever needs that keeps
-//! the last hash elsewhere.
+//! What the chain alone cannot show is that its newest rows were cut off, or that the whole of it was
+//! written anew; whoever needs that notes its head ([`AuditHead`]) elsewhere and asks later whether the
+//! chain [`continues`] from there.
 
+use drawbridge_names::RegistryName;
 use sha2::{Digest, Sha256};
 
-use crate::{AuditEntry, AuditRow};
+use crate::{AuditEntry, AuditHead, AuditRow};
 
 /// The writer of a store that one process alone writes to.
 pub const WRITER_ALONE: &str = "alone";
@@ -79,10 +81,57 @@ pub fn verify_chain<'a>(rows: impl IntoIterator<Item = &'a AuditRow>) -> Result<
     Ok(())
 }
 
+/// Why a chain is not the continuation of a head that was noted earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotContinued {
+    /// The row of the head is not there.
+    #[error(
+        "row {seq} of the audit chain was there when its head was noted and is missing now: the chain was cut off"
+    )]
+    Missing {
+        /// Its place.
+        seq: u64,
+    },
+    /// At the place of the head is another row.
+    #[error(
+        "row {seq} of the audit chain is not the one whose hash was noted: the chain was written anew before or at it"
+    )]
+    Differs {
+        /// Its place.
+        seq: u64,
+    },
+    /// The rows from the head on are not a chain.
+    #[error(transparent)]
+    Broken(#[from] BrokenAt),
+}
+
+/// Checks that a chain still holds a head noted earlier, and all that follows from it: `rows` are those
+/// of the head's writer from `since.seq` on, oldest first, at least one if the chain is that long. Rows
+/// before the head need no check: its hash stands for them. A long chain is checked page by page, each
+/// from the last row of the page before ([`AuditRow::head`]).
+///
+/// # Errors
+/// [`NotContinued::Missing`] when the first row is not there or of a later place,
+/// [`NotContinued::Differs`] when it is another one, [`NotContinued::Broken`] when what follows is no chain.
+pub fn continues<'a>(
+    rows: impl IntoIterator<Item = &'a AuditRow>,
+    registry: &RegistryName,
+    since: &AuditHead,
+) -> Result<(), NotContinued> {
+    let mut rows = rows.into_iter().peekable();
+    match rows.peek() {
+        Some(first) if first.seq <= since.seq => {
+            if first.head() != *since || first.registry != *registry {
+                return Err(NotContinued::Differs { seq: since.seq });
+            }
+        }
+        _ => return Err(NotContinued::Missing { seq: since.seq }),
+    }
+    Ok(verify_chain(rows)?)
+}
+
 #[cfg(test)]
 mod tests {
-    use drawbridge_names::RegistryName;
-
     use super::*;
 
     fn chain(length: u64) -> Vec<AuditRow> {
@@ -138,6 +187,65 @@ mod tests {
             change(&mut rows);
             assert_eq!(verify_chain(&rows), Err(BrokenAt { seq }), "{what}");
         }
+    }
+
+    #[test]
+    fn a_chain_continues_from_each_of_its_heads() {
+        let rows = chain(5);
+        let registry = RegistryName::default_registry();
+        for at in 0..rows.len() {
+            assert_eq!(continues(&rows[at..], &registry, &rows[at].head()), Ok(()), "{at}");
+            assert_eq!(continues(&rows[at..=at], &registry, &rows[at].head()), Ok(()), "{at}");
+        }
+        // Page by page.
+        let mut head = rows[0].head();
+        for page in [&rows[..3], &rows[2..4], &rows[3..]] {
+            assert_eq!(continues(page, &registry, &head), Ok(()));
+            head = page.last().expect("no page is empty").head();
+        }
+        assert_eq!(head, rows[4].head());
+    }
+
+    #[test]
+    fn a_chain_that_was_cut_off_or_written_anew_does_not_continue_from_a_noted_head() {
+        let noted = chain(3)[2].head();
+        let seq = noted.seq;
+        type Change = fn(&mut Vec<AuditRow>);
+        let table: [(&str, NotContinued, Change); 9] = [
+            ("all gone", NotContinued::Missing { seq }, |rows| rows.clear()),
+            ("the row gone", NotContinued::Missing { seq }, |rows| drop(rows.remove(0))),
+            ("the row changed", NotContinued::Differs { seq }, |rows| rows[0].hash = [1; 32]),
+            ("its writer changed", NotContinued::Differs { seq }, |rows| rows[0].writer.push('x')),
+            ("written anew", NotContinued::Differs { seq }, |rows| {
+                // A whole chain of its own, from the first row on, with one entry changed.
+                let row = &mut rows[0];
+                row.entry.subject = "lamp-x".into();
+                row.hash = chain_hash(&row.prev, row.registry.as_str(), &row.writer, row.seq, &row.entry);
+            }),
+            ("another registry's", NotContinued::Differs { seq }, |rows| {
+                rows[0].registry = RegistryName::parse("b").expect("a name");
+            }),
+            ("its entry changed, its hash left", NotContinued::Broken(BrokenAt { seq }), |rows| {
+                rows[0].entry.subject = "lamp-x".into();
+            }),
+            ("a later one changed", NotContinued::Broken(BrokenAt { seq: 5 }), |rows| {
+                rows[2].entry.actor.clear();
+            }),
+            ("a later one gone", NotContinued::Broken(BrokenAt { seq: 5 }), |rows| drop(rows.remove(1))),
+        ];
+        let registry = RegistryName::default_registry();
+        for (what, expected, change) in table {
+            let mut rows = chain(6).split_off(2);
+            change(&mut rows);
+            assert_eq!(continues(&rows, &registry, &noted), Err(expected), "{what}");
+        }
+        // Cut off before the head and grown again: the place is taken, the row is another.
+        let grown = &mut chain(3)[2..];
+        grown[0].entry.at_ms += 1;
+        grown[0].hash = chain_hash(&grown[0].prev, "default", WRITER_ALONE, 3, &grown[0].entry);
+        assert_eq!(continues(&*grown, &registry, &noted), Err(NotContinued::Differs { seq }));
+        // An earlier row in front is not the head.
+        assert_eq!(continues(&chain(4)[1..], &registry, &noted), Err(NotContinued::Differs { seq }));
     }
 
     #[test]

@@ -24,6 +24,12 @@ pub enum StoreError {
     /// Something was to be written into a registry that does not exist.
     #[error("there is no registry `{0}`; add it first, or use one of `drawbridge registry list`")]
     UnknownRegistry(RegistryName),
+    /// Another server works on the store.
+    #[error("{0}; stop it, wait until it is gone, or give this server a store of its own")]
+    InUse(String),
+    /// The address of the store is not one.
+    #[error("the address of the store is refused: {0}")]
+    Address(String),
 }
 
 impl StoreError {
@@ -35,6 +41,8 @@ impl StoreError {
             Self::Corrupt(_) => "DB-5002",
             Self::UnknownFormat { .. } => "DB-5003",
             Self::UnknownRegistry(_) => "DB-5004",
+            Self::InUse(_) => "DB-5005",
+            Self::Address(_) => "DB-5006",
         }
     }
 
@@ -46,6 +54,8 @@ impl StoreError {
             Self::Corrupt(_) => "store-corrupt",
             Self::UnknownFormat { .. } => "store-format",
             Self::UnknownRegistry(_) => "registry-unknown",
+            Self::InUse(_) => "store-in-use",
+            Self::Address(_) => "store-address",
         }
     }
 }

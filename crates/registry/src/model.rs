@@ -58,6 +58,39 @@ impl TokenFormat {
     }
 }
 
+/// The algorithm of a registry's issuer keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum IssuerAlgorithm {
+    /// ECDSA with P-256 and SHA-256.
+    #[default]
+    #[serde(rename = "ES256")]
+    Es256,
+    /// RSA PKCS#1 v1.5 with SHA-256, which every verifier of RFC 9068 has.
+    #[serde(rename = "RS256")]
+    Rs256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+impl IssuerAlgorithm {
+    /// The word in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Es256 => "ES256",
+            Self::Rs256 => "RS256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    /// The algorithm of a word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Es256, Self::Rs256, Self::EdDsa].into_iter().find(|algorithm| algorithm.as_str() == word)
+    }
+}
+
 /// What an operator may change of a registry. Stores keep it as one JSON text.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -66,6 +99,8 @@ pub struct RegistrySettings {
     pub token_format: TokenFormat,
     /// The trust in a device's clock, unless its record says otherwise.
     pub clock: ClockTrust,
+    /// The algorithm of the issuer keys to come.
+    pub issuer_algorithm: IssuerAlgorithm,
 }
 
 /// How far a device's clock is to be trusted.

@@ -3,7 +3,7 @@
 use drawbridge_names::Uid;
 
 use super::fixtures::*;
-use crate::audit::{CHAIN_START, verify_chain};
+use crate::audit::{CHAIN_START, continues, verify_chain};
 use crate::*;
 
 /// Runs a call with its own audit entry and checks that exactly this entry was, or none was, written.
@@ -55,6 +55,21 @@ pub(super) async fn each_change_writes_one_audit_row_and_each_refusal_none(store
     let batch = |uid| vec![(principal(r, "a", uid), vec![]), (principal(r, "b", uid + 1), vec![])];
     audited!(store, r, true, |e| store.import_principals(r, batch(50), e));
     audited!(store, r, false, |e| store.import_principals(r, batch(60), e));
+    audited!(store, r, true, |e| store.add_enrolment(r, enrolment("e"), e));
+    audited!(store, r, true, |e| store.enrol(r, "e", principal(r, "c", 70), vec![], NOW_S, e));
+    audited!(store, r, false, |e| store.enrol(r, "e", principal(r, "c", 71), vec![], NOW_S, e));
+    audited!(store, r, true, |e| store.link(r, lamp, Uid(70), true, e));
+    audited!(store, r, false, |e| store.link(r, lamp, Uid(70), true, e));
+    audited!(store, r, false, |e| store.link(r, lamp, nobody, true, e));
+    audited!(store, r, true, |e| store.undo_enrolment(r, Uid(70), e));
+    audited!(store, r, false, |e| store.undo_enrolment(r, Uid(70), e));
+    audited!(store, r, true, |e| store.end_enrolment(r, "e", e));
+    audited!(store, r, false, |e| store.end_enrolment(r, "e", e));
+    let ca = || Ca { fingerprint: [1; 32], der: vec![1], label: None, added_s: NOW_S };
+    audited!(store, r, true, |e| store.add_ca(r, ca(), e));
+    audited!(store, r, false, |e| store.add_ca(r, ca(), e));
+    audited!(store, r, true, |e| store.remove_ca(r, &[1; 32], e));
+    audited!(store, r, false, |e| store.remove_ca(r, &[1; 32], e));
     audited!(store, r, true, |e| store.set_policy(r, &policy_name("p"), "", NOW_S, e));
     audited!(store, r, true, |e| store.replace_secret(r, "admin", vec![1], e));
     audited!(store, r, true, |e| store.set_config(r, lamp, vec![], Some(0), 1, e));
@@ -64,7 +79,7 @@ pub(super) async fn each_change_writes_one_audit_row_and_each_refusal_none(store
     audited!(store, r, true, |e| store.delete_principal(r, lamp, e));
     audited!(store, r, false, |e| store.delete_principal(r, lamp, e));
     let rows = audit(store, r).await;
-    assert_eq!(rows.len(), 15);
+    assert_eq!(rows.len(), 22);
     verify_chain(&rows).expect("the chain holds");
 }
 
@@ -115,4 +130,48 @@ pub(super) async fn the_audit_is_read_newest_first_in_pages(store: &dyn Store) {
         let found: Vec<u64> = rows.iter().map(|row| row.seq).collect();
         assert_eq!(found, expected, "before {before:?}, at most {limit}");
     }
+}
+
+pub(super) async fn the_audit_is_read_oldest_first_from_any_row_on(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    let other = make_registry(store, "other").await;
+    for _ in 0..9 {
+        store.record(&registry, entry("e")).await.expect("record");
+    }
+    let all = audit(store, &registry).await;
+    let writer = &all[0].writer;
+    for (from_seq, limit, expected) in [
+        (1, 3, 0..3),
+        (0, 3, 0..3),
+        (4, 3, 3..6),
+        (9, 99, 8..10),
+        (10, usize::MAX, 9..10),
+        (11, 9, 0..0),
+        (u64::MAX, 9, 0..0),
+        (1, 0, 0..0),
+    ] {
+        let rows = store.audit_rows(&registry, writer, from_seq, limit).await.expect("audit_rows");
+        assert_eq!(rows, all[expected], "from {from_seq}, at most {limit}");
+    }
+    assert_eq!(store.audit_rows(&registry, "nobody", 0, 9).await.expect("audit_rows"), []);
+    let of_other = audit(store, &other).await;
+    assert_eq!(store.audit_rows(&other, writer, 1, 9).await.expect("audit_rows"), of_other);
+}
+
+pub(super) async fn the_heads_of_the_audit_are_the_newest_rows(store: &dyn Store) {
+    let registries = [make_registry(store, "a").await, make_registry(store, "b").await];
+    for number in 0..5 {
+        for registry in &registries {
+            let heads = store.audit_heads(registry).await.expect("audit_heads");
+            let newest = audit(store, registry).await.pop().expect("it was made");
+            assert_eq!(heads, [newest.head()], "{registry} {number}");
+            // A head noted earlier is found again, with all that came after it.
+            let rows = store.audit_rows(registry, &heads[0].writer, heads[0].seq, 9).await;
+            continues(&rows.expect("audit_rows"), registry, &heads[0]).expect("nothing is missing");
+        }
+        store.record(&registries[0], entry("e")).await.expect("record");
+    }
+    let first = store.audit_rows(&registries[0], &audit(store, &registries[0]).await[0].writer, 1, 9).await;
+    let first = first.expect("audit_rows");
+    continues(&first, &registries[0], &first[0].head()).expect("nothing is missing");
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use drawbridge_names::{Epoch, KeyId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
 
 use crate::{
-    AddPrincipal, AddRegistry, AuditEntry, AuditRow, ConfigVersion, JtiMark, KeptToken, Key, KeyRotation,
-    KeyState, Known, PolicyRecord, Principal, RegistryRecord, StateReport, Store,
+    AddPrincipal, AddRegistry, AuditEntry, AuditRow, Ca, ConfigVersion, Enrolment, EnrolmentNames, JtiMark,
+    KeptToken, Key, KeyRotation, KeyState, Known, PolicyRecord, Principal, RegistryRecord, StateReport,
+    Store,
 };
 
 /// 2023-11-14, the present of every check.
@@ -129,6 +130,25 @@ pub(super) fn kept_token(number: u8, uid: Uid) -> KeptToken {
     }
 }
 
+/// For devices of any name; its token's digest begins with its id.
+pub(super) fn enrolment(id: &str) -> Enrolment {
+    let mut token_digest = [0xee; 32];
+    token_digest[..id.len()].copy_from_slice(id.as_bytes());
+    Enrolment {
+        id: id.to_owned(),
+        token_digest,
+        label: None,
+        names: EnrolmentNames::Pattern("*".into()),
+        claims_max: 1000,
+        claims: 0,
+        policy: None,
+        auto: false,
+        expires_s: NOW_S + 86_400,
+        ended: false,
+        created_s: NOW_S,
+    }
+}
+
 pub(super) async fn make_registry(store: &dyn Store, text: &str) -> RegistryName {
     let added = store.add_registry(registry_record(text), entry("registry.add")).await;
     assert_eq!(added.expect("add_registry"), AddRegistry::Added);
@@ -166,7 +186,7 @@ pub(super) async fn audit(store: &dyn Store, registry: &RegistryName) -> Vec<Aud
     rows
 }
 
-/// All that a store shows of its registries, save secrets and marks: what must be the same before and
+/// All that a store shows of its registries, save secrets, marks and tokens: what must be the same before and
 /// after a refusal.
 #[derive(Debug, PartialEq)]
 pub(super) struct Picture {
@@ -180,6 +200,10 @@ struct Contents {
     states: Vec<Vec<StateReport>>,
     configs: Vec<(PrincipalName, Uid, ConfigVersion)>,
     policies: Vec<PolicyRecord>,
+    enrolments: Vec<Enrolment>,
+    gateways: Vec<Vec<PrincipalName>>,
+    cas: Vec<Ca>,
+    revoked: Vec<([u8; 16], u64)>,
     audit: Vec<AuditRow>,
 }
 
@@ -189,8 +213,9 @@ pub(super) async fn picture(store: &dyn Store) -> Picture {
     for record in &registries {
         let registry = &record.name;
         let principals = store.principals(registry, None, None, usize::MAX).await.expect("principals");
-        let mut states = Vec::new();
+        let (mut states, mut gateways) = (Vec::new(), Vec::new());
         for known in &principals {
+            gateways.push(store.gateways_of(registry, known.principal.uid).await.expect("gateways_of"));
             states.push(store.states(registry, known.principal.uid).await.expect("states"));
         }
         contents.push(Contents {
@@ -198,6 +223,10 @@ pub(super) async fn picture(store: &dyn Store) -> Picture {
             states,
             configs: store.configs(registry, None, usize::MAX).await.expect("configs"),
             policies: store.policies(registry).await.expect("policies"),
+            enrolments: store.enrolments(registry).await.expect("enrolments"),
+            gateways,
+            cas: store.cas(registry).await.expect("cas"),
+            revoked: store.revoked_jtis(registry, 0).await.expect("revoked_jtis"),
             audit: audit(store, registry).await,
         });
     }

@@ -16,10 +16,12 @@
 
 mod audit;
 mod control;
+mod enrolments;
 mod fixtures;
 mod imports;
 mod jti;
 mod keys;
+mod links;
 mod policies;
 mod principals;
 mod races;
@@ -89,7 +91,7 @@ pub fn promises() -> Vec<Promise> {
             registries_are_listed_in_byte_order_and_read_back_as_given,
             a_registrys_settings_change_and_nothing_else,
             a_registry_that_does_not_exist_takes_and_gives_nothing,
-            two_registries_share_neither_devices_nor_keys_jti_policies_secrets_configs_or_audit;
+            two_registries_share_neither_devices_nor_keys_jti_tokens_policies_secrets_configs_or_audit;
         principals:
             a_principal_is_read_back_as_given_by_name_by_number_and_by_key,
             a_name_is_taken_whatever_the_kind_and_names_are_bytes,
@@ -157,10 +159,25 @@ pub fn promises() -> Vec<Promise> {
             a_deleted_principals_tokens_are_gone,
             a_revoked_jti_is_listed_until_its_last_end,
             sweeping_takes_only_what_is_over;
+        enrolments:
+            enrolments_are_read_back_as_given_and_listed_newest_first,
+            an_enrolment_is_ended_once_and_is_still_found,
+            a_device_registers_itself_with_one_claim_in_one_step,
+            a_refused_enrolment_changes_nothing_and_says_why_in_order,
+            a_claim_is_given_back_by_undoing_and_not_by_deleting,
+            an_undone_enrolment_makes_room_for_another_device,
+            enrolled_principals_are_paged_by_name_and_by_what_they_wait_for;
+        links:
+            a_link_is_made_and_taken_away_and_goes_one_way,
+            the_devices_of_a_gateway_are_paged_and_the_gateways_of_a_device_listed,
+            the_links_of_a_deleted_principal_go_with_it,
+            a_ca_is_registered_once_listed_by_fingerprint_and_removed;
         audit:
             each_change_writes_one_audit_row_and_each_refusal_none,
             the_audit_is_one_chain_per_registry_that_verifies,
-            the_audit_is_read_newest_first_in_pages;
+            the_audit_is_read_newest_first_in_pages,
+            the_audit_is_read_oldest_first_from_any_row_on,
+            the_heads_of_the_audit_are_the_newest_rows;
         races:
             of_eight_racing_for_one_jti_exactly_one_is_fresh,
             of_eight_rotations_of_one_key_exactly_one_is_done,
@@ -171,6 +188,9 @@ pub fn promises() -> Vec<Promise> {
             of_eight_replacements_of_one_key_exactly_one_is_done,
             of_eight_batches_with_one_device_exactly_one_adds_it,
             of_eight_renewals_of_one_token_exactly_one_successor_is_left,
-            of_eight_tokens_for_the_last_room_exactly_one_is_kept;
+            of_eight_tokens_for_the_last_room_exactly_one_is_kept,
+            of_eight_devices_for_the_last_claim_exactly_one_is_enrolled,
+            of_eight_copies_of_one_enrolment_exactly_one_is_done,
+            of_eight_links_of_one_pair_exactly_one_is_a_change;
     }
 }

@@ -177,3 +177,42 @@ pub(super) async fn of_eight_tokens_for_the_last_room_exactly_one_is_kept(store:
     let answers = side_by_side(racers.map(|token| store.add_token(&registry, token, 1, NOW_S))).await;
     exactly_one(&answers, |a| *a == AddToken::Added, |a| *a == AddToken::Full);
 }
+
+pub(super) async fn of_eight_devices_for_the_last_claim_exactly_one_is_enrolled(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    let last = Enrolment { claims_max: 3, claims: 2, ..enrolment("e") };
+    store.add_enrolment(&registry, last, entry("enrolment.add")).await.expect("add_enrolment");
+    let racers = (0..RACERS).map(|racer| principal(&registry, &format!("pump{racer}"), u64::from(racer)));
+    let answers = side_by_side(
+        racers.map(|pump| store.enrol(&registry, "e", pump, vec![], NOW_S, entry("device.enrol"))),
+    )
+    .await;
+    exactly_one(&answers, |a| *a == Enrol::Enrolled, |a| *a == Enrol::Spent);
+    assert_eq!(store.principals(&registry, None, None, 99).await.expect("principals").len(), 1);
+    assert_eq!(store.enrolments(&registry).await.expect("enrolments")[0].claims, 3);
+}
+
+pub(super) async fn of_eight_copies_of_one_enrolment_exactly_one_is_done(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    store.add_enrolment(&registry, enrolment("e"), entry("enrolment.add")).await.expect("add_enrolment");
+    let racers = (0..RACERS).map(|racer| principal(&registry, "pump", u64::from(racer)));
+    let answers = side_by_side(
+        racers.map(|pump| store.enrol(&registry, "e", pump, vec![key(1)], NOW_S, entry("device.enrol"))),
+    )
+    .await;
+    let taken = |a: &Enrol| matches!(a, Enrol::Refused(AddPrincipal::NameTaken(_)));
+    exactly_one(&answers, |a| *a == Enrol::Enrolled, taken);
+    assert_eq!(store.enrolments(&registry).await.expect("enrolments")[0].claims, 1);
+}
+
+pub(super) async fn of_eight_links_of_one_pair_exactly_one_is_a_change(store: &dyn Store) {
+    let (registry, lamp) = make_lamp(store).await;
+    let gateway = make_device(store, &registry, "gateway", 2, &[]).await;
+    let rows = audit(store, &registry).await.len();
+    for (at, on) in [true, false].into_iter().enumerate() {
+        let racers = (0..RACERS).map(|_| entry("gateway.link"));
+        let answers = side_by_side(racers.map(|audit| store.link(&registry, gateway, lamp, on, audit))).await;
+        exactly_one(&answers, |a| *a == Link::Changed, |a| *a == Link::Unchanged);
+        assert_eq!(audit(store, &registry).await.len(), rows + at + 1);
+    }
+}

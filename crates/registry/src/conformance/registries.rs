@@ -108,6 +108,16 @@ pub(super) async fn a_registry_that_does_not_exist_takes_and_gives_nothing(store
     assert_eq!(replaced.expect("replace_key"), RotateKey::OldNotActive);
     let changed = store.change_key(&gone, lamp, &kid(1), KeyChange::default(), entry("e")).await;
     assert_eq!(changed.expect("change_key"), ChangeKey::NotFound);
+    unknown(store.add_enrolment(&gone, enrolment("e"), entry("e")).await);
+    assert!(!store.end_enrolment(&gone, "e", entry("e")).await.expect("end_enrolment"));
+    let enrolled = store.enrol(&gone, "e", principal(&gone, "x", 9), vec![], NOW_S, entry("e")).await;
+    assert_eq!(enrolled.expect("enrol"), Enrol::Ended);
+    assert!(!store.undo_enrolment(&gone, lamp, entry("e")).await.expect("undo_enrolment"));
+    let ca = Ca { fingerprint: [1; 32], der: vec![1], label: None, added_s: NOW_S };
+    unknown(store.add_ca(&gone, ca, entry("e")).await);
+    assert!(!store.remove_ca(&gone, &[1; 32], entry("e")).await.expect("remove_ca"));
+    let linked = store.link(&gone, lamp, lamp, true, entry("e")).await;
+    assert_eq!(linked.expect("link"), Link::NotFound);
     unknown(store.revoke_jti(&gone, [1; 16], NOW_S + 9).await);
     let token = store.add_token(&gone, kept_token(1, lamp), 9, NOW_S).await;
     assert_eq!(token.expect("add_token"), AddToken::Gone);
@@ -117,6 +127,16 @@ pub(super) async fn a_registry_that_does_not_exist_takes_and_gives_nothing(store
     assert_eq!(store.end_token(&gone, &[1; 32], NOW_S).await.expect("end_token"), 0);
     assert_eq!(store.token(&gone, &[1; 32], NOW_S).await.expect("token"), None);
     assert_eq!(store.revoked_jtis(&gone, NOW_S).await.expect("revoked_jtis"), []);
+    let enrolment = store.enrolment_by_token(&gone, &enrolment("e").token_digest).await;
+    assert_eq!(enrolment.expect("enrolment_by_token"), None);
+    assert_eq!(store.enrolments(&gone).await.expect("enrolments"), []);
+    assert_eq!(store.enrolled(&gone, None, false, None, 9).await.expect("enrolled"), []);
+    assert!(!store.linked(&gone, lamp, lamp).await.expect("linked"));
+    assert_eq!(store.linked_devices(&gone, lamp, None, 9).await.expect("linked_devices"), []);
+    assert_eq!(store.gateways_of(&gone, lamp).await.expect("gateways_of"), []);
+    assert_eq!(store.cas(&gone).await.expect("cas"), []);
+    assert_eq!(store.audit_heads(&gone).await.expect("audit_heads"), []);
+    assert_eq!(store.audit_rows(&gone, "alone", 1, 9).await.expect("audit_rows"), []);
 
     assert_eq!(store.known(&gone, &name("lamp")).await.expect("known"), None);
     assert_eq!(store.known_by_uid(&gone, lamp).await.expect("known_by_uid"), None);
@@ -132,7 +152,7 @@ pub(super) async fn a_registry_that_does_not_exist_takes_and_gives_nothing(store
     assert_eq!(picture(store).await, before);
 }
 
-pub(super) async fn two_registries_share_neither_devices_nor_keys_jti_policies_secrets_configs_or_audit(
+pub(super) async fn two_registries_share_neither_devices_nor_keys_jti_tokens_policies_secrets_configs_or_audit(
     store: &dyn Store,
 ) {
     let both = [make_registry(store, "a").await, make_registry(store, "b").await];
@@ -155,6 +175,9 @@ pub(super) async fn two_registries_share_neither_devices_nor_keys_jti_policies_s
         assert_eq!(config.expect("set_config"), SetConfig::Set { version: 1 }, "{registry}");
         let state = StateReport { payload, received_ms: 1 };
         store.add_state(registry, lamp, state).await.expect("add_state");
+        let token = KeptToken { claims: format!("{{\"r\":{at}}}"), ..kept_token(1, lamp) };
+        let added = store.add_token(registry, token, 1, NOW_S).await;
+        assert_eq!(added.expect("add_token"), AddToken::Added, "{registry}");
     }
     let [a, b] = &both;
     for (at, registry) in both.iter().enumerate() {
@@ -165,6 +188,8 @@ pub(super) async fn two_registries_share_neither_devices_nor_keys_jti_policies_s
         let policy = store.policy(registry, &policy_name("p")).await.expect("policy").expect("was set");
         assert_eq!(policy.source, format!("# {registry}"));
         assert_eq!(known(store, registry, lamp).await.principal.registry, *registry);
+        let token = store.token(registry, &[1; 32], NOW_S).await.expect("token").expect("was added");
+        assert_eq!(token.claims, format!("{{\"r\":{at}}}"));
         assert_eq!(audit(store, registry).await.len(), 4, "{registry}");
     }
 
@@ -175,7 +200,9 @@ pub(super) async fn two_registries_share_neither_devices_nor_keys_jti_policies_s
         .await
         .expect("change_principal");
     store.remove_key(a, lamp, &kid(1), true, entry("e")).await.expect("remove_key");
+    assert_eq!(store.end_token(a, &[1; 32], NOW_S).await.expect("end_token"), 1);
     assert!(store.delete_principal(a, lamp, entry("e")).await.expect("delete_principal"));
+    assert!(store.token(b, &[1; 32], NOW_S).await.expect("token").is_some());
     assert_eq!(known(store, b, lamp).await, b_before);
     assert_eq!(store.known(a, &name("lamp")).await.expect("known"), None);
     assert_eq!(
