@@ -8,8 +8,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use drawbridge_names::{PolicyName, Uid};
-use drawbridge_registry::audit::verify_chain;
-use drawbridge_registry::{JtiMark, JtiOutcome, KeyRotation, PrincipalChange, RotateKey, StateReport, Store};
+use drawbridge_registry::audit::{continues, verify_chain};
+use drawbridge_registry::{
+    AddToken, Ca, Enrol, JtiMark, JtiOutcome, KeptToken, KeyRotation, Link, Principal, PrincipalChange,
+    RotateKey, StateReport, Store, TokenUse,
+};
 use records::*;
 
 #[tokio::test]
@@ -25,6 +28,16 @@ async fn a_store_that_is_opened_again_has_everything() {
             store.secret(&registry(), "issuer").await.expect("secret"),
             store.configs(&registry(), None, 99).await.expect("configs"),
             store.states(&registry(), Uid(1)).await.expect("states"),
+            (
+                store.enrolments(&registry()).await.expect("enrolments"),
+                store.enrolled(&registry(), Some("e"), true, None, 99).await.expect("enrolled"),
+                store.linked(&registry(), Uid(1), Uid(2)).await.expect("linked"),
+                store.cas(&registry()).await.expect("cas"),
+                store.token(&registry(), &token(1).digest, NOW_S).await.expect("token"),
+                store.token(&registry(), &token(2).digest, NOW_S).await.expect("token"),
+                store.revoked_jtis(&registry(), NOW_S).await.expect("revoked_jtis"),
+            ),
+            store.audit_heads(&registry()).await.expect("audit_heads"),
             store.audit_tail(&registry(), None, 99).await.expect("audit_tail"),
         )
     };
@@ -47,8 +60,24 @@ async fn a_store_that_is_opened_again_has_everything() {
     store.set_config(&registry(), Uid(1), vec![9], None, 5, entry("e")).await.expect("set_config");
     let state = StateReport { payload: vec![8], received_ms: 6 };
     store.add_state(&registry(), Uid(1), state).await.expect("add_state");
+    store.touch_keys(&registry(), vec![(kid(1), NOW_S)]).await.expect("touch_keys");
+    store.add_enrolment(&registry(), enrolment("e"), entry("e")).await.expect("add_enrolment");
+    let pump = Principal { pending: true, ..device("pump", 2) };
+    let enrolled = store.enrol(&registry(), "e", pump, vec![key(3)], NOW_S, entry("e")).await;
+    assert_eq!(enrolled.expect("enrol"), Enrol::Enrolled);
+    let linked = store.link(&registry(), Uid(1), Uid(2), true, entry("e")).await;
+    assert_eq!(linked.expect("link"), Link::Changed);
+    let ca = Ca { fingerprint: [1; 32], der: vec![1], label: None, added_s: NOW_S };
+    assert!(store.add_ca(&registry(), ca, entry("e")).await.expect("add_ca"));
+    let added = store.add_token(&registry(), token(1), 9, NOW_S).await.expect("add_token");
+    assert_eq!(added, AddToken::Added);
+    let successor = KeptToken { family: token(1).family, generation: 1, ..token(2) };
+    let renewed = store.renew_token(&registry(), &token(1).digest, successor, NOW_S + 60, NOW_S).await;
+    assert!(matches!(renewed, Ok(TokenUse::Good(_))), "{renewed:?}");
+    store.revoke_jti(&registry(), [7; 16], NOW_S + 9).await.expect("revoke_jti");
     let before = picture(&store).await;
-    assert_eq!(before.6.len(), 8);
+    assert_eq!(before.8.len(), 12);
+    assert!(before.6.4.as_ref().is_some_and(|old| old.renewed) && before.6.5.is_some());
     store.close();
     assert!(!path.with_extension("db-wal").exists(), "a closed store is one file");
 
@@ -58,7 +87,8 @@ async fn a_store_that_is_opened_again_has_everything() {
     store.record(&registry(), entry("command.send")).await.expect("record");
     let mut rows = store.audit_tail(&registry(), None, 99).await.expect("audit_tail");
     rows.reverse();
-    assert_eq!(rows.len(), 9);
+    assert_eq!(rows.len(), 13);
+    continues(&rows[11..], &registry(), &before.7[0]).expect("the head noted before is there");
     verify_chain(&rows).expect("the chain holds");
     // A deleted number stays spent.
     assert!(store.delete_principal(&registry(), Uid(1), entry("e")).await.expect("delete_principal"));
@@ -119,6 +149,8 @@ async fn victim() {
     for number in 0.. {
         let outcome = store.remember_jti(&registry(), Uid(1), mark(number), NOW_S).await;
         assert_eq!(outcome.expect("remember_jti"), JtiOutcome::Fresh);
+        let added = store.add_token(&registry(), token(number), usize::MAX, NOW_S).await;
+        assert_eq!(added.expect("add_token"), AddToken::Added);
         store.record(&registry(), entry("command.send")).await.expect("record");
         println!("\nremembered {number}");
     }
@@ -164,6 +196,8 @@ async fn i7_what_was_answered_survives_a_kill() {
             seen,
             "{number} of {answered} was answered, then forgotten"
         );
+        let kept = store.token(&registry(), &token(number).digest, NOW_S).await.expect("token");
+        assert_eq!(kept, Some(token(number)), "{number} of {answered} was answered, then forgotten");
     }
     let mut rows = store.audit_tail(&registry(), None, usize::MAX).await.expect("audit_tail");
     rows.reverse();

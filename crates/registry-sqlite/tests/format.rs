@@ -162,6 +162,8 @@ async fn a_damaged_value_is_corrupt_and_named() {
         ("principal SET kind = 'toaster'", "principal SET kind = 'device'", "kind"),
         ("principal SET attributes = '[1]'", "principal SET attributes = '{}'", "attributes"),
         ("principal SET policy = 'a/b'", "principal SET policy = NULL", "policy"),
+        ("principal SET settings = '7'", "principal SET settings = '{}'", "PrincipalSettings"),
+        ("principal SET settings = '{\"x\":1}'", "principal SET settings = '{}'", "PrincipalSettings"),
         ("principal_key SET state = 'fresh'", "principal_key SET state = 'active'", "state"),
     ] {
         other.execute(&format!("UPDATE {damage}"), []).expect("damaged");
@@ -170,6 +172,13 @@ async fn a_damaged_value_is_corrupt_and_named() {
         other.execute(&format!("UPDATE {mend}"), []).expect("mended");
         assert!(store.known(&registry(), &name("lamp")).await.expect("known").is_some(), "{mend}");
     }
+    store.add_enrolment(&registry(), enrolment("e"), entry("e")).await.expect("add_enrolment");
+    other.execute("UPDATE enrolment SET names = '{\"all\":[]}'", []).expect("damaged");
+    let error = store.enrolments(&registry()).await.expect_err("cannot be read");
+    assert!(matches!(&error, StoreError::Corrupt(why) if why.contains("EnrolmentNames")), "{error}");
+    other.execute("UPDATE registry SET settings = 'x'", []).expect("damaged");
+    let error = store.registry(&registry()).await.expect_err("cannot be read");
+    assert!(matches!(&error, StoreError::Corrupt(why) if why.contains("RegistrySettings")), "{error}");
 }
 
 #[tokio::test]

@@ -18,8 +18,9 @@ pub const KEPT_MAX: usize = 10;
 pub use error::StoreError;
 pub use model::{
     AuditEntry, AuditHead, AuditRow, Ca, CertificateSubject, ClockTrust, ConfigVersion, Enrolment,
-    EnrolmentNames, GoogleNames, KeptToken, Key, KeyChange, KeyState, Known, PolicyRecord, Principal,
-    PrincipalChange, PrincipalSettings, RegistryRecord, RegistrySettings, Role, StateReport, TokenFormat,
+    EnrolmentNames, GoogleNames, IssuerAlgorithm, KeptToken, Key, KeyChange, KeyState, Known, PolicyRecord,
+    Principal, PrincipalChange, PrincipalSettings, RegistryRecord, RegistrySettings, Role, StateReport,
+    TokenFormat,
 };
 pub use store::{
     AddKey, AddPrincipal, AddRegistry, AddToken, ChangeKey, Changed, Enrol, JtiMark, JtiOutcome, KeyRotation,

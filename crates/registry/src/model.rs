@@ -555,7 +555,7 @@ pub enum PrincipalChange {
     LegacyAssertions(bool),
     /// Replace all attributes.
     Attributes(BTreeMap<String, String>),
-    /// Set or remove the password verifier.
+    /// Set or remove the password verifier. Epoch + 1: what the one before has opened is dead.
     Password(Option<Vec<u8>>),
     /// Admit a principal that enrolled itself.
     Approve,
@@ -578,7 +578,10 @@ impl PrincipalChange {
             Self::Policy(policy) => principal.policy = policy,
             Self::LegacyAssertions(accepted) => principal.legacy_assertions = accepted,
             Self::Attributes(attributes) => principal.attributes = attributes,
-            Self::Password(verifier) => principal.password = verifier,
+            Self::Password(verifier) => {
+                principal.password = verifier;
+                principal.epoch = Epoch(principal.epoch.0 + 1);
+            }
             Self::Approve => principal.pending = false,
             Self::Settings(settings) => principal.settings = settings,
             Self::Registration(digest) => principal.registration = digest,

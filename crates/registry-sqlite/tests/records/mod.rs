@@ -6,7 +6,8 @@ use std::path::Path;
 
 use drawbridge_names::{Epoch, KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::{
-    AddPrincipal, AuditEntry, JtiMark, Key, KeyState, Principal, RegistryRecord, Store,
+    AddPrincipal, AuditEntry, Enrolment, EnrolmentNames, JtiMark, KeptToken, Key, KeyState, Principal,
+    RegistryRecord, Store,
 };
 use drawbridge_registry_sqlite::SqliteStore;
 
@@ -80,6 +81,40 @@ pub(crate) fn mark(number: u64) -> JtiMark {
     let mut jti_digest = [0; 16];
     jti_digest[..8].copy_from_slice(&number.to_be_bytes());
     JtiMark { jti_digest, token_digest: jti_digest, kid: kid(1), until_s: None, live_max: usize::MAX }
+}
+
+/// The `number`th token of principal 1, the first of its family.
+pub(crate) fn token(number: u64) -> KeptToken {
+    let (mut digest, mut family) = ([0; 32], [0; 16]);
+    digest[..8].copy_from_slice(&number.to_be_bytes());
+    family[..8].copy_from_slice(&number.to_be_bytes());
+    KeptToken {
+        digest,
+        uid: Uid(1),
+        family,
+        generation: 0,
+        claims: r#"{"scope":"temp"}"#.into(),
+        expires_s: NOW_S + 3600,
+        used: false,
+        renewed: false,
+    }
+}
+
+/// For 1,000 devices of any name.
+pub(crate) fn enrolment(id: &str) -> Enrolment {
+    Enrolment {
+        id: id.into(),
+        token_digest: [7; 32],
+        label: None,
+        names: EnrolmentNames::Pattern("*".into()),
+        claims_max: 1000,
+        claims: 0,
+        policy: None,
+        auto: false,
+        expires_s: NOW_S + 3600,
+        ended: false,
+        created_s: NOW_S,
+    }
 }
 
 /// The registry `default`.

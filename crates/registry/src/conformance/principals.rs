@@ -185,8 +185,14 @@ pub(super) async fn each_change_does_what_it_says_and_counts_the_revision(store:
         (PrincipalChange::Attributes(attributes), |p| {
             p.attributes = BTreeMap::from([("site".to_owned(), "north".to_owned())]);
         }),
-        (PrincipalChange::Password(Some(vec![1, 2])), |p| p.password = Some(vec![1, 2])),
-        (PrincipalChange::Password(None), |p| p.password = None),
+        (PrincipalChange::Password(Some(vec![1, 2])), |p| {
+            p.password = Some(vec![1, 2]);
+            p.epoch = Epoch(p.epoch.0 + 1);
+        }),
+        (PrincipalChange::Password(None), |p| {
+            p.password = None;
+            p.epoch = Epoch(p.epoch.0 + 1);
+        }),
         (PrincipalChange::Settings(settings), |p| p.settings.gateway = true),
         (PrincipalChange::Settings(PrincipalSettings::default()), |p| p.settings.gateway = false),
         (PrincipalChange::Registration(Some([7; 32])), |p| p.registration = Some([7; 32])),

@@ -22,7 +22,11 @@ pub(super) async fn registries_are_listed_in_byte_order_and_read_back_as_given(s
         google: Some(GoogleNames { project: "p-1".into(), location: "europe-west1".into() }),
         clock_skew_s: u32::MAX,
         token_life_s: 0,
-        settings: RegistrySettings { token_format: TokenFormat::Opaque, clock: ClockTrust::None },
+        settings: RegistrySettings {
+            token_format: TokenFormat::Opaque,
+            clock: ClockTrust::None,
+            ..Default::default()
+        },
         created_s: u64::MAX,
         ..registry_record("b")
     };
@@ -41,7 +45,11 @@ pub(super) async fn registries_are_listed_in_byte_order_and_read_back_as_given(s
 pub(super) async fn a_registrys_settings_change_and_nothing_else(store: &dyn Store) {
     let registry = make_registry(store, "default").await;
     let other = make_registry(store, "other").await;
-    let settings = RegistrySettings { token_format: TokenFormat::Opaque, clock: ClockTrust::Coarse };
+    let settings = RegistrySettings {
+        token_format: TokenFormat::Opaque,
+        clock: ClockTrust::Coarse,
+        ..Default::default()
+    };
     let asked = RegistryRecord {
         issuer: "https://other.example".into(),
         bridge_audience: "x".into(),
