@@ -45,6 +45,8 @@ pub(crate) struct Told {
     pub(crate) alias: StatusCode,
     /// The server's time, for who has a wrong clock.
     pub(crate) server_time_s: Option<u64>,
+    /// A nonce for the next try.
+    pub(crate) nonce: Option<String>,
     /// Try again after so many seconds.
     pub(crate) retry_after_s: Option<u64>,
     /// Members of a problem document beyond the usual.
@@ -64,6 +66,7 @@ impl Failure {
             oauth: (StatusCode::BAD_REQUEST, "invalid_request"),
             alias: StatusCode::BAD_REQUEST,
             server_time_s: None,
+            nonce: None,
             retry_after_s: None,
             members: Vec::new(),
             close: false,
@@ -213,6 +216,16 @@ impl Failure {
         failure
     }
 
+    /// Whether the server's time would help to do it better, and whether a nonce would: what was refused for
+    /// its dates, for a nonce, or as older than a revocation.
+    pub(crate) fn wants_time(&self) -> (bool, bool) {
+        match self.code {
+            "DB-1011" | "DB-1032" | "DB-1033" | "DB-1050" => (true, true),
+            "DB-1016" | "DB-1023" => (true, false),
+            _ => (false, false),
+        }
+    }
+
     /// A fault of ours, told without inner parts.
     pub(crate) fn internal(log: impl Into<String>) -> Self {
         let mut failure = Self::new(
@@ -260,7 +273,7 @@ impl From<Refusal> for Failure {
         match refusal {
             Refusal::Time { server_time_s, .. } => failure.server_time_s = Some(server_time_s),
             Refusal::Unavailable(_) | Refusal::Busy => failure.retry_after_s = Some(1),
-            Refusal::RateLimited { retry_after_s } => failure.retry_after_s = Some(retry_after_s.into()),
+            Refusal::RateLimited { retry_after_s } | Refusal::TooOften { retry_after_s } => failure.retry_after_s = Some(retry_after_s.into()),
             Refusal::JtiFull { for_life: false } => failure.retry_after_s = Some(60),
             _ => {}
         }
@@ -301,6 +314,7 @@ fn refusal_row(refusal: &Refusal) -> (u16, u16, &'static str, u16) {
         R::KeyInUse | R::TooManyKeys { .. } => (409, 400, "invalid_request", 403),
         R::NoRegistry => (404, 404, "invalid_request", 404),
         R::Unavailable(_) | R::Busy => (503, 503, "temporarily_unavailable", 500),
+        R::DpopNonce => (401, 400, "use_dpop_nonce", 400),
         R::NonceWanted | R::NonceStale | R::ClockNotTrusted => (401, 401, "invalid_client", 403),
         R::LastKey => (409, 400, "invalid_request", 403),
         R::NoSuchKey => (404, 400, "invalid_request", 403),
@@ -313,7 +327,7 @@ fn refusal_row(refusal: &Refusal) -> (u16, u16, &'static str, u16) {
         R::NameInUse => (409, 409, "invalid_client_metadata", 409),
         R::Statement(_) => (403, 400, "unapproved_software_statement", 403),
         R::Pending | R::Role(_) => (403, 400, "unauthorized_client", 403),
-        R::RateLimited { .. } => (429, 429, "rate_limited", 429),
+        R::RateLimited { .. } | R::TooOften { .. } => (429, 429, "rate_limited", 429),
         R::Renewal(_) => (403, 400, "invalid_grant", 403),
         R::Gateway(_) => (403, 400, "invalid_target", 403),
     }
@@ -333,8 +347,10 @@ impl From<AdmissionError> for Failure {
         let status = match error {
             E::Store(error) => return error.into(),
             E::Secret(_) | E::OtherSealKey { .. } => return Self::internal(text),
-            E::NoRegistry(_) | E::NoPrincipal(_) | E::NoKey(_) => StatusCode::NOT_FOUND,
+            E::Busy => return Refusal::Busy.into(),
+            E::NoRegistry(_) | E::NoPrincipal(_) | E::NoKey(_) | E::NoEnrolment(_) => StatusCode::NOT_FOUND,
             E::NameTaken { .. } | E::LastKey | E::AudienceTaken { .. } => StatusCode::CONFLICT,
+            E::NotEnrolled { .. } | E::Gateway { .. } => StatusCode::CONFLICT,
             // One word for one thing: what a device is told of its own key update.
             E::KeyInUse(_) => {
                 (code, word) = (Refusal::KeyInUse.code(), Refusal::KeyInUse.word());
@@ -355,7 +371,7 @@ impl From<AdmissionError> for Failure {
                 }
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            E::NoPolicy(_) | E::Label | E::Issuer { .. } | E::Topic(_) | E::DeviceRole(_) => {
+            E::Password(_) | E::NoPolicy(_) | E::Label | E::KeyDates(_) | E::Setting(_) | E::Issuer { .. } | E::Topic(_) | E::DeviceRole(_) => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
         };
@@ -490,6 +506,9 @@ fn oauth_body(failure: &Failure) -> Value {
     if let Some(now) = failure.server_time_s {
         body.insert("server_time".to_owned(), json!(now));
     }
+    if let Some(nonce) = &failure.nonce {
+        body.insert("nonce".to_owned(), json!(nonce));
+    }
     Value::Object(body)
 }
 
@@ -503,6 +522,9 @@ fn problem_body(failure: &Failure, request_id: &str) -> Value {
     body.insert("request_id".to_owned(), json!(request_id));
     if let Some(now) = failure.server_time_s {
         body.insert("server_time".to_owned(), json!(now));
+    }
+    if let Some(nonce) = &failure.nonce {
+        body.insert("nonce".to_owned(), json!(nonce));
     }
     for (name, value) in &failure.members {
         body.insert((*name).to_owned(), value.clone());

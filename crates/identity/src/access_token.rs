@@ -42,6 +42,17 @@ pub struct AccessClaims {
     pub confirmation: Option<Confirmation>,
     /// `act`: the gateway that acts for the subject.
     pub actor: Option<ActedBy>,
+    /// Ours: the login on an IoT IdP path that the token goes back to.
+    pub alias: Option<AliasLogin>,
+}
+
+/// A login on an IoT IdP path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasLogin {
+    /// The scope words that were asked for and granted, for whoever introspects: they give no right here.
+    pub words: String,
+    /// When it was, seconds: its tokens are renewed for so long and no longer.
+    pub login_s: u64,
 }
 
 /// What a token is bound to.
@@ -66,6 +77,8 @@ pub struct ActedBy {
     pub uid: Uid,
     /// Its epoch when the token was issued: a revoked gateway acts no more.
     pub epoch: Epoch,
+    /// The key that it logged in with, if it was one.
+    pub akid: Option<KeyId>,
 }
 
 impl AccessClaims {
@@ -101,6 +114,12 @@ impl AccessClaims {
             body["act"] = json!({
                 "sub": actor.name.as_str(), "uid": actor.uid.to_string(), "epoch": actor.epoch.0,
             });
+            if let Some(akid) = &actor.akid {
+                body["act"]["akid"] = json!(akid.as_str());
+            }
+        }
+        if let Some(alias) = &self.alias {
+            body["alias"] = json!({ "words": alias.words, "login": alias.login_s });
         }
         body
     }
@@ -132,8 +151,10 @@ impl AccessClaims {
         if text(claims, "iss")? != issuer {
             return Err(Refusal::NotProven(NotProven::UnknownIssuer));
         }
-        let akid = optional(claims, "akid")?;
-        let akid = akid.map(|akid| KeyId::parse(&akid)).transpose();
+        let akid = |claims: &Claims| {
+            let akid = optional(claims, "akid")?.map(|akid| KeyId::parse(&akid)).transpose();
+            akid.map_err(|_| not_ours("`akid` is no key id"))
+        };
         let confirmation = match object("cnf")? {
             None => None,
             Some(cnf) => match (optional(&cnf, "jkt")?, optional(&cnf, "x5t#S256")?) {
@@ -144,8 +165,17 @@ impl AccessClaims {
         };
         let actor = match object("act")? {
             None => None,
-            Some(act) => {
-                Some(ActedBy { name: name(&act)?, uid: uid(&act)?, epoch: Epoch(number(&act, "epoch")?) })
+            Some(act) => Some(ActedBy {
+                name: name(&act)?,
+                uid: uid(&act)?,
+                epoch: Epoch(number(&act, "epoch")?),
+                akid: akid(&act)?,
+            }),
+        };
+        let alias = match object("alias")? {
+            None => None,
+            Some(alias) => {
+                Some(AliasLogin { words: text(&alias, "words")?, login_s: number(&alias, "login")? })
             }
         };
         Ok(Self {
@@ -159,9 +189,10 @@ impl AccessClaims {
             scope: optional(claims, "scope")?,
             uid: uid(claims)?,
             epoch: Epoch(number(claims, "epoch")?),
-            akid: akid.map_err(|_| not_ours("`akid` is no key id"))?,
+            akid: akid(claims)?,
             confirmation,
             actor,
+            alias,
         })
     }
 }
@@ -191,6 +222,12 @@ impl IssuerKey {
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
+    }
+
+    /// The key pair as PKCS#8 in DER, wiped when dropped.
+    #[must_use]
+    pub fn to_pkcs8_der(&self) -> zeroize::Zeroizing<Vec<u8>> {
+        self.key.to_pkcs8_der()
     }
 
     /// Signs an access token.
@@ -229,6 +266,12 @@ impl<'a> AccessToken<'a> {
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.0.unverified_text("iss")
+    }
+
+    /// `kid`, not believed: of the key that shall have signed.
+    #[must_use]
+    pub fn kid(&self) -> Option<&str> {
+        self.0.kid()
     }
 
     /// Judges signature, issuer and time. For which service it is, and whether its principal, epoch

@@ -11,6 +11,7 @@ mod access_token;
 mod assertion;
 mod clock;
 mod connect_jwt;
+mod dpop;
 mod enrolment;
 mod key_remove;
 mod key_update;
@@ -18,15 +19,17 @@ mod keys;
 mod legacy;
 mod new_key;
 mod nonce;
+mod password;
 mod presented;
 mod refusal;
 mod rules;
 mod server_time;
 mod statement;
 
-pub use access_token::{AccessClaims, AccessToken, ActedBy, Confirmation, IssuerKey};
+pub use access_token::{AccessClaims, AccessToken, ActedBy, AliasLogin, Confirmation, IssuerKey};
 pub use assertion::{Asserted, AssertionRules, ClientAssertion};
 pub use clock::{Dates, DeviceClock};
+pub use dpop::{DpopProven, DpopRules, verify_dpop};
 pub use connect_jwt::{ConnectJwt, ConnectProof, ConnectRules, OneTime};
 pub use enrolment::{ENROLMENT_KEYS_MAX, EnrolmentRules, pattern_fits, verify_enrolment_proof};
 pub use key_remove::{KeyRemoval, KeyRemove};
@@ -35,6 +38,10 @@ pub use keys::{Candidate, Checker, KeyRing, RingKey};
 pub use legacy::{LegacyLogin, LegacyUpdate, LegacyUpdated};
 pub use new_key::NEW_KEY_BYTES_MAX;
 pub use nonce::{NONCE_LIFE_S, NoncePurpose, Nonces};
+pub use password::{
+    PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, PasswordCost, PasswordUnfit, PasswordVerifier, SECRET_PREFIX, Verifier,
+    judge_password,
+};
 pub use refusal::{NotProven, Refusal};
 pub use rules::{JtiDigest, TokenDigest};
 pub use server_time::{ServerTime, is_time_nonce};

@@ -74,6 +74,11 @@ impl<'a> Presented<'a> {
         self.jws.kid()
     }
 
+    /// The key in the header.
+    pub(crate) fn jwk(&self) -> Option<&PublicKey> {
+        self.jws.jwk()
+    }
+
     /// Whose it claims to be: `sub`, or `iss` where there is no `sub`.
     pub(crate) fn claimed(&self) -> Option<PrincipalName> {
         let name = if self.unverified.contains("sub") { "sub" } else { "iss" };

@@ -111,6 +111,8 @@ pub enum Refusal {
     LastKey,
     /// The principal has no such key.
     NoSuchKey,
+    /// A DPoP proof needs a server nonce here, and has none or an old one (RFC 9449 section 8).
+    DpopNonce,
     /// The DPoP proof does not hold (RFC 9449 section 4.3).
     Dpop(String),
     /// The token is bound to a key or certificate that was not proven, or must be and is not.
@@ -138,6 +140,11 @@ pub enum Refusal {
     Gateway(String),
     /// The queue of password checks is full.
     Busy,
+    /// The principal logs in, or changes its keys, more often than it may.
+    TooOften {
+        /// Seconds until it may again.
+        retry_after_s: u32,
+    },
     /// The enrolment token is good no more: why.
     EnrolmentOver(&'static str),
     /// The software statement, well signed, is none that could be accepted. Holds what is wrong.
@@ -161,8 +168,10 @@ pub enum NotProven {
     UnknownIssuer,
     /// An opaque token or credential that is not known here.
     UnknownToken,
-    /// A password that is not the principal's.
+    /// A password or secret that is not the principal's.
     Password,
+    /// A client certificate that is not the principal's.
+    Certificate,
 }
 
 impl Refusal {
@@ -183,7 +192,7 @@ impl Refusal {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NotProven(NotProven::Signature | NotProven::Password) => "sig",
+            Self::NotProven(NotProven::Signature | NotProven::Password | NotProven::Certificate) => "sig",
             Self::NotProven(NotProven::AlgorithmOfKey) => "alg",
             _ => self.row().2,
         }
@@ -228,6 +237,7 @@ impl Refusal {
             Self::ClockNotTrusted => ("DB-1050", "clock-not-trusted", "time"),
             Self::LastKey => ("DB-4006", "last-key", "last_key"),
             Self::NoSuchKey => ("DB-4007", "key-not-found", "key"),
+            Self::DpopNonce => ("DB-1046", "dpop-nonce", "nonce"),
             Self::Dpop(_) => ("DB-1034", "invalid-dpop-proof", "dpop"),
             Self::Binding(_) => ("DB-1035", "token-binding", "binding"),
             Self::Certificate(_) => ("DB-1036", "certificate", "certificate"),
@@ -240,6 +250,7 @@ impl Refusal {
             Self::Renewal(_) => ("DB-1043", "renewal", "renew"),
             Self::Gateway(_) => ("DB-1044", "not-linked", "target"),
             Self::Busy => ("DB-1045", "busy", "busy"),
+            Self::TooOften { .. } => ("DB-1065", "too-often", "limit"),
             Self::EnrolmentOver(_) => ("DB-1060", "enrolment-over", "enrolment"),
             Self::StatementInvalid(_) => ("DB-1061", "invalid-statement", "statement"),
             Self::NameInUse => ("DB-1062", "name-in-use", "dup"),
@@ -250,7 +261,9 @@ impl Refusal {
     /// ASCII without `"` and `\`, as RFC 6749 section 5.2 wants it of an `error_description`.
     #[must_use]
     pub fn for_owner(&self) -> Option<String> {
-        self.is_proven().then(|| {
+        // A fault of a DPoP proof says nothing of a principal that its sender does not know.
+        let harmless = matches!(self, Self::Dpop(_) | Self::DpopNonce | Self::Binding(_));
+        (self.is_proven() || harmless).then(|| {
             self.to_string()
                 .chars()
                 .map(|c| if matches!(c, ' '..='~') && c != '"' && c != '\\' { c } else { '\'' })
@@ -272,9 +285,9 @@ impl Refusal {
             | Self::NotConfidential
             | Self::NoRegistry
             | Self::Unavailable(_)
+            | Self::DpopNonce
             | Self::Dpop(_)
             | Self::Binding(_)
-            | Self::Certificate(_)
             | Self::RateLimited { .. }
             | Self::Busy => false,
             Self::Kind { .. }
@@ -298,6 +311,7 @@ impl Refusal {
             | Self::KeyInGrace
             | Self::MqttClientId(_)
             | Self::OtherService
+            | Self::Certificate(_)
             | Self::NonceWanted
             | Self::NonceStale
             | Self::ClockNotTrusted
@@ -310,6 +324,7 @@ impl Refusal {
             | Self::NameInUse
             | Self::Pending
             | Self::Role(_)
+            | Self::TooOften { .. }
             | Self::TokenGone
             | Self::Renewal(_)
             | Self::Gateway(_) => true,
@@ -319,7 +334,10 @@ impl Refusal {
     /// Whether trying the same again later may succeed.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::RateLimited { .. } | Self::Busy)
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::RateLimited { .. } | Self::TooOften { .. } | Self::Busy
+        )
     }
 }
 
@@ -396,6 +414,7 @@ impl fmt::Display for Refusal {
             Self::ClockNotTrusted => f.write_str("this device's clock is not trusted (`clock` of its record), so a JWT of its own opens no connection; take a nonce from `/oauth/challenge`, log in at the token endpoint with it, and connect with the access token"),
             Self::LastKey => f.write_str("this is the last active key; register its successor first"),
             Self::NoSuchKey => f.write_str("there is no such key among those of this principal"),
+            Self::DpopNonce => f.write_str("the DPoP proof carries no fresh server nonce; the header `DPoP-Nonce` of this answer brings one, sign a new proof with it"),
             Self::Dpop(found) => write!(f, "the DPoP proof is not accepted: {found}"),
             Self::Binding(found) => write!(f, "the token and its proof do not belong together: {found}"),
             Self::Certificate(found) => write!(f, "the client certificate is not accepted: {found}"),
@@ -407,6 +426,10 @@ impl fmt::Display for Refusal {
             Self::TokenGone => f.write_str("the token was revoked or replaced; log in again"),
             Self::Renewal(found) => write!(f, "the token cannot be renewed: {found}; log in again"),
             Self::Gateway(found) => write!(f, "the gateway may not act here: {found}"),
+            Self::TooOften { retry_after_s } => write!(
+                f,
+                "logged in too often; keep the token or the connection, and come again in {retry_after_s} s"
+            ),
             Self::Busy => f.write_str("too many password checks at once; try again in a moment"),
             Self::EnrolmentOver(why) => write!(f, "the enrolment token {why}; ask the operator for another"),
             Self::StatementInvalid(found) => write!(f, "the software statement is not valid: {found}"),
@@ -428,7 +451,8 @@ impl fmt::Display for NotProven {
             Self::Signature => "the signature is by none of the principal's keys",
             Self::UnknownIssuer => "the token's issuer or its key is not known here",
             Self::UnknownToken => "the token is not known here",
-            Self::Password => "user name and password do not belong together",
+            Self::Password => "name and password or secret do not belong together",
+            Self::Certificate => "the client certificate is not one of the principal's",
         })
     }
 }
@@ -456,6 +480,7 @@ mod tests {
             NotProven::UnknownIssuer,
             NotProven::UnknownToken,
             NotProven::Password,
+            NotProven::Certificate,
         ];
         for inner in unproven {
             let refusal = Refusal::NotProven(inner);
