@@ -74,6 +74,13 @@ pub(crate) fn judge(
     Ok(if full { JtiOutcome::Full } else { JtiOutcome::Fresh })
 }
 
+/// How many marks without an end a key has.
+pub(crate) fn lasting(conn: &Connection, registry: &RegistryName, kid: &KeyId) -> Result<u64, Fault> {
+    let sql = "SELECT lasting_jti FROM principal_key WHERE registry = ?1 AND kid = ?2";
+    let kept = first(conn, sql, (registry.as_str(), kid.as_str()), |row| Ok(number(row, 0)?))?;
+    Ok(kept.unwrap_or(0))
+}
+
 /// Remembers a mark that [`judge`] found fresh.
 pub(crate) fn keep(
     turn: &mut Turn<'_>,

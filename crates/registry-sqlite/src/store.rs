@@ -233,6 +233,10 @@ impl Store for SqliteStore {
         self.writer.change(move |turn| jti::remember(turn, &registry, uid, &mark, now_s)).await
     }
 
+    async fn lasting_jti(&self, registry: &RegistryName, kid: &KeyId) -> Result<u64, StoreError> {
+        self.lookups.read(|conn| jti::lasting(conn, registry, kid))
+    }
+
     async fn set_policy(
         &self,
         registry: &RegistryName,

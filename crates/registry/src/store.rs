@@ -339,10 +339,9 @@ pub trait Store: Send + Sync {
         now_s: u64,
     ) -> Result<JtiOutcome, StoreError>;
 
-    /// How many marks without an end are kept for a key; 0 also for a key that is not there.
-    async fn lasting_jti(&self, registry: &RegistryName, kid: &KeyId) -> Result<u64, StoreError> {
-        Ok(0)
-    }
+    /// How many marks without an end are kept for a key: what [`JtiMark::live_max`] is compared with. 0
+    /// also for a key that is retired or not there.
+    async fn lasting_jti(&self, registry: &RegistryName, kid: &KeyId) -> Result<u64, StoreError>;
 
     /// Sets a policy; answers its new revision (from 1).
     async fn set_policy(

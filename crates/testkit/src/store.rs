@@ -153,6 +153,10 @@ impl Store for FlakyStore {
         self.up()?.remember_jti(registry, uid, mark, now_s).await
     }
 
+    async fn lasting_jti(&self, registry: &RegistryName, kid: &KeyId) -> Result<u64, StoreError> {
+        self.up()?.lasting_jti(registry, kid).await
+    }
+
     async fn set_policy(
         &self,
         registry: &RegistryName,

@@ -224,3 +224,30 @@ pub(super) async fn a_key_that_was_retired_does_not_come_back_after_deletion_eit
     let other = make_registry(store, "other").await;
     make_device(store, &other, "lamp", 1, &[1]).await;
 }
+
+pub(super) async fn lasting_jti_are_counted_by_key(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    let lamp = make_device(store, &registry, "lamp", 1, &[1, 2]).await;
+    let other = make_registry(store, "other").await;
+    make_device(store, &other, "lamp", 1, &[1]).await;
+    let counts = async || {
+        let mut counts = Vec::new();
+        for number in [1, 2, 3, 9] {
+            counts.push(store.lasting_jti(&registry, &kid(number)).await.expect("lasting_jti"));
+        }
+        counts
+    };
+    assert_eq!(counts().await, [0, 0, 0, 0]);
+    let marks = [lasting(1, 1), lasting(2, 1), timed(3, 1, NOW_S + 9), lasting(4, 2), lasting(1, 1)];
+    for mark in marks {
+        store.remember_jti(&registry, lamp, mark, NOW_S).await.expect("remember_jti");
+    }
+    assert_eq!(counts().await, [2, 1, 0, 0], "those with an end and those seen are not counted");
+    let rotated = store.rotate_key(&registry, lamp, rotation(2, 3, 5), NOW_S, entry("key.rotate")).await;
+    assert_eq!(rotated.expect("rotate_key"), RotateKey::Rotated);
+    assert_eq!(counts().await, [2, 2, 0, 0], "the mark of the update is the old key's");
+    store.remove_key(&registry, lamp, &kid(1), true, entry("key.remove")).await.expect("remove_key");
+    assert_eq!(counts().await, [0, 2, 0, 0], "retired");
+    assert_eq!(store.lasting_jti(&other, &kid(1)).await.expect("lasting_jti"), 0);
+    assert_eq!(store.lasting_jti(&registry_name("gone"), &kid(2)).await.expect("lasting_jti"), 0);
+}

@@ -125,6 +125,7 @@ pub fn promises() -> Vec<Promise> {
             a_jti_is_forgotten_from_its_end_on_and_not_a_second_earlier,
             a_principal_full_of_live_jti_takes_no_more_until_one_ends,
             a_key_full_of_lasting_jti_takes_no_more_and_others_are_not_counted,
+            lasting_jti_are_counted_by_key,
             lasting_jti_go_when_their_key_is_retired_and_not_before,
             a_jti_of_a_key_that_cannot_log_in_is_not_remembered,
             a_key_that_comes_back_after_deletion_brings_no_used_jti_back,

@@ -236,6 +236,14 @@ impl Store for MemoryStore {
         })
     }
 
+    async fn lasting_jti(&self, registry: &RegistryName, kid: &KeyId) -> Result<u64, StoreError> {
+        self.within(registry, 0, |registry| {
+            let owned = registry.keys.get(kid).and_then(|uid| registry.owned.get(uid));
+            let is_counted = |mark: &&JtiMark| mark.until_s.is_none() && mark.kid == *kid;
+            owned.map_or(0, |owned| owned.marks.values().filter(is_counted).count() as u64)
+        })
+    }
+
     async fn set_policy(
         &self,
         registry: &RegistryName,
