@@ -236,7 +236,6 @@ pub enum SetConfig {
 ///
 /// # Errors
 /// Every method answers [`StoreError`] when the store cannot do its work; nothing has changed then.
-#[allow(unused_variables, reason = "bodies to come")]
 #[expect(clippy::too_many_arguments, reason = "a change and its audit entry")]
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -435,9 +434,7 @@ pub trait Store: Send + Sync {
         &self,
         record: RegistryRecord,
         audit: AuditEntry,
-    ) -> Result<Option<RegistryRecord>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Option<RegistryRecord>, StoreError>;
 
     /// Registers many principals in one step with one row of audit; each is judged by itself, in order,
     /// as [`Self::add_principal`] does (so of two of one name or key in a batch the first is added), and those
@@ -448,9 +445,7 @@ pub trait Store: Send + Sync {
         registry: &RegistryName,
         batch: Vec<(Principal, Vec<Key>)>,
         audit: AuditEntry,
-    ) -> Result<Vec<AddPrincipal>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Vec<AddPrincipal>, StoreError>;
     /// An operator replaces a principal's key, as [`Self::rotate_key`] does but without a `jti`: the new key
     /// becomes active, the old one goes into grace until `old_expires_s` (or earlier if it would end
     /// anyway). Judged in this order: `OldNotActive` (there is no such principal), `AlreadyThere`,
@@ -465,9 +460,7 @@ pub trait Store: Send + Sync {
         old_expires_s: u64,
         active_max: usize,
         audit: AuditEntry,
-    ) -> Result<RotateKey, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<RotateKey, StoreError>;
     /// Changes label or validity of a key that is not retired; the principal's revision grows by one, even
     /// if nothing differs.
     async fn change_key(
@@ -477,14 +470,10 @@ pub trait Store: Send + Sync {
         kid: &KeyId,
         change: KeyChange,
         audit: AuditEntry,
-    ) -> Result<ChangeKey, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<ChangeKey, StoreError>;
     /// Notes when keys were last used, in one step for all. A time earlier than the one kept, and a key that
     /// is not there, change nothing; no revision grows, nothing is audited.
-    async fn touch_keys(&self, registry: &RegistryName, used: Vec<(KeyId, u64)>) -> Result<(), StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    async fn touch_keys(&self, registry: &RegistryName, used: Vec<(KeyId, u64)>) -> Result<(), StoreError>;
 
     /// Keeps an enrolment as given. Its id and token are new (128 and 256 random bits); one of an id or token
     /// that is there is not promised anything.
@@ -493,21 +482,15 @@ pub trait Store: Send + Sync {
         registry: &RegistryName,
         enrolment: Enrolment,
         audit: AuditEntry,
-    ) -> Result<(), StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<(), StoreError>;
     /// The enrolment of a token, whether it may still be used or not.
     async fn enrolment_by_token(
         &self,
         registry: &RegistryName,
         token_digest: &[u8; 32],
-    ) -> Result<Option<Enrolment>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Option<Enrolment>, StoreError>;
     /// All enrolments of a registry, newest first; those of one second in byte order of id.
-    async fn enrolments(&self, registry: &RegistryName) -> Result<Vec<Enrolment>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    async fn enrolments(&self, registry: &RegistryName) -> Result<Vec<Enrolment>, StoreError>;
     /// Ends an enrolment; `false`: there is none of this id, or it was ended before. One whose time is over can
     /// be ended.
     async fn end_enrolment(
@@ -515,9 +498,7 @@ pub trait Store: Send + Sync {
         registry: &RegistryName,
         id: &str,
         audit: AuditEntry,
-    ) -> Result<bool, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<bool, StoreError>;
     /// A device registers itself: one claim of the enrolment and the new principal in one step. The
     /// principal's `enrolment` becomes `id` and its registry this one, whatever its record says. Judged in
     /// this order: `Ended` (also when there is no such registry), `Refused` (so that a device whose answer was
@@ -530,9 +511,7 @@ pub trait Store: Send + Sync {
         keys: Vec<Key>,
         now_s: u64,
         audit: AuditEntry,
-    ) -> Result<Enrol, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Enrol, StoreError>;
     /// Takes back an enrolment's claim: deletes the principal as [`Self::delete_principal`] does and
     /// gives the claim back, also to an enrolment that has ended; `false`: there is no such principal that
     /// came by an enrolment.
@@ -541,9 +520,7 @@ pub trait Store: Send + Sync {
         registry: &RegistryName,
         uid: Uid,
         audit: AuditEntry,
-    ) -> Result<bool, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<bool, StoreError>;
     /// Up to `limit` principals that came by this enrolment (`None`: by any), after a name, in byte order
     /// of name; with `pending_only` only those of them that wait for approval.
     async fn enrolled(
@@ -553,9 +530,7 @@ pub trait Store: Send + Sync {
         pending_only: bool,
         after: Option<&PrincipalName>,
         limit: usize,
-    ) -> Result<Vec<Known>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Vec<Known>, StoreError>;
 
     /// Lets a gateway act for a device (`on`), or no more. Whether the gateway is one, and the other a device,
     /// the caller has judged. No revision grows. The links of a principal go with it.
@@ -566,13 +541,9 @@ pub trait Store: Send + Sync {
         device: Uid,
         on: bool,
         audit: AuditEntry,
-    ) -> Result<Link, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Link, StoreError>;
     /// Whether a gateway may act for a device.
-    async fn linked(&self, registry: &RegistryName, gateway: Uid, device: Uid) -> Result<bool, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    async fn linked(&self, registry: &RegistryName, gateway: Uid, device: Uid) -> Result<bool, StoreError>;
     /// Up to `limit` devices of a gateway after a name, in byte order of name.
     async fn linked_devices(
         &self,
@@ -580,35 +551,25 @@ pub trait Store: Send + Sync {
         gateway: Uid,
         after: Option<&PrincipalName>,
         limit: usize,
-    ) -> Result<Vec<PrincipalName>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Vec<PrincipalName>, StoreError>;
     /// The gateways of a device, in byte order of name.
     async fn gateways_of(
         &self,
         registry: &RegistryName,
         device: Uid,
-    ) -> Result<Vec<PrincipalName>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Vec<PrincipalName>, StoreError>;
 
     /// Registers a CA; `false`: one of this fingerprint is registered already, nothing was changed.
-    async fn add_ca(&self, registry: &RegistryName, ca: Ca, audit: AuditEntry) -> Result<bool, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    async fn add_ca(&self, registry: &RegistryName, ca: Ca, audit: AuditEntry) -> Result<bool, StoreError>;
     /// The CAs of a registry, in byte order of fingerprint.
-    async fn cas(&self, registry: &RegistryName) -> Result<Vec<Ca>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    async fn cas(&self, registry: &RegistryName) -> Result<Vec<Ca>, StoreError>;
     /// Removes a CA; `false`: it is not there.
     async fn remove_ca(
         &self,
         registry: &RegistryName,
         fingerprint: &[u8; 32],
         audit: AuditEntry,
-    ) -> Result<bool, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<bool, StoreError>;
 
     /// Keeps an opaque token as given, if its principal has fewer than `live_max` that are good at `now_s`
     /// (`expires_s` after it). Judged in this order: `Gone`, `Full`. Its digest is new (of 256 random bits).
@@ -620,18 +581,14 @@ pub trait Store: Send + Sync {
         token: KeptToken,
         live_max: usize,
         now_s: u64,
-    ) -> Result<AddToken, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<AddToken, StoreError>;
     /// The token of a digest, if it is good at `now_s`.
     async fn token(
         &self,
         registry: &RegistryName,
         digest: &[u8; 32],
         now_s: u64,
-    ) -> Result<Option<KeptToken>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Option<KeptToken>, StoreError>;
     /// Notes that a token was presented. If it is `renewed` and a later one (of a larger generation) of its
     /// family is `used` and good at `now_s`, the whole family ends. A family is of one principal: tokens of
     /// another with the same 16 bytes are not part of it. Judged in this order: `Gone`, `Stolen`.
@@ -640,9 +597,7 @@ pub trait Store: Send + Sync {
         registry: &RegistryName,
         digest: &[u8; 32],
         now_s: u64,
-    ) -> Result<TokenUse, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<TokenUse, StoreError>;
     /// Issues a token's successor: judged as [`Self::use_token`] first, which also notes the use; then later
     /// ones of the family, which nobody has used, are forgotten (the answer that told them was lost), the
     /// successor is kept as given (of the same principal and family, its generation larger by one), the old
@@ -655,9 +610,7 @@ pub trait Store: Send + Sync {
         successor: KeptToken,
         old_expires_s: u64,
         now_s: u64,
-    ) -> Result<TokenUse, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<TokenUse, StoreError>;
     /// Ends a token and its whole family at once; answers how many were good at `now_s`. A token that is
     /// unknown or not good itself ends nothing: 0.
     async fn end_token(
@@ -665,9 +618,7 @@ pub trait Store: Send + Sync {
         registry: &RegistryName,
         digest: &[u8; 32],
         now_s: u64,
-    ) -> Result<usize, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<usize, StoreError>;
     /// Revokes a signed token by the first 16 bytes of SHA-256 of its `jti`, until `until_s`, its end. If it is
     /// revoked already, the later end stays. Forgotten in passing from its end on, as tokens are.
     async fn revoke_jti(
@@ -675,22 +626,16 @@ pub trait Store: Send + Sync {
         registry: &RegistryName,
         jti_digest: [u8; 16],
         until_s: u64,
-    ) -> Result<(), StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<(), StoreError>;
     /// All revoked `jti` whose end is after `now_s`, with it, in byte order of digest.
     async fn revoked_jtis(
         &self,
         registry: &RegistryName,
         now_s: u64,
-    ) -> Result<Vec<([u8; 16], u64)>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Vec<([u8; 16], u64)>, StoreError>;
 
     /// The newest row of every writer's chain that has one, in byte order of writer.
-    async fn audit_heads(&self, registry: &RegistryName) -> Result<Vec<AuditHead>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    async fn audit_heads(&self, registry: &RegistryName) -> Result<Vec<AuditHead>, StoreError>;
     /// Up to `limit` rows of a writer's chain from `from_seq` on, oldest first; of an unknown writer none.
     async fn audit_rows(
         &self,
@@ -698,7 +643,5 @@ pub trait Store: Send + Sync {
         writer: &str,
         from_seq: u64,
         limit: usize,
-    ) -> Result<Vec<AuditRow>, StoreError> {
-        Err(StoreError::Unavailable("not built yet".to_owned()))
-    }
+    ) -> Result<Vec<AuditRow>, StoreError>;
 }
