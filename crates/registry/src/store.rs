@@ -227,7 +227,8 @@ pub enum SetConfig {
     NotFound,
 }
 
-/// Where registries, principals, keys, policies, replay marks, configs and the audit are kept.
+/// Where registries, principals, keys, replay marks, enrolments, links, CAs, tokens, policies, configs and
+/// the audit are kept.
 ///
 /// A principal that is gone, or a registry that does not exist, is "not there" wherever the answer
 /// can say so; a write into a registry that does not exist is otherwise
@@ -249,6 +250,13 @@ pub trait Store: Send + Sync {
     async fn registry(&self, name: &RegistryName) -> Result<Option<RegistryRecord>, StoreError>;
     /// All registries, in byte order of name.
     async fn registries(&self) -> Result<Vec<RegistryRecord>, StoreError>;
+    /// Changes `clock_skew_s`, `token_life_s` and `settings` of the registry of that name to those of the
+    /// record given, nothing else; answers the record as it is now, or `None` when there is no such registry.
+    async fn change_registry(
+        &self,
+        record: RegistryRecord,
+        audit: AuditEntry,
+    ) -> Result<Option<RegistryRecord>, StoreError>;
 
     /// Registers a principal with its first keys, all or nothing; the records are kept as given.
     async fn add_principal(
@@ -257,6 +265,16 @@ pub trait Store: Send + Sync {
         keys: Vec<Key>,
         audit: AuditEntry,
     ) -> Result<AddPrincipal, StoreError>;
+    /// Registers many principals in one step with one row of audit; each is judged by itself, in order,
+    /// as [`Self::add_principal`] does (so of two of one name or key in a batch the first is added), and those
+    /// that cannot be added leave the others alone. All become principals of this registry, whatever their
+    /// records say. The row is written if at least one was added. Answers in the order given.
+    async fn import_principals(
+        &self,
+        registry: &RegistryName,
+        batch: Vec<(Principal, Vec<Key>)>,
+        audit: AuditEntry,
+    ) -> Result<Vec<AddPrincipal>, StoreError>;
     /// A principal and its keys, by name.
     async fn known(&self, registry: &RegistryName, name: &PrincipalName)
     -> Result<Option<Known>, StoreError>;
@@ -318,134 +336,6 @@ pub trait Store: Send + Sync {
         also_last: bool,
         audit: AuditEntry,
     ) -> Result<RemoveKey, StoreError>;
-    /// A device replaces its key: the `jti`, the new key and the fate of the old one in one step.
-    async fn rotate_key(
-        &self,
-        registry: &RegistryName,
-        uid: Uid,
-        rotation: KeyRotation,
-        now_s: u64,
-        audit: AuditEntry,
-    ) -> Result<RotateKey, StoreError>;
-    /// Remembers a `jti` unless it is known: one atomic step, durable before the answer.
-    ///
-    /// Source: RFC 7523 section 3 item 7 (the replay rule for `jti`).
-    async fn remember_jti(
-        &self,
-        registry: &RegistryName,
-        uid: Uid,
-        mark: JtiMark,
-        now_s: u64,
-    ) -> Result<JtiOutcome, StoreError>;
-
-    /// How many marks without an end are kept for a key: what [`JtiMark::live_max`] is compared with. 0
-    /// also for a key that is retired or not there.
-    async fn lasting_jti(&self, registry: &RegistryName, kid: &KeyId) -> Result<u64, StoreError>;
-
-    /// Sets a policy; answers its new revision (from 1).
-    async fn set_policy(
-        &self,
-        registry: &RegistryName,
-        name: &PolicyName,
-        source: &str,
-        now_s: u64,
-        audit: AuditEntry,
-    ) -> Result<u64, StoreError>;
-    /// The policy of this name.
-    async fn policy(
-        &self,
-        registry: &RegistryName,
-        name: &PolicyName,
-    ) -> Result<Option<PolicyRecord>, StoreError>;
-    /// All policies of a registry, in byte order of name.
-    async fn policies(&self, registry: &RegistryName) -> Result<Vec<PolicyRecord>, StoreError>;
-
-    /// Keeps a secret (an issuer key, the hash of the admin credential) under a name unless one is
-    /// there; answers the one that is there afterwards. The first byte is its format version.
-    async fn secret_or_insert(
-        &self,
-        registry: &RegistryName,
-        name: &str,
-        value: Vec<u8>,
-    ) -> Result<Vec<u8>, StoreError>;
-    /// The secret of this name.
-    async fn secret(&self, registry: &RegistryName, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
-    /// Replaces a secret.
-    async fn replace_secret(
-        &self,
-        registry: &RegistryName,
-        name: &str,
-        value: Vec<u8>,
-        audit: AuditEntry,
-    ) -> Result<(), StoreError>;
-
-    /// Sets a device's config, if `expected` is `None` or the current version (0: none yet). The
-    /// last 10 versions are kept.
-    async fn set_config(
-        &self,
-        registry: &RegistryName,
-        uid: Uid,
-        payload: Vec<u8>,
-        expected: Option<u64>,
-        now_ms: u64,
-        audit: AuditEntry,
-    ) -> Result<SetConfig, StoreError>;
-    /// Notes that the device acknowledged a version, the first time; `false`: there is no such version.
-    async fn ack_config(
-        &self,
-        registry: &RegistryName,
-        uid: Uid,
-        version: u64,
-        now_ms: u64,
-    ) -> Result<bool, StoreError>;
-    /// The newest config of a device.
-    async fn config(&self, registry: &RegistryName, uid: Uid) -> Result<Option<ConfigVersion>, StoreError>;
-    /// The newest configs of up to `limit` devices of a registry whose name is after `after`, in byte
-    /// order of name.
-    async fn configs(
-        &self,
-        registry: &RegistryName,
-        after: Option<&PrincipalName>,
-        limit: usize,
-    ) -> Result<Vec<(PrincipalName, Uid, ConfigVersion)>, StoreError>;
-    /// Appends a reported state; the last 10 are kept. One of a principal that is gone is dropped.
-    async fn add_state(
-        &self,
-        registry: &RegistryName,
-        uid: Uid,
-        state: StateReport,
-    ) -> Result<(), StoreError>;
-    /// The reported states of a device, newest first, at most 10.
-    async fn states(&self, registry: &RegistryName, uid: Uid) -> Result<Vec<StateReport>, StoreError>;
-
-    /// Appends to the audit without any other change (a command was sent).
-    async fn record(&self, registry: &RegistryName, audit: AuditEntry) -> Result<(), StoreError>;
-    /// Up to `limit` rows of the chain of this store's own writer, newest first, with `seq` below `before`.
-    async fn audit_tail(
-        &self,
-        registry: &RegistryName,
-        before: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<AuditRow>, StoreError>;
-
-    /// Changes `clock_skew_s`, `token_life_s` and `settings` of the registry of that name to those of the
-    /// record given, nothing else; answers the record as it is now, or `None` when there is no such registry.
-    async fn change_registry(
-        &self,
-        record: RegistryRecord,
-        audit: AuditEntry,
-    ) -> Result<Option<RegistryRecord>, StoreError>;
-
-    /// Registers many principals in one step with one row of audit; each is judged by itself, in order,
-    /// as [`Self::add_principal`] does (so of two of one name or key in a batch the first is added), and those
-    /// that cannot be added leave the others alone. All become principals of this registry, whatever their
-    /// records say. The row is written if at least one was added. Answers in the order given.
-    async fn import_principals(
-        &self,
-        registry: &RegistryName,
-        batch: Vec<(Principal, Vec<Key>)>,
-        audit: AuditEntry,
-    ) -> Result<Vec<AddPrincipal>, StoreError>;
     /// An operator replaces a principal's key, as [`Self::rotate_key`] does but without a `jti`: the new key
     /// becomes active, the old one goes into grace until `old_expires_s` (or earlier if it would end
     /// anyway). Judged in this order: `OldNotActive` (there is no such principal), `AlreadyThere`,
@@ -474,6 +364,29 @@ pub trait Store: Send + Sync {
     /// Notes when keys were last used, in one step for all. A time earlier than the one kept, and a key that
     /// is not there, change nothing; no revision grows, nothing is audited.
     async fn touch_keys(&self, registry: &RegistryName, used: Vec<(KeyId, u64)>) -> Result<(), StoreError>;
+    /// A device replaces its key: the `jti`, the new key and the fate of the old one in one step.
+    async fn rotate_key(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        rotation: KeyRotation,
+        now_s: u64,
+        audit: AuditEntry,
+    ) -> Result<RotateKey, StoreError>;
+
+    /// Remembers a `jti` unless it is known: one atomic step, durable before the answer.
+    ///
+    /// Source: RFC 7523 section 3 item 7 (the replay rule for `jti`).
+    async fn remember_jti(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        mark: JtiMark,
+        now_s: u64,
+    ) -> Result<JtiOutcome, StoreError>;
+    /// How many marks without an end are kept for a key: what [`JtiMark::live_max`] is compared with. 0
+    /// also for a key that is retired or not there.
+    async fn lasting_jti(&self, registry: &RegistryName, kid: &KeyId) -> Result<u64, StoreError>;
 
     /// Keeps an enrolment as given. Its id and token are new (128 and 256 random bits); one of an id or token
     /// that is there is not promised anything.
@@ -634,6 +547,91 @@ pub trait Store: Send + Sync {
         now_s: u64,
     ) -> Result<Vec<([u8; 16], u64)>, StoreError>;
 
+    /// Sets a policy; answers its new revision (from 1).
+    async fn set_policy(
+        &self,
+        registry: &RegistryName,
+        name: &PolicyName,
+        source: &str,
+        now_s: u64,
+        audit: AuditEntry,
+    ) -> Result<u64, StoreError>;
+    /// The policy of this name.
+    async fn policy(
+        &self,
+        registry: &RegistryName,
+        name: &PolicyName,
+    ) -> Result<Option<PolicyRecord>, StoreError>;
+    /// All policies of a registry, in byte order of name.
+    async fn policies(&self, registry: &RegistryName) -> Result<Vec<PolicyRecord>, StoreError>;
+
+    /// Keeps a secret (an issuer key, the hash of the admin credential) under a name unless one is
+    /// there; answers the one that is there afterwards. The first byte is its format version.
+    async fn secret_or_insert(
+        &self,
+        registry: &RegistryName,
+        name: &str,
+        value: Vec<u8>,
+    ) -> Result<Vec<u8>, StoreError>;
+    /// The secret of this name.
+    async fn secret(&self, registry: &RegistryName, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Replaces a secret.
+    async fn replace_secret(
+        &self,
+        registry: &RegistryName,
+        name: &str,
+        value: Vec<u8>,
+        audit: AuditEntry,
+    ) -> Result<(), StoreError>;
+
+    /// Sets a device's config, if `expected` is `None` or the current version (0: none yet). The
+    /// last 10 versions are kept.
+    async fn set_config(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        payload: Vec<u8>,
+        expected: Option<u64>,
+        now_ms: u64,
+        audit: AuditEntry,
+    ) -> Result<SetConfig, StoreError>;
+    /// Notes that the device acknowledged a version, the first time; `false`: there is no such version.
+    async fn ack_config(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        version: u64,
+        now_ms: u64,
+    ) -> Result<bool, StoreError>;
+    /// The newest config of a device.
+    async fn config(&self, registry: &RegistryName, uid: Uid) -> Result<Option<ConfigVersion>, StoreError>;
+    /// The newest configs of up to `limit` devices of a registry whose name is after `after`, in byte
+    /// order of name.
+    async fn configs(
+        &self,
+        registry: &RegistryName,
+        after: Option<&PrincipalName>,
+        limit: usize,
+    ) -> Result<Vec<(PrincipalName, Uid, ConfigVersion)>, StoreError>;
+    /// Appends a reported state; the last 10 are kept. One of a principal that is gone is dropped.
+    async fn add_state(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        state: StateReport,
+    ) -> Result<(), StoreError>;
+    /// The reported states of a device, newest first, at most 10.
+    async fn states(&self, registry: &RegistryName, uid: Uid) -> Result<Vec<StateReport>, StoreError>;
+
+    /// Appends to the audit without any other change (a command was sent).
+    async fn record(&self, registry: &RegistryName, audit: AuditEntry) -> Result<(), StoreError>;
+    /// Up to `limit` rows of the chain of this store's own writer, newest first, with `seq` below `before`.
+    async fn audit_tail(
+        &self,
+        registry: &RegistryName,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<AuditRow>, StoreError>;
     /// The newest row of every writer's chain that has one, in byte order of writer.
     async fn audit_heads(&self, registry: &RegistryName) -> Result<Vec<AuditHead>, StoreError>;
     /// Up to `limit` rows of a writer's chain from `from_seq` on, oldest first; of an unknown writer none.

@@ -96,6 +96,10 @@ pub(super) async fn a_token_that_was_not_renewed_may_be_used_again_and_again(sto
         assert_eq!(use_at(store, &registry, &token, now_s).await, TokenUse::Good(used.clone()));
         assert_eq!(token_at(store, &registry, &token, now_s).await, Some(used.clone()));
     }
+    // A later one of its family that did not come of it is no successor of it.
+    let later = KeptToken { used: true, ..after(&token, 2) };
+    add(store, &registry, &later).await;
+    assert_eq!(use_at(store, &registry, &token, NOW_S).await, TokenUse::Good(used.clone()));
     assert_eq!(use_at(store, &registry, &token, NOW_S + 3600).await, TokenUse::Gone);
     assert_eq!(use_at(store, &registry, &kept_token(9, lamp), NOW_S).await, TokenUse::Gone);
     assert_eq!(renew(store, &registry, &kept_token(9, lamp), &kept_token(8, lamp)).await, TokenUse::Gone);
