@@ -54,12 +54,12 @@ fn hashed(token: &str) -> Vec<u8> {
 }
 
 /// Compares without telling by its time where the first difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && std::hint::black_box(a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y))) == 0
 }
 
 /// A prefix, a secret, and the CRC-32 of both in base64url.
-fn with_checksum(prefix: &str, secret: &str) -> String {
+pub(crate) fn with_checksum(prefix: &str, secret: &str) -> String {
     let crc = crc32fast::hash(format!("{prefix}{secret}").as_bytes());
     format!("{prefix}{secret}{}", base64url_encode(&crc.to_be_bytes()))
 }

@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use drawbridge_identity::{AccessClaims, AccessToken, ActedBy, NotProven, Refusal};
+use drawbridge_identity::{AccessClaims, ActedBy, NotProven, Refusal};
 use drawbridge_names::{Epoch, KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_policy::{Grant, Rights};
 use drawbridge_registry::Role;
 
-use crate::admin_token::{ADMIN_TOKEN_PREFIX, OPAQUE_TOKEN_PREFIX};
+use crate::admin_token::ADMIN_TOKEN_PREFIX;
 use crate::binding::Presentation;
 use crate::cache::Loaded;
 use crate::issue::judge_state;
 use crate::registries::Realm;
 use crate::scope::ApiWords;
+use crate::tokens::ReadToken;
 use crate::{Admission, Peer};
 
 /// The service that a token is presented to.
@@ -98,8 +99,8 @@ impl Admission {
         presentation: &Presentation<'_>,
         peer: Peer,
     ) -> Result<Caller, Refusal> {
-        let decision = self.judge_bearer(registry, token, audience, presentation).await;
-        self.note("bearer", registry, peer, decision)
+        let judged = self.judge_bearer(registry, token, audience, presentation);
+        self.decide("bearer", registry, peer, judged).await
     }
 
     async fn judge_bearer(
@@ -119,16 +120,8 @@ impl Admission {
             }
             return Err(Refusal::NotProven(NotProven::UnknownToken));
         }
-        if token.starts_with(OPAQUE_TOKEN_PREFIX) {
-            return Err(Refusal::NotProven(NotProven::UnknownToken));
-        }
-        let token = AccessToken::parse(token.as_bytes(), self.inner.config.http_token_bytes_max)?;
-        let unknown = || Refusal::NotProven(NotProven::UnknownIssuer);
-        let realm = token.issuer().and_then(|issuer| self.realm_of_issuer(issuer)).ok_or_else(unknown)?;
-        if registry.is_some_and(|wanted| *wanted != realm.record.name) {
-            return Err(unknown());
-        }
-        let claims = self.own_token(&realm, &token)?;
+        let read = self.read_token(registry, token, self.inner.config.http_token_bytes_max).await?;
+        let ReadToken { realm, claims, .. } = read;
         let for_bridge = claims.audience == realm.record.bridge_audience;
         let for_api = claims.audience == realm.api_audience();
         let fits = match audience {
@@ -138,6 +131,9 @@ impl Admission {
         };
         if !fits {
             return Err(Refusal::OtherService);
+        }
+        if claims.actor.is_some() && audience != Audience::Bridge {
+            return Err(Refusal::Gateway("a device's record is not for its gateway".to_owned()));
         }
         let loaded = self.standing(&realm, &claims).await?;
         self.judge_presentation(&realm, &claims, text, presentation).await?;
@@ -165,16 +161,6 @@ impl Admission {
         })))
     }
 
-    /// What a token of this registry says, if it is one.
-    pub(crate) fn own_token(&self, realm: &Realm, token: &AccessToken<'_>) -> Result<AccessClaims, Refusal> {
-        token.verify(
-            &realm.record.issuer,
-            &[realm.issuer_key.public_key()],
-            self.now_s(),
-            &self.inner.checker,
-        )
-    }
-
     /// The principal of a token, if it, its epoch and the key that logged in still stand.
     pub(crate) async fn standing(
         &self,
@@ -191,6 +177,10 @@ impl Admission {
         let now_s = self.now_s();
         if claims.akid.as_ref().is_some_and(|akid| loaded.ring.usable(akid, now_s).is_none()) {
             return Err(Refusal::KeyGone);
+        }
+        // After the subject was loaded: a link that goes from now on moves its generation.
+        if let Some(actor) = &claims.actor {
+            self.acting(realm, actor, claims.uid).await?;
         }
         Ok(loaded)
     }

@@ -24,8 +24,7 @@ impl Admission {
     /// [`Refusal::NoRegistry`].
     pub fn challenge(&self, registry: &RegistryName, purpose: NoncePurpose) -> Result<Challenge, Refusal> {
         let realm = self.known_realm(registry)?;
-        let mut random = [0; 8];
-        self.inner.random.fill(&mut random);
+        let random = self.inner.proofs.nonce_random(&*self.inner.random);
         let server_time_s = self.now_s();
         let nonce = realm.nonces.mint(purpose, server_time_s, random);
         Ok(Challenge { nonce, server_time_s, expires_in_s: NONCE_LIFE_S })
@@ -36,13 +35,13 @@ impl Admission {
     ///
     /// # Errors
     /// [`Refusal`] when there is no such registry, or the key cannot sign.
-    pub fn signed_time(
+    pub async fn signed_time(
         &self,
         registry: &RegistryName,
         nonce: &str,
         peer: Peer,
     ) -> Result<(String, u64), Refusal> {
-        let decision = self.sign_time(registry, nonce);
+        let decision = self.charge_light(peer).and_then(|()| self.sign_time(registry, nonce));
         self.note("time", Some(registry), peer, decision)
     }
 
@@ -55,7 +54,7 @@ impl Admission {
             now_ms,
             uncertainty_ms: self.inner.config.clock_uncertainty_ms.into(),
         };
-        let signed = realm.issuer_key.sign(ServerTime::TYP, &time.to_json());
+        let signed = realm.keys.current().sign(ServerTime::TYP, &time.to_json());
         signed.map(|jwt| (jwt, now_ms)).map_err(|error| Refusal::Unavailable(error.to_string()))
     }
 }

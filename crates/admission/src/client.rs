@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use drawbridge_identity::{Asserted, ClientAssertion, NotProven, Refusal};
-use drawbridge_names::KeyId;
+use drawbridge_identity::{
+    Asserted, ClientAssertion, LeafCertificate, NotProven, Refusal, SubjectField, verify_client_chain,
+};
+use drawbridge_jose::{base64url_encode, sha256};
+use drawbridge_names::{KeyId, PrincipalName};
+use drawbridge_registry::CertificateSubject;
 
-use crate::Admission;
 use crate::cache::Loaded;
 use crate::registries::Realm;
+use crate::{Admission, unavailable};
 
 /// How a client proves who it is at the token, introspection and revocation endpoints: exactly one way.
 #[derive(Clone, Copy)]
@@ -42,9 +46,30 @@ pub struct ClientCertificate {
 /// A client that has proven who it is. Its `jti`, if any, is still to be used up.
 pub(crate) struct Client {
     pub(crate) loaded: Arc<Loaded>,
-    /// The registered key that proved it, if it was one.
+    /// The registered key that proved it; `None` after a secret or a certificate of a CA.
     pub(crate) akid: Option<KeyId>,
     pub(crate) asserted: Option<Asserted>,
+    /// `x5t#S256` of the certificate that it has logged in with, if it has.
+    pub(crate) certificate: Option<String>,
+    /// Nothing that it gets outlives this second.
+    pub(crate) until_s: Option<u64>,
+}
+
+impl Client {
+    /// Whoever has signed with a registered key.
+    pub(crate) fn asserted(loaded: Arc<Loaded>, asserted: Asserted) -> Self {
+        let akid = Some(asserted.kid.clone());
+        Self { loaded, akid, asserted: Some(asserted), certificate: None, until_s: None }
+    }
+}
+
+impl ClientCertificate {
+    /// `x5t#S256` of the client's own certificate.
+    ///
+    /// Source: RFC 8705 section 3.1.
+    pub(crate) fn digest(&self) -> Option<String> {
+        self.chain_der.first().map(|der| base64url_encode(&sha256(der)))
+    }
 }
 
 impl Admission {
@@ -60,10 +85,12 @@ impl Admission {
             ClientCredential::Assertion(assertion) => {
                 self.client_by_assertion(realm, assertion, client_id).await
             }
-            // Until somebody can have one, it costs what a wrong key costs.
-            ClientCredential::Secret { .. } | ClientCredential::Certificate { .. } => {
-                self.inner.checker.spend();
-                Err(Refusal::NotProven(NotProven::Password))
+            ClientCredential::Secret { client_id: claimed, secret } => {
+                let client = self.client_by_secret(realm, claimed, secret).await?;
+                is_client(&client.loaded, client_id).map(|()| client)
+            }
+            ClientCredential::Certificate { client_id, certificate } => {
+                self.client_by_certificate(realm, client_id, certificate).await
             }
         }
     }
@@ -85,10 +112,98 @@ impl Admission {
             assertion.verify(candidate.as_ref(), &rules, self.now_s(), &self.inner.checker)?
         };
         let loaded = loaded.expect("an assertion is verified with the keys of a principal that was loaded");
-        let name = loaded.principal.name.as_str();
-        if client_id.is_some_and(|client_id| !client_id.is_empty() && client_id != name) {
-            return Err(Refusal::OAuthClient(format!("is not `{name}`, whose assertion it came with")));
-        }
-        Ok(Client { loaded, akid: Some(asserted.kid.clone()), asserted: Some(asserted) })
+        is_client(&loaded, client_id)?;
+        Ok(Client::asserted(loaded, asserted))
     }
+
+    async fn client_by_secret(
+        &self,
+        realm: &Realm,
+        client_id: &str,
+        secret: &str,
+    ) -> Result<Client, Refusal> {
+        let name = PrincipalName::parse(client_id).ok();
+        let loaded = self.candidate(&realm.record.name, name.as_ref()).await?;
+        self.verify_secret(loaded.as_deref(), secret.as_bytes()).await?;
+        let loaded = loaded.expect("a secret that fits is somebody's");
+        Ok(Client { loaded, akid: None, asserted: None, certificate: None, until_s: None })
+    }
+
+    /// First by a key that is registered (`self_signed_tls_client_auth`), then by a CA of the registry
+    /// (`tls_client_auth`). The chain is judged before anything is asked about the principal, so who is not
+    /// vouched for learns nothing about names.
+    ///
+    /// Source: RFC 8705 section 2.
+    async fn client_by_certificate(
+        &self,
+        realm: &Realm,
+        client_id: &str,
+        certificate: &ClientCertificate,
+    ) -> Result<Client, Refusal> {
+        let registry = &realm.record.name;
+        let not_theirs = |why: &str| {
+            tracing::debug!(%registry, client_id = client_id.escape_debug().to_string(), "a client certificate is refused: {why}");
+            Refusal::NotProven(NotProven::Certificate)
+        };
+        let leaf = certificate.chain_der.first().and_then(|der| LeafCertificate::parse(der));
+        let leaf = leaf.ok_or_else(|| not_theirs("it cannot be read"))?;
+        let name = PrincipalName::parse(client_id).ok();
+        let loaded = self.candidate(registry, name.as_ref()).await?;
+        let now_s = self.now_s();
+        if let Some(loaded) = &loaded
+            && let Some(kid) = leaf.thumbprint.as_deref().and_then(|kid| KeyId::parse(kid).ok())
+            && loaded.ring.usable(&kid, now_s).is_some()
+        {
+            let until_s = registered_until(loaded, &kid, now_s)?;
+            let (loaded, certificate) = (Arc::clone(loaded), Some(leaf.digest));
+            return Ok(Client { loaded, akid: Some(kid), asserted: None, certificate, until_s });
+        }
+        let cas = self.inner.store.cas(registry).await.map_err(|error| unavailable(&error))?;
+        let cas: Vec<Vec<u8>> = cas.into_iter().map(|ca| ca.der).collect();
+        verify_client_chain(&certificate.chain_der, &cas, now_s).map_err(|why| not_theirs(&why))?;
+        let subject =
+            loaded.as_ref().and_then(|loaded| loaded.principal.settings.certificate_subject.as_ref());
+        match (loaded.as_ref(), subject) {
+            (Some(loaded), Some(subject)) if leaf.names(field_of(subject)) => {
+                let until_s = Some(leaf.not_after_s.saturating_add(1));
+                let (loaded, certificate) = (Arc::clone(loaded), Some(leaf.digest));
+                Ok(Client { loaded, akid: None, asserted: None, certificate, until_s })
+            }
+            _ => Err(not_theirs("its subject is not the one that the principal's record names")),
+        }
+    }
+}
+
+/// The dates of a self-signed certificate say nothing that its owner could not have written otherwise: the
+/// key is what is registered, with dates of its own. Only when the key was registered by a certificate does
+/// that certificate's time bound it.
+fn registered_until(loaded: &Loaded, kid: &KeyId, now_s: u64) -> Result<Option<u64>, Refusal> {
+    let key = loaded.keys.iter().find(|key| key.kid == *kid);
+    let Some(der) = key.and_then(|key| key.certificate_der.as_deref()) else { return Ok(None) };
+    match LeafCertificate::parse(der) {
+        Some(registered) if registered.is_in_time(now_s) => Ok(Some(registered.not_after_s.saturating_add(1))),
+        _ => Err(Refusal::Certificate(
+            "its key was registered by a certificate whose time is over, or has not begun; register a new key"
+                .to_owned(),
+        )),
+    }
+}
+
+fn field_of(subject: &CertificateSubject) -> SubjectField<'_> {
+    match subject {
+        CertificateSubject::SubjectDn(name) => SubjectField::Dn(name),
+        CertificateSubject::SanDns(name) => SubjectField::Dns(name),
+        CertificateSubject::SanUri(uri) => SubjectField::Uri(uri),
+        CertificateSubject::SanIp(address) => SubjectField::Ip(address),
+        CertificateSubject::SanEmail(name) => SubjectField::Email(name),
+    }
+}
+
+/// `client_id`, where it was sent beside the credential, is the one of the credential.
+fn is_client(loaded: &Loaded, client_id: Option<&str>) -> Result<(), Refusal> {
+    let name = loaded.principal.name.as_str();
+    if client_id.is_some_and(|client_id| !client_id.is_empty() && client_id != name) {
+        return Err(Refusal::OAuthClient(format!("is not `{name}`, whose credential it came with")));
+    }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! The settings of admission.
 
+use crate::LimitsConfig;
+
 /// Section `[admission]` of the settings file. What a single registry may choose (issuer, skew, life of
 /// its tokens) stands in its record, not here.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
@@ -24,8 +26,35 @@ pub struct AdmissionConfig {
     pub http_token_bytes_max: usize,
     /// Longest JWT in an MQTT CONNECT, in bytes. Default 8,192.
     pub bridge_token_bytes_max: usize,
+    /// How many passwords are checked at once, each with `password_memory_kib` of memory; 0: as many as there
+    /// are cores. Default 0.
+    pub password_checks_max: usize,
+    /// How many password checks wait for their turn; who comes then is told to come again. Default 64: two
+    /// seconds of work for one core.
+    pub password_queue_max: usize,
+    /// Memory of one password check (argon2id), in KiB, at most 65,536; passwords set before keep theirs.
+    /// Default 19,456.
+    pub password_memory_kib: u32,
+    /// Passes over that memory, at most 16. Default 2.
+    pub password_passes: u32,
+    /// How long a right password is remembered (as a MAC, in memory), in seconds; 0: not at all. Default 300.
+    pub password_cache_s: u32,
+    /// How many devices may register themselves by one software statement that names no key; each of them
+    /// waits for approval. Default 1,000.
+    pub statement_devices_max: u32,
     /// How many principals are kept in memory, ready to log in. Default 100,000.
     pub principals_cached_max: usize,
+    /// How long a key of an issuer signs before the next one does, in seconds. Default 7,776,000, 90 days;
+    /// 0: until an operator changes it.
+    pub issuer_key_life_s: u32,
+    /// How long a key of an issuer is published before it signs, in seconds. Default 86,400: verifiers that
+    /// ask for the key set once a day know it then.
+    pub issuer_key_lead_s: u32,
+    /// How many opaque tokens of one principal are good at a time. Default 1,000.
+    pub opaque_tokens_max: usize,
+    /// How often somebody may ask: section `[limits]`.
+    #[serde(skip)]
+    pub limits: LimitsConfig,
     /// So far may this server's own clock be off, in ms: what `/v1/time` says of it. Default 1,000, which a
     /// machine that keeps its time by NTP holds easily.
     pub clock_uncertainty_ms: u32,
@@ -42,7 +71,17 @@ impl Default for AdmissionConfig {
             legacy_jti_max: 65_536,
             http_token_bytes_max: 4_096,
             bridge_token_bytes_max: 8_192,
+            password_checks_max: 0,
+            password_queue_max: 64,
+            password_memory_kib: 19 * 1024,
+            password_passes: 2,
+            password_cache_s: 300,
+            statement_devices_max: 1_000,
             principals_cached_max: 100_000,
+            issuer_key_life_s: 7_776_000,
+            issuer_key_lead_s: 86_400,
+            opaque_tokens_max: 1_000,
+            limits: LimitsConfig::default(),
             clock_uncertainty_ms: 1_000,
         }
     }

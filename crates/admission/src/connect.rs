@@ -16,6 +16,7 @@ use crate::cache::{Generation, Loaded};
 use crate::client_id::{GooglePath, effective, named_device};
 use crate::issue::judge_state;
 use crate::registries::Realm;
+use crate::tokens::{ReadToken, TokenMark};
 use crate::{Admission, Peer};
 
 /// A device has one live session unless its policy says more.
@@ -76,15 +77,20 @@ pub struct Connected {
     pub ends_ms: Option<u64>,
     /// The same on the clock that only runs forward, computed once: a jump of the wall clock ends nothing.
     pub ends: Option<Instant>,
-    /// The key that opened it, for [`crate::SessionsEnd::Key`]; `None` for an anonymous client.
+    /// The key that opened it, for [`crate::SessionsEnd::Key`]; `None` for an anonymous client, and after a
+    /// login by a password or secret.
     pub kid: Option<KeyId>,
     /// The epoch of its principal.
     pub epoch: Epoch,
+    /// The access token that opened it, if one did: for [`crate::SessionsEnd::Token`] and its like.
+    pub token: Option<TokenMark>,
     /// How many live sessions the principal may have; `None`: any number.
     pub sessions_max: Option<u32>,
     /// The client id is a Google path: its topics have a leading slash.
     pub leading_slash: bool,
     generation: Generation,
+    /// Of the gateway that acts for the principal.
+    gateway_generation: Option<Generation>,
 }
 
 /// What was proven, before the client id is judged.
@@ -93,9 +99,12 @@ struct Proof {
     /// The grant of an access token, if it carries one.
     scope: Option<String>,
     kid: Option<KeyId>,
-    ends_s: u64,
+    /// `None`: it has no end of its own.
+    ends_s: Option<u64>,
     /// To be used up once everything else is good.
     once: Option<Asserted>,
+    token: Option<TokenMark>,
+    gateway: Option<Arc<Loaded>>,
 }
 
 impl Admission {
@@ -104,17 +113,25 @@ impl Admission {
     /// # Errors
     /// [`Refusal`]; to the peer all that lies before a good signature is one answer.
     pub async fn connect(&self, request: ConnectRequest<'_>) -> Result<Connected, Refusal> {
-        let decision = self.judge_connect(&request).await;
-        self.note("connect", request.listener_registry, request.peer, decision)
+        let judged = self.judge_connect(&request);
+        self.decide("connect", request.listener_registry, request.peer, judged).await
     }
 
-    /// Whether nothing has changed since `connected` was answered: not its principal, its keys or its
-    /// policy. To be asked once, in the step that installs the session: what a [`crate::Watcher`] hears
+    /// Whether nothing has changed since `connected` was answered: not its principal, its keys, its
+    /// policy or its token. To be asked once, in the step that installs the session: what a [`crate::Watcher`] hears
     /// from then on must reach the session after that step. `false`: refuse, and let the client come
-    /// again. Cheap: it reads two counters.
+    /// again. Cheap: it reads a few counters.
     #[must_use]
     pub fn still_good(&self, connected: &Connected) -> bool {
+        let stands = |token: &TokenMark| {
+            self.realm(&connected.registry).is_some_and(|realm| {
+                !realm.revoked.contains(&token.token)
+                    && token.issuer_kid.as_ref().is_none_or(|kid| realm.keys.knows(kid))
+            })
+        };
         self.inner.cache.is_current(&connected.generation)
+            && connected.gateway_generation.as_ref().is_none_or(|of| self.inner.cache.is_current(of))
+            && connected.token.as_ref().is_none_or(stands)
     }
 
     async fn judge_connect(&self, request: &ConnectRequest<'_>) -> Result<Connected, Refusal> {
@@ -129,12 +146,9 @@ impl Admission {
         }
         match Credential::of(password) {
             Credential::Jwt => self.connect_by_jwt(request, password).await,
+            Credential::OpaqueToken => self.connect_by_opaque(request, password).await,
             Credential::Unknown => Err(Refusal::NotProven(NotProven::UnknownToken)),
-            Credential::Password => {
-                // Passwords are not registered yet: nobody has one. It costs what a wrong key costs.
-                self.inner.checker.spend();
-                Err(Refusal::NotProven(NotProven::Password))
-            }
+            Credential::Password => self.connect_by_password(request, password).await,
         }
     }
 
@@ -162,13 +176,37 @@ impl Admission {
                 if path_realm.as_ref().is_some_and(|wanted| wanted.record.name != realm.record.name) {
                     return Err(Refusal::NotProven(NotProven::UnknownIssuer));
                 }
-                let proof = self.prove_access_token(&realm, &token).await?;
+                let proof = self.prove_access_token(self.read_signed(None, &token)?).await?;
                 (realm, proof)
             }
             Err(refusal) => return Err(refusal),
         };
+        self.charge_principal(&realm.record.name, proof.loaded.principal.uid, request.peer)?;
         let path = path_realm.and(path);
         self.admit(&realm, proof, request.client_id, path).await
+    }
+
+    /// The user name is the principal's name. A session by password has no end of its own: it ends with the
+    /// password, a block, a revocation.
+    async fn connect_by_password(
+        &self,
+        request: &ConnectRequest<'_>,
+        password: &[u8],
+    ) -> Result<Connected, Refusal> {
+        let path = GooglePath::parse(request.client_id.as_str());
+        let path_realm = path.and_then(|path| self.realm_of_path(path));
+        let realm = match (&path_realm, request.listener_registry) {
+            (Some(realm), _) => Arc::clone(realm),
+            (None, Some(listener)) => self.known_realm(listener)?,
+            (None, None) => self.known_realm(&RegistryName::default_registry())?,
+        };
+        let name = request.username.and_then(|name| PrincipalName::parse(name).ok());
+        let loaded = self.candidate(&realm.record.name, name.as_ref()).await?;
+        self.verify_secret(loaded.as_deref(), password).await?;
+        let loaded = loaded.expect("a password that fits is somebody's");
+        let proof =
+            Proof { loaded, scope: None, kid: None, ends_s: None, once: None, token: None, gateway: None };
+        self.admit(&realm, proof, request.client_id, path_realm.and(path)).await
     }
 
     /// The registry that a Google path names, if it stands for that project and location.
@@ -221,28 +259,69 @@ impl Admission {
             token.verify(candidate.as_ref(), &rules, self.now_s(), &self.inner.checker)?
         };
         let loaded = loaded.expect("a JWT is verified with the keys of a principal that was loaded");
+        self.used(&record.name, &proof.kid);
         let once = proof.once.map(|once| Asserted {
             kid: proof.kid.clone(),
             jti: once.jti,
             token: once.token,
             until_s: Some(once.until_s),
         });
-        Ok(Proof { loaded, scope: None, kid: Some(proof.kid), ends_s: proof.ends_s, once })
+        Ok(Proof {
+            loaded,
+            scope: None,
+            kid: Some(proof.kid),
+            ends_s: Some(proof.ends_s),
+            once,
+            token: None,
+            gateway: None,
+        })
     }
 
-    async fn prove_access_token(&self, realm: &Realm, token: &AccessToken<'_>) -> Result<Proof, Refusal> {
-        let claims = self.own_token(realm, token)?;
+    /// An opaque token names no registry: the Google path does, or the listener.
+    async fn connect_by_opaque(
+        &self,
+        request: &ConnectRequest<'_>,
+        token: &[u8],
+    ) -> Result<Connected, Refusal> {
+        let path = GooglePath::parse(request.client_id.as_str());
+        let path_realm = path.and_then(|path| self.realm_of_path(path));
+        let registry = path_realm.as_ref().map(|realm| &realm.record.name).or(request.listener_registry);
+        let text = std::str::from_utf8(token).map_err(|_| Refusal::NotProven(NotProven::UnknownToken))?;
+        let read = self.read_token(registry, text, self.inner.config.bridge_token_bytes_max).await?;
+        let realm = Arc::clone(&read.realm);
+        let proof = self.prove_access_token(read).await?;
+        self.charge_principal(&realm.record.name, proof.loaded.principal.uid, request.peer)?;
+        self.admit(&realm, proof, request.client_id, path_realm.and(path)).await
+    }
+
+    async fn prove_access_token(&self, read: ReadToken) -> Result<Proof, Refusal> {
+        let ReadToken { realm, claims, mark, .. } = read;
         if claims.audience != realm.record.bridge_audience {
             return Err(Refusal::OtherService);
         }
-        let loaded = self.standing(realm, &claims).await?;
+        let loaded = self.standing(&realm, &claims).await?;
+        let gateway = match &claims.actor {
+            Some(actor) => {
+                self.note_gateway(actor.uid);
+                Some(self.acting(&realm, actor, claims.uid).await?)
+            }
+            None => None,
+        };
         // What it is bound to cannot be proven in CONNECT, so nobody but its owner is sure to hold it.
         if claims.confirmation.is_some() {
             return Err(Refusal::Binding(
                 "a bound token opens no MQTT session yet; ask for a plain one".into(),
             ));
         }
-        Ok(Proof { loaded, scope: claims.scope, kid: claims.akid, ends_s: claims.expires_s, once: None })
+        Ok(Proof {
+            loaded,
+            scope: claims.scope,
+            kid: claims.akid,
+            ends_s: Some(claims.expires_s),
+            once: None,
+            token: Some(mark),
+            gateway,
+        })
     }
 
     /// State, client id, one-time `jti`; then the session's end.
@@ -253,7 +332,7 @@ impl Admission {
         client_id: &MqttClientId,
         path: Option<GooglePath<'_>>,
     ) -> Result<Connected, Refusal> {
-        let Proof { mut loaded, scope, kid, ends_s, once } = proof;
+        let Proof { mut loaded, scope, kid, ends_s, once, token, gateway } = proof;
         let registry = &realm.record.name;
         judge_state(&loaded)?;
         let (kind, name) = (loaded.principal.kind, loaded.principal.name.clone());
@@ -262,6 +341,8 @@ impl Admission {
             self.use_up(registry, loaded.principal.uid, once).await?;
         }
         let used_now = match &kid {
+            // The login that gave the token has ended it.
+            Some(_) if token.is_some() => false,
             Some(kid) => self.end_grace(&loaded, kid).await,
             None => false,
         };
@@ -282,8 +363,8 @@ impl Admission {
             Some(kid) => loaded.ring.usable(kid, now_s).ok_or(Refusal::KeyGone)?.expires_s,
             None => None,
         };
-        let ends_s = ends_s.min(key_end_s.unwrap_or(u64::MAX));
-        let (ends_ms, ends) = self.deadline(ends_s);
+        let ends_s = [ends_s, key_end_s].into_iter().flatten().min();
+        let (ends_ms, ends) = ends_s.map(|ends_s| self.deadline(ends_s)).unzip();
         Ok(Connected {
             registry: registry.clone(),
             uid: loaded.principal.uid,
@@ -293,10 +374,12 @@ impl Admission {
             assigned_client_id,
             rights,
             policy: loaded.principal.policy.clone(),
-            ends_ms: Some(ends_ms),
-            ends: Some(ends),
+            ends_ms,
+            ends,
             kid,
             epoch: loaded.principal.epoch,
+            token,
+            gateway_generation: gateway.map(|gateway| gateway.generation),
             sessions_max: (kind == PrincipalKind::Device).then_some(DEVICE_SESSIONS_MAX),
             leading_slash: path.is_some(),
             generation: loaded.generation,
@@ -334,6 +417,8 @@ impl Admission {
             ends: None,
             kid: None,
             epoch: principal.epoch,
+            token: None,
+            gateway_generation: None,
             sessions_max: None,
             leading_slash: false,
             generation: loaded.generation,
@@ -355,6 +440,8 @@ impl Admission {
 pub(crate) enum Credential {
     /// Two dots, and before the first a JSON object in base64url.
     Jwt,
+    /// `dbo_...`.
+    OpaqueToken,
     /// One of our prefixes, but nothing that opens a connection.
     Unknown,
     /// The rest.
@@ -364,7 +451,10 @@ pub(crate) enum Credential {
 impl Credential {
     pub(crate) fn of(password: &[u8]) -> Self {
         let Ok(text) = std::str::from_utf8(password) else { return Self::Password };
-        if text.starts_with(OPAQUE_TOKEN_PREFIX) || text.starts_with(ADMIN_TOKEN_PREFIX) {
+        if text.starts_with(OPAQUE_TOKEN_PREFIX) {
+            return Self::OpaqueToken;
+        }
+        if text.starts_with(ADMIN_TOKEN_PREFIX) {
             return Self::Unknown;
         }
         let mut segments = text.split('.');
@@ -396,7 +486,7 @@ mod tests {
             ("e30.x.y.z", Credential::Password),
             ("", Credential::Password),
             ("hunter2", Credential::Password),
-            ("dbo_abc", Credential::Unknown),
+            ("dbo_abc", Credential::OpaqueToken),
             ("dba_abc", Credential::Unknown),
         ] {
             assert_eq!(Credential::of(password.as_bytes()), form, "{password}");

@@ -55,6 +55,9 @@ pub enum AdmissionError {
     /// The label of a key cannot be one.
     #[error("the label of a key has 1 to 64 printable ASCII characters")]
     Label,
+    /// The dates of a key cannot be these.
+    #[error("the dates of the key are not accepted: {0}")]
+    KeyDates(String),
     /// The issuer cannot be one.
     #[error(
         "`{found}` cannot be an issuer: {why}; wanted an https URL without query, fragment and final slash"
@@ -93,6 +96,40 @@ pub enum AdmissionError {
         /// The name of the secret.
         secret: String,
     },
+    /// There is no such enrolment.
+    #[error("there is no enrolment `{0}` in this registry; see `drawbridge enrol list`")]
+    NoEnrolment(String),
+    /// An enrolment cannot be made like this.
+    #[error("the enrolment cannot be made: {0}")]
+    Enrolment(String),
+    /// The device is not in the state of enrolment that this needs.
+    #[error("`{name}` {why}")]
+    NotEnrolled {
+        /// The device.
+        name: PrincipalName,
+        /// What is the matter, and the mend.
+        why: &'static str,
+    },
+    /// The two cannot be gateway and device of each other.
+    #[error("`{name}` {why}")]
+    Gateway {
+        /// The one that does not fit.
+        name: PrincipalName,
+        /// What is the matter, and the mend.
+        why: &'static str,
+    },
+    /// The certificate cannot be a CA of a registry.
+    #[error("the certificate is not accepted as a CA: {0}")]
+    Ca(String),
+    /// The password is none that somebody should have. Holds why, never the password.
+    #[error("the password cannot be set: {0}; choose another, of 8 to 1,024 bytes")]
+    Password(&'static str),
+    /// Too many password checks wait already.
+    #[error("too many password checks at once; try again in a moment")]
+    Busy,
+    /// A setting of a registry is out of bounds.
+    #[error("the registry cannot be set so: {0}")]
+    Setting(String),
     /// The store could not do its work.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -114,12 +151,21 @@ impl AdmissionError {
             Self::NoPolicy(_) => "DB-4009",
             Self::Policy(error) => error.code(),
             Self::Label => "DB-4010",
+            Self::KeyDates(_) => "DB-4222",
             Self::Issuer { .. } => "DB-4011",
             Self::AudienceTaken { .. } => "DB-4012",
             Self::Topic(_) => "DB-4013",
             Self::Secret(_) => "DB-4014",
+            Self::NoEnrolment(_) => "DB-4015",
+            Self::Enrolment(_) => "DB-4016",
+            Self::NotEnrolled { .. } => "DB-4017",
+            Self::Gateway { .. } => "DB-4018",
+            Self::Ca(_) => "DB-4019",
             Self::OtherSealKey { .. } => "DB-4025",
+            Self::Setting(_) => "DB-4026",
             Self::DeviceRole(_) => "DB-4020",
+            Self::Password(_) => "DB-4220",
+            Self::Busy => "DB-1045",
             Self::Store(error) => error.code(),
         }
     }
@@ -139,12 +185,21 @@ impl AdmissionError {
             Self::NoPolicy(_) => "policy-not-found",
             Self::Policy(error) => error.word(),
             Self::Label => "key-label",
+            Self::KeyDates(_) => "key-dates",
             Self::Issuer { .. } => "issuer-invalid",
             Self::AudienceTaken { .. } => "audience-taken",
             Self::Topic(_) => "topic-invalid",
             Self::Secret(_) => "secret-unusable",
+            Self::NoEnrolment(_) => "enrolment-not-found",
+            Self::Enrolment(_) => "enrolment-invalid",
+            Self::NotEnrolled { .. } => "enrolment-state",
+            Self::Gateway { .. } => "gateway-state",
+            Self::Ca(_) => "ca-invalid",
             Self::OtherSealKey { .. } => "seal-key",
+            Self::Setting(_) => "registry-setting",
             Self::DeviceRole(_) => "device-role",
+            Self::Password(_) => "password-unfit",
+            Self::Busy => "busy",
             Self::Store(error) => error.word(),
         }
     }

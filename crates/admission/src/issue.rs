@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use drawbridge_identity::{AccessClaims, ActedBy, Asserted, Confirmation, Refusal};
+use drawbridge_identity::{AccessClaims, ActedBy, AliasLogin, Asserted, Confirmation, Refusal};
+use drawbridge_jose::sha256;
 use drawbridge_names::{KeyId, PrincipalKind, PrincipalName};
+use drawbridge_policy::{Rights, TokenForm};
+use drawbridge_registry::{AddToken, KeptToken, TokenFormat};
 
 use crate::Admission;
 use crate::cache::Loaded;
@@ -11,6 +14,13 @@ use crate::client::Client;
 use crate::clock::random_id;
 use crate::registries::Realm;
 use crate::scope::{judge_grant, judge_words};
+use crate::tokens::ReadToken;
+use crate::unavailable;
+
+/// No token lives longer, in seconds, whatever registry and policy say.
+pub(crate) const TOKEN_LIFE_S_MAX: u64 = 86_400;
+/// How long a renewed token is good, in seconds: its successor may be lost on the way.
+const RENEWED_GRACE_S: u64 = 30;
 
 /// An access token, issued.
 #[derive(Clone, PartialEq, Eq)]
@@ -31,6 +41,8 @@ pub struct TokenGrant {
     pub kid: Option<KeyId>,
     /// What it is bound to; decides `token_type` (RFC 9449 section 5).
     pub confirmation: Option<Confirmation>,
+    /// The scope words of a token of an IoT IdP path.
+    pub alias_words: Option<String>,
 }
 
 impl std::fmt::Debug for TokenGrant {
@@ -54,12 +66,18 @@ pub(crate) struct Issuance<'a> {
     pub(crate) resource: Option<&'a str>,
     /// The registered key that logged in.
     pub(crate) akid: Option<&'a KeyId>,
-    /// The assertion whose `jti` is to be used up.
-    pub(crate) asserted: Option<&'a Asserted>,
+    /// The assertion whose `jti` is to be used up, and who has signed it.
+    pub(crate) asserted: Option<(&'a Arc<Loaded>, &'a Asserted)>,
     pub(crate) confirmation: Option<Confirmation>,
     pub(crate) actor: Option<ActedBy>,
     /// It ends then at the latest.
     pub(crate) expires_s_max: Option<u64>,
+    /// Its scope lies within these rights; `None`: within those of the subject.
+    pub(crate) within: Option<&'a Rights>,
+    /// It was asked for on an IoT IdP path, so it is opaque.
+    pub(crate) alias: Option<AliasLogin>,
+    /// The token that it succeeds.
+    pub(crate) renews: Option<&'a ReadToken>,
 }
 
 impl<'a> Issuance<'a> {
@@ -71,10 +89,13 @@ impl<'a> Issuance<'a> {
             scope: None,
             resource: None,
             akid: client.akid.as_ref(),
-            asserted: client.asserted.as_ref(),
+            asserted: client.asserted.as_ref().map(|asserted| (&client.loaded, asserted)),
             confirmation: None,
             actor: None,
-            expires_s_max: None,
+            expires_s_max: client.until_s,
+            within: None,
+            alias: None,
+            renews: None,
         }
     }
 }
@@ -96,20 +117,22 @@ impl Admission {
             }
         };
         let scope = if for_bridge {
-            judge_grant(scope, &loaded.rights)?
+            judge_grant(scope, issuance.within.unwrap_or(&loaded.rights))?
         } else {
             judge_words(scope, &loaded.rights, &principal.settings.roles)?
         };
 
-        if let Some(asserted) = asserted {
+        if let Some((whose, asserted)) = asserted {
             // Use up the `jti` before issuing: a crash here costs a retry, the other order a replay.
-            self.use_up(&record.name, principal.uid, asserted).await?;
-            self.end_grace(loaded, &asserted.kid).await;
+            self.use_up(&record.name, whose.principal.uid, asserted).await?;
+            self.end_grace(whose, &asserted.kid).await;
         }
 
         let now_s = self.now_s();
         let key_end_s = akid.and_then(|kid| loaded.ring.usable(kid, now_s)).and_then(|key| key.expires_s);
-        let expires_s = (now_s + u64::from(record.token_life_s))
+        let rules = loaded.rights.token_rules();
+        let life_s = u64::from(rules.life_s.unwrap_or(record.token_life_s)).min(TOKEN_LIFE_S_MAX);
+        let expires_s = (now_s + life_s)
             .min(key_end_s.unwrap_or(u64::MAX))
             .min(issuance.expires_s_max.unwrap_or(u64::MAX));
         let claims = AccessClaims {
@@ -126,9 +149,19 @@ impl Admission {
             akid: akid.cloned(),
             confirmation: issuance.confirmation,
             actor: issuance.actor,
+            alias: issuance.alias,
         };
-        let access_token =
-            realm.issuer_key.issue(&claims).map_err(|error| Refusal::Unavailable(error.to_string()))?;
+        let is_opaque = match (&claims.alias, rules.form) {
+            (Some(_), _) | (None, Some(TokenForm::Opaque)) => true,
+            (None, Some(TokenForm::Jwt)) => false,
+            (None, None) => record.settings.token_format == TokenFormat::Opaque,
+        };
+        let access_token = if is_opaque {
+            self.keep_token(realm, &claims, issuance.renews).await?
+        } else {
+            let signed = realm.keys.current().issue(&claims);
+            signed.map_err(|error| Refusal::Unavailable(error.to_string()))?
+        };
         Ok(TokenGrant {
             access_token,
             expires_in_s: expires_s.saturating_sub(now_s),
@@ -138,7 +171,45 @@ impl Admission {
             kind: principal.kind,
             kid: claims.akid,
             confirmation: claims.confirmation,
+            alias_words: claims.alias.map(|alias| alias.words),
         })
+    }
+
+    /// Draws an opaque token and keeps what it says.
+    async fn keep_token(
+        &self,
+        realm: &Realm,
+        claims: &AccessClaims,
+        renews: Option<&ReadToken>,
+    ) -> Result<String, Refusal> {
+        let (registry, now_s) = (&realm.record.name, self.now_s());
+        let token = self.draw_opaque();
+        let mut kept = KeptToken {
+            digest: sha256(token.as_bytes()),
+            uid: claims.uid,
+            family: [0; 16],
+            generation: 0,
+            claims: claims.to_json().to_string(),
+            expires_s: claims.expires_s,
+            used: false,
+            renewed: false,
+        };
+        if let Some((read, old)) = renews.and_then(|read| Some((read, read.kept.as_ref()?))) {
+            (kept.family, kept.generation) = (old.family, old.generation + 1);
+            let old_expires_s = now_s + RENEWED_GRACE_S;
+            let renewed =
+                self.inner.store.renew_token(registry, &old.digest, kept, old_expires_s, now_s).await;
+            self.judge_use(read, renewed.map_err(|error| unavailable(&error))?)?;
+            return Ok(token.to_string());
+        }
+        self.inner.random.fill(&mut kept.family);
+        let live_max = self.inner.config.opaque_tokens_max;
+        match self.inner.store.add_token(registry, kept, live_max, now_s).await {
+            Ok(AddToken::Added) => Ok(token.to_string()),
+            Ok(AddToken::Full) => Err(Refusal::TokensFull { live_max }),
+            Ok(AddToken::Gone) => Err(Refusal::KeyGone),
+            Err(error) => Err(unavailable(&error)),
+        }
     }
 }
 

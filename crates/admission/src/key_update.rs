@@ -37,8 +37,8 @@ impl Admission {
         retire_old: bool,
         peer: Peer,
     ) -> Result<KeyUpdated, Refusal> {
-        let decision = self.judge_update(registry, update, pop, retire_old).await;
-        self.note("key-update", Some(registry), peer, decision)
+        let judged = self.judge_update(registry, update, pop, retire_old, peer);
+        self.decide("key-update", Some(registry), peer, judged).await
     }
 
     async fn judge_update(
@@ -47,6 +47,7 @@ impl Admission {
         update: &str,
         pop: &str,
         retire_old: bool,
+        peer: Peer,
     ) -> Result<KeyUpdated, Refusal> {
         if update.is_empty() {
             return Err(Refusal::NoCredential);
@@ -60,6 +61,7 @@ impl Admission {
             presented.verify(candidate.as_ref(), &rules, now_s, &self.inner.checker)?
         };
         let loaded = loaded.expect("an update is verified with the keys of a principal that was loaded");
+        self.charge_principal(registry, loaded.principal.uid, peer)?;
         if loaded.principal.blocked {
             return Err(Refusal::Blocked);
         }
@@ -78,8 +80,8 @@ impl Admission {
         pop: &str,
         peer: Peer,
     ) -> Result<KeyUpdated, Refusal> {
-        let decision = self.judge_legacy_update(registry, update, pop).await;
-        self.note("legacy-key-update", Some(registry), peer, decision)
+        let judged = self.judge_legacy_update(registry, update, pop, peer);
+        self.decide("legacy-key-update", Some(registry), peer, judged).await
     }
 
     async fn judge_legacy_update(
@@ -87,6 +89,7 @@ impl Admission {
         registry: &RegistryName,
         update: &str,
         pop: &str,
+        peer: Peer,
     ) -> Result<KeyUpdated, Refusal> {
         if update.is_empty() {
             return Err(Refusal::NoCredential);
@@ -100,6 +103,7 @@ impl Admission {
             presented.verify(candidate.as_ref(), &rules, self.now_s(), &self.inner.checker)?
         };
         let loaded = loaded.expect("an update is verified with the keys of a principal that was loaded");
+        self.charge_principal(registry, loaded.principal.uid, peer)?;
         if loaded.principal.blocked {
             return Err(Refusal::Blocked);
         }
@@ -150,6 +154,9 @@ impl Admission {
             RotateKey::Rotated => {
                 self.inner.cache.principal_changed(registry, &principal.name);
                 let end_s = signer.expires_s.map_or(grace_end_s, |end_s| end_s.min(grace_end_s));
+                if retire_old {
+                    self.await_end(registry, principal.uid, &asserted.kid, end_s);
+                }
                 let previous = retire_old.then(|| (asserted.kid.clone(), end_s));
                 Ok(KeyUpdated { kid: new_kid, previous, changed: true })
             }

@@ -13,24 +13,38 @@ mod admin_token;
 mod bearer;
 mod binding;
 mod cache;
+mod cas;
 mod challenge;
 mod client;
 mod client_id;
 mod clock;
 mod config;
 mod connect;
+mod enrol;
 mod error;
+mod exchange;
+mod gateways;
+mod import;
 mod issue;
+mod issuer_keys;
 mod journal;
+mod key_remove;
 mod key_update;
+mod keys;
+mod limits;
 mod login;
+mod maintain;
 mod operate;
+mod passwords;
 mod policies;
+mod proofs;
 mod registries;
 mod roles;
 mod scope;
 mod seal;
+mod statements;
 mod stats;
+mod tokens;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -45,26 +59,40 @@ use drawbridge_registry::{AuditEntry, JtiMark, JtiOutcome, Key, KeyState, Store,
 pub use admin_token::ADMIN_TOKEN_PREFIX;
 pub use bearer::{Audience, Authorized, Caller};
 pub use binding::{BindingRequest, Dpop, Presentation};
+pub use cas::{CaFacts, fingerprint_hex};
 pub use challenge::Challenge;
 pub use client::{ClientCertificate, ClientCredential};
 pub use clock::{Clock, Random};
 pub use config::AdmissionConfig;
 pub use connect::{ConnectRequest, Connected};
 pub use drawbridge_identity::{NotProven, Refusal};
+pub use enrol::{
+    ENROLMENT_TOKEN_PREFIX, NewEnrolment, Permission, REGISTRATION_TOKEN_PREFIX, RegisterRequest, Registered,
+};
 pub use error::AdmissionError;
+pub use exchange::ExchangeRequest;
+pub use import::{ImportDevice, ImportSource, Imported};
 pub use issue::TokenGrant;
+pub use issuer_keys::{IssuerKeyInfo, IssuerKeyState, Rotation};
 pub use journal::Journal;
+pub use key_remove::KeyRemoved;
 pub use key_update::KeyUpdated;
+pub use keys::{KeyReplaced, KeyWarning, NewKey};
+pub use limits::{LimitsConfig, Network};
 pub use login::LoginRequest;
 pub use operate::{NewApplication, NewDevice};
 pub use policies::CanAnswer;
-pub use registries::NewRegistry;
+pub use registries::{NewRegistry, RegistryChange};
 pub use scope::{ApiWord, ApiWords};
 pub use seal::{AesSeal, Seal, SealFault, SecretPlace};
 pub use stats::AdmissionStats;
+pub use tokens::TokenMark;
 pub use watch::{EndReason, SessionsEnd, Watcher};
 
 use cache::{Cache, Loaded};
+use limits::Limits;
+use passwords::Passwords;
+use proofs::Proofs;
 use registries::Realm;
 use stats::Counters;
 
@@ -132,6 +160,11 @@ struct Inner {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     sealer: Arc<dyn Seal>,
+    /// Whoever changes issuer keys does it alone.
+    issuer_keys: tokio::sync::Mutex<()>,
+    issuer_keys_read_s: std::sync::atomic::AtomicU64,
+    /// The gateways that have opened sessions for others.
+    gateways_seen: RwLock<std::collections::HashSet<Uid>>,
     config: AdmissionConfig,
     checker: Checker,
     realms: RwLock<Arc<BTreeMap<RegistryName, Arc<Realm>>>>,
@@ -139,6 +172,10 @@ struct Inner {
     watchers: RwLock<Vec<Arc<dyn Watcher>>>,
     counters: Counters,
     journal: Journal,
+    key_notes: keys::KeyNotes,
+    passwords: Passwords,
+    proofs: Proofs,
+    limits: Limits,
 }
 
 impl std::fmt::Debug for Admission {
@@ -162,17 +199,24 @@ impl Admission {
         settings: AdmissionConfig,
     ) -> Result<Self, AdmissionError> {
         let inner = Inner {
+            limits: Limits::new(&settings.limits, clock.instant()),
             cache: Cache::new(settings.principals_cached_max),
+            passwords: Passwords::new(&settings, &*random),
+            proofs: Proofs::new(&*random, clock.now_ms() / 1000),
             store,
             clock,
             random,
             sealer,
+            issuer_keys: tokio::sync::Mutex::default(),
+            issuer_keys_read_s: Default::default(),
+            gateways_seen: RwLock::default(),
             config: settings,
             checker: Checker::new(),
             realms: RwLock::default(),
             watchers: RwLock::default(),
             counters: Counters::default(),
             journal: Journal::new("decisions of admission"),
+            key_notes: keys::KeyNotes::default(),
         };
         let admission = Self { inner: Arc::new(inner) };
         for record in admission.inner.store.registries().await? {
@@ -189,7 +233,7 @@ impl Admission {
     /// What was decided so far.
     #[must_use]
     pub fn stats(&self) -> AdmissionStats {
-        self.inner.counters.read(self.inner.checker.checks())
+        self.inner.counters.read(self.inner.checker.checks(), self.inner.passwords.checks())
     }
 
     /// The clock that all decisions are made by.
@@ -226,6 +270,19 @@ impl Admission {
             subject: subject.to_owned(),
             detail: detail.to_string(),
         }
+    }
+
+    /// Makes a decision within the limits of the peer's address, counts it, and logs it when it is a refusal.
+    /// Every entry by which a credential comes in is one of these.
+    pub(crate) async fn decide<T>(
+        &self,
+        what: &'static str,
+        registry: Option<&RegistryName>,
+        peer: Peer,
+        judged: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let decision = self.within_limits(peer, judged).await;
+        self.note(what, registry, peer, decision)
     }
 
     /// Counts a decision, and logs it when it is a refusal. The log gets the full reason, the peer does not.
@@ -312,7 +369,13 @@ impl Admission {
         let for_life = mark.until_s.is_none();
         let outcome = self.inner.store.remember_jti(registry, uid, mark, self.now_s()).await;
         match outcome.map_err(|error| unavailable(&error))? {
-            JtiOutcome::Fresh => Ok(()),
+            JtiOutcome::Fresh => {
+                self.used(registry, &asserted.kid);
+                if for_life {
+                    self.warn_of_lasting_jti(registry, uid, &asserted.kid).await;
+                }
+                Ok(())
+            }
             JtiOutcome::Seen { .. } => Err(Refusal::Replay),
             JtiOutcome::Full => Err(Refusal::JtiFull { for_life }),
             JtiOutcome::KeyGone => Err(Refusal::KeyGone),
@@ -354,7 +417,10 @@ impl Admission {
         let mut ended = false;
         for key in loaded.keys.iter().filter(replaced) {
             let actor = Actor::of(principal.kind, &principal.name);
-            match self.retire(principal, &key.kid, false, &actor, "key.grace-end").await {
+            match self
+                .retire(principal, &key.kid, false, &actor, "key.grace-end", serde_json::json!({}))
+                .await
+            {
                 Ok(()) => ended = true,
                 // The login itself is good; the grace then ends by its time.
                 Err(error) => {

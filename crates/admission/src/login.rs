@@ -52,8 +52,8 @@ impl Admission {
         registry: &RegistryName,
         request: LoginRequest<'_>,
     ) -> Result<TokenGrant, Refusal> {
-        let decision = self.judge_login(registry, &request).await;
-        let grant = self.note("login", Some(registry), request.peer, decision)?;
+        let judged = self.judge_login(registry, &request);
+        let grant = self.decide("login", Some(registry), request.peer, judged).await?;
         self.note_issued("login", registry, request.peer, &grant);
         Ok(grant)
     }
@@ -65,6 +65,7 @@ impl Admission {
     ) -> Result<TokenGrant, Refusal> {
         let realm = self.known_realm(registry)?;
         let client = self.client(&realm, &request.credential, request.client_id).await?;
+        self.charge_principal(registry, client.loaded.principal.uid, request.peer)?;
         let confirmation = self.confirmation(&realm, &request.binding, &client).await?;
         let name = client.loaded.principal.name.clone();
         let issuance = Issuance {
@@ -90,8 +91,8 @@ impl Admission {
         scope: Option<&str>,
         peer: Peer,
     ) -> Result<TokenGrant, Refusal> {
-        let decision = self.judge_legacy_login(registry, jwt, client_id, scope).await;
-        let grant = self.note("legacy-login", Some(registry), peer, decision)?;
+        let judged = self.judge_legacy_login(registry, jwt, client_id, scope, peer);
+        let grant = self.decide("legacy-login", Some(registry), peer, judged).await?;
         self.note_issued("legacy-login", registry, peer, &grant);
         Ok(grant)
     }
@@ -102,6 +103,7 @@ impl Admission {
         jwt: &str,
         client_id: Option<&str>,
         scope: Option<&str>,
+        peer: Peer,
     ) -> Result<TokenGrant, Refusal> {
         if jwt.is_empty() {
             return Err(Refusal::NoCredential);
@@ -115,6 +117,7 @@ impl Admission {
             login.verify(candidate.as_ref(), &rules, self.now_s(), &self.inner.checker)?
         };
         let loaded = loaded.expect("an assertion is verified with the keys of a principal that was loaded");
+        self.charge_principal(registry, loaded.principal.uid, peer)?;
         let application = match client_id.map(PrincipalName::parse) {
             Some(Ok(name)) => self.candidate(registry, Some(&name)).await?,
             _ => None,
@@ -122,7 +125,7 @@ impl Admission {
         let application = application
             .filter(|loaded| loaded.principal.kind == PrincipalKind::Application && !loaded.principal.blocked)
             .ok_or_else(|| Refusal::OAuthClient("names no registered application of this registry".into()))?;
-        let client = Client { loaded, akid: Some(asserted.kid.clone()), asserted: Some(asserted) };
+        let client = Client::asserted(loaded, asserted);
         let issuance = Issuance { scope, ..Issuance::of(&client, application.principal.name.as_str()) };
         self.issue(&realm, issuance).await
     }

@@ -1,24 +1,23 @@
-//! What an operator does to principals and their keys.
+//! What an operator does to principals.
 
 use std::collections::BTreeMap;
 
 use drawbridge_jose::PublicKey;
-use drawbridge_names::{Epoch, KeyId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
-use drawbridge_registry::{
-    AddKey, AddPrincipal, Changed, Key, KeyState, Known, Principal, PrincipalChange, RemoveKey, StoreError,
-};
+use drawbridge_names::{Epoch, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
+use drawbridge_registry::{AddPrincipal, Changed, Known, Principal, PrincipalChange, StoreError};
 use serde_json::{Value, json};
 
+use crate::keys::NewKey;
 use crate::registries::DEVICE_POLICY;
-use crate::{Actor, Admission, AdmissionError, EndReason, SessionsEnd, kid_of};
+use crate::{Actor, Admission, AdmissionError, EndReason, SessionsEnd};
 
 /// A device to be registered.
 #[derive(Debug, Clone)]
 pub struct NewDevice {
     /// Its name.
     pub name: PrincipalName,
-    /// Its public keys, each with an optional label.
-    pub keys: Vec<(PublicKey, Option<String>)>,
+    /// Its public keys.
+    pub keys: Vec<NewKey>,
     /// Its policy; `None` attaches `device`.
     pub policy: Option<PolicyName>,
     /// Accept IoT IdP JWTs on the alias paths: a weakness.
@@ -31,7 +30,7 @@ impl NewDevice {
     /// A device with one key and the policy `device`.
     #[must_use]
     pub fn with_key(name: PrincipalName, key: PublicKey) -> Self {
-        let keys = vec![(key, None)];
+        let keys = vec![key.into()];
         Self { name, keys, policy: None, legacy_assertions: false, attributes: BTreeMap::new() }
     }
 }
@@ -41,8 +40,8 @@ impl NewDevice {
 pub struct NewApplication {
     /// Its name.
     pub name: PrincipalName,
-    /// Its public keys, each with an optional label. There may be none.
-    pub keys: Vec<(PublicKey, Option<String>)>,
+    /// Its public keys. There may be none.
+    pub keys: Vec<NewKey>,
     /// Its policy; without one it may nothing.
     pub policy: Option<PolicyName>,
 }
@@ -113,7 +112,7 @@ impl Admission {
     async fn add(
         &self,
         principal: Principal,
-        keys: Vec<(PublicKey, Option<String>)>,
+        keys: Vec<NewKey>,
         actor: &Actor,
         action: &str,
     ) -> Result<Known, AdmissionError> {
@@ -123,8 +122,7 @@ impl Admission {
         if keys.len() > active_max {
             return Err(AdmissionError::TooManyKeys { active: keys.len(), active_max });
         }
-        let keys =
-            keys.into_iter().map(|(key, label)| self.new_key(&key, label)).collect::<Result<Vec<_>, _>>()?;
+        let keys = keys.into_iter().map(|key| self.key_of(key)).collect::<Result<Vec<_>, _>>()?;
         let detail = json!({
             "uid": principal.uid.to_string(),
             "kids": keys.iter().map(|key| key.kid.as_str()).collect::<Vec<_>>(),
@@ -155,7 +153,8 @@ impl Admission {
         name: &PrincipalName,
     ) -> Result<Option<Known>, AdmissionError> {
         self.must_exist(registry)?;
-        Ok(self.inner.store.known(registry, name).await?)
+        let known = self.inner.store.known(registry, name).await?;
+        Ok(known.map(|known| self.with_last_used(known)))
     }
 
     /// Up to `limit` principals after a name, in byte order of name.
@@ -170,7 +169,8 @@ impl Admission {
         limit: usize,
     ) -> Result<Vec<Known>, AdmissionError> {
         self.must_exist(registry)?;
-        Ok(self.inner.store.principals(registry, kind, after, limit).await?)
+        let found = self.inner.store.principals(registry, kind, after, limit).await?;
+        Ok(found.into_iter().map(|known| self.with_last_used(known)).collect())
     }
 
     /// Admits a principal nowhere any more and ends its sessions. The answer to a stolen key.
@@ -286,70 +286,6 @@ impl Admission {
         Ok(())
     }
 
-    /// Registers a further key of a principal; answers it and whether it is new.
-    ///
-    /// # Errors
-    /// [`AdmissionError`] when the key belongs to another, was retired, or too many are active.
-    pub async fn add_key(
-        &self,
-        registry: &RegistryName,
-        name: &PrincipalName,
-        key: &PublicKey,
-        label: Option<String>,
-        actor: &Actor,
-    ) -> Result<(Key, bool), AdmissionError> {
-        let principal = self.known(registry, name).await?.principal;
-        let key = self.new_key(key, label)?;
-        let active_max = self.inner.config.keys_active_max;
-        let audit = self.audit(actor, "key.add", name.as_str(), &json!({ "kid": key.kid.as_str() }));
-        match self.inner.store.add_key(registry, principal.uid, key.clone(), active_max, audit).await? {
-            AddKey::Added => {
-                self.inner.cache.principal_changed(registry, name);
-                Ok((key, true))
-            }
-            AddKey::AlreadyThere(there) if there.state == KeyState::Active => Ok((there, false)),
-            AddKey::AlreadyThere(_) | AddKey::InUse => Err(AdmissionError::KeyInUse(key.kid)),
-            AddKey::TooMany { active } => Err(AdmissionError::TooManyKeys { active, active_max }),
-            AddKey::NotFound => Err(AdmissionError::NoPrincipal(name.clone())),
-        }
-    }
-
-    /// Retires a key at once, without grace, and ends the sessions and tokens it has opened.
-    ///
-    /// # Errors
-    /// [`AdmissionError::LastKey`] for the last active key unless `also_last`.
-    pub async fn remove_key(
-        &self,
-        registry: &RegistryName,
-        name: &PrincipalName,
-        kid: &KeyId,
-        also_last: bool,
-        actor: &Actor,
-    ) -> Result<(), AdmissionError> {
-        let principal = self.known(registry, name).await?.principal;
-        self.retire(&principal, kid, also_last, actor, "key.remove").await
-    }
-
-    pub(crate) async fn retire(
-        &self,
-        principal: &Principal,
-        kid: &KeyId,
-        also_last: bool,
-        actor: &Actor,
-        action: &str,
-    ) -> Result<(), AdmissionError> {
-        let Principal { registry, uid, name, .. } = principal;
-        let audit = self.audit(actor, action, name.as_str(), &json!({ "kid": kid.as_str() }));
-        match self.inner.store.remove_key(registry, *uid, kid, also_last, audit).await? {
-            RemoveKey::Removed => {}
-            RemoveKey::NotFound => return Err(AdmissionError::NoKey(kid.clone())),
-            RemoveKey::LastKey => return Err(AdmissionError::LastKey),
-        }
-        self.inner.cache.principal_changed(registry, name);
-        self.tell(&SessionsEnd::Key { registry: registry.clone(), uid: *uid, kid: kid.clone() });
-        Ok(())
-    }
-
     #[expect(clippy::too_many_arguments, reason = "private: what is changed, and what the audit says of it")]
     pub(crate) async fn change(
         &self,
@@ -374,8 +310,11 @@ impl Admission {
     }
 
     pub(crate) fn tell_principal(&self, principal: &Principal, why: EndReason) {
-        let registry = principal.registry.clone();
-        self.tell(&SessionsEnd::Principal { registry, uid: principal.uid, why });
+        let (registry, uid) = (principal.registry.clone(), principal.uid);
+        if why != EndReason::PolicyChanged {
+            self.tell_gateway(&registry, uid);
+        }
+        self.tell(&SessionsEnd::Principal { registry, uid, why });
     }
 
     pub(crate) fn must_exist(&self, registry: &RegistryName) -> Result<(), AdmissionError> {
@@ -386,28 +325,11 @@ impl Admission {
     }
 
     /// As stored, not as cached: an operator sees and changes what is.
-    async fn known(&self, registry: &RegistryName, name: &PrincipalName) -> Result<Known, AdmissionError> {
+    pub(crate) async fn known(
+        &self,
+        registry: &RegistryName,
+        name: &PrincipalName,
+    ) -> Result<Known, AdmissionError> {
         self.show(registry, name).await?.ok_or_else(|| AdmissionError::NoPrincipal(name.clone()))
-    }
-
-    fn new_key(&self, key: &PublicKey, label: Option<String>) -> Result<Key, AdmissionError> {
-        let is_label = |text: &str| {
-            (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
-        };
-        if label.as_deref().is_some_and(|label| !is_label(label)) {
-            return Err(AdmissionError::Label);
-        }
-        Ok(Key {
-            kid: kid_of(key),
-            spki_der: key.spki_der().to_vec(),
-            algorithm: key.algorithm().name().to_owned(),
-            label,
-            state: KeyState::Active,
-            not_before_s: None,
-            expires_s: None,
-            added_s: self.now_s(),
-            last_used_s: None,
-            certificate_der: None,
-        })
     }
 }

@@ -2,23 +2,22 @@
 
 use std::sync::Arc;
 
-use drawbridge_identity::{IssuerKey, Nonces, Refusal};
-use drawbridge_jose::{Algorithm, SigningKey};
+use drawbridge_identity::{Nonces, Refusal};
 use drawbridge_names::{PolicyName, RegistryName};
 use drawbridge_policy::Policy;
-use drawbridge_registry::{AddRegistry, GoogleNames, RegistryRecord};
+use drawbridge_registry::{AddRegistry, GoogleNames, RegistryRecord, RegistrySettings};
 
 use zeroize::Zeroizing;
 
+use crate::issue::TOKEN_LIFE_S_MAX;
+use crate::issuer_keys::{ISSUER_KEYS, IssuerKeys};
+use crate::tokens::RevokedJtis;
 use crate::{Actor, Admission, AdmissionError};
 
 /// The name of the policy that `device add` attaches.
 pub(crate) const DEVICE_POLICY: &str = "device";
-/// The secret that holds the issuer's private key: a version byte, then PKCS#8 in DER.
-const ISSUER_KEY: &str = "issuer-es256";
 /// The secrets that are kept sealed.
-pub(crate) const SEALED_SECRETS: [&str; 2] = [ISSUER_KEY, NONCE_KEY];
-const ISSUER_KEY_VERSION: u8 = 1;
+pub(crate) const SEALED_SECRETS: [&str; 2] = [ISSUER_KEYS, NONCE_KEY];
 /// The secret of the nonces: a version byte, then 32 random bytes.
 const NONCE_KEY: &str = "nonce-key";
 const NONCE_KEY_VERSION: u8 = 1;
@@ -38,21 +37,45 @@ pub struct NewRegistry {
     pub token_life_s: Option<u32>,
     /// The Google Cloud IoT Core project and location that it stands for.
     pub google: Option<GoogleNames>,
+    /// What else may be chosen.
+    pub settings: RegistrySettings,
 }
 
 impl NewRegistry {
     /// One with the usual settings.
     #[must_use]
     pub fn named(name: RegistryName, issuer: Option<String>) -> Self {
-        Self { name, issuer, bridge_audience: None, clock_skew_s: None, token_life_s: None, google: None }
+        Self {
+            name,
+            issuer,
+            bridge_audience: None,
+            clock_skew_s: None,
+            token_life_s: None,
+            google: None,
+            settings: RegistrySettings::default(),
+        }
     }
 }
 
-/// A registry with its issuer key.
+/// Changes of a registry. `None`: as it is. Its name, issuer and audiences never change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RegistryChange {
+    /// How far a device's clock may be off, in seconds.
+    pub clock_skew_s: Option<u32>,
+    /// Life of an access token, in seconds.
+    pub token_life_s: Option<u32>,
+    /// The settings, all of them.
+    pub settings: Option<RegistrySettings>,
+}
+
+/// A registry with what it needs to work.
+#[derive(Clone)]
 pub(crate) struct Realm {
     pub(crate) record: Arc<RegistryRecord>,
-    pub(crate) issuer_key: IssuerKey,
-    pub(crate) nonces: Nonces,
+    pub(crate) keys: IssuerKeys,
+    pub(crate) nonces: Arc<Nonces>,
+    /// The signed tokens that were revoked before their end.
+    pub(crate) revoked: Arc<RevokedJtis>,
 }
 
 impl Realm {
@@ -83,7 +106,7 @@ impl Admission {
             clock_skew_s: new.clock_skew_s.unwrap_or(60),
             token_life_s: new.token_life_s.unwrap_or(3_600),
             google: new.google,
-            settings: Default::default(),
+            settings: new.settings,
             created_s: self.now_s(),
             name: new.name,
             issuer,
@@ -92,6 +115,7 @@ impl Admission {
             return Ok((there, false));
         }
         judge_issuer(&record.issuer)?;
+        judge_times(&record)?;
         judge_audiences(&record, &self.registries())?;
         let detail =
             serde_json::json!({ "issuer": record.issuer, "bridge_audience": record.bridge_audience });
@@ -116,13 +140,32 @@ impl Admission {
         self.realms().values().map(|realm| Arc::clone(&realm.record)).collect()
     }
 
-    /// The public keys of a registry's issuer, as a JWK set.
+    /// Changes a registry.
     ///
-    /// Source: RFC 7517 section 5.
-    #[must_use]
-    pub fn jwks_json(&self, registry: &RegistryName) -> Option<String> {
-        let realm = self.realm(registry)?;
-        Some(format!(r#"{{"keys":[{}]}}"#, realm.issuer_key.public_key().to_published_jwk_json()))
+    /// # Errors
+    /// [`AdmissionError::Setting`] when a value cannot be one.
+    pub async fn change_registry(
+        &self,
+        registry: &RegistryName,
+        change: RegistryChange,
+        actor: &Actor,
+    ) -> Result<Arc<RegistryRecord>, AdmissionError> {
+        let gone = || AdmissionError::NoRegistry(registry.clone());
+        let mut record = RegistryRecord::clone(&*self.registry(registry).ok_or_else(gone)?);
+        record.clock_skew_s = change.clock_skew_s.unwrap_or(record.clock_skew_s);
+        record.token_life_s = change.token_life_s.unwrap_or(record.token_life_s);
+        record.settings = change.settings.unwrap_or(record.settings);
+        judge_times(&record)?;
+        let detail = serde_json::json!({
+            "clock_skew_s": record.clock_skew_s,
+            "token_life_s": record.token_life_s,
+            "settings": record.settings.to_json(),
+        });
+        let audit = self.audit(actor, "registry.change", registry.as_str(), &detail);
+        let record = self.inner.store.change_registry(record, audit).await?.ok_or_else(gone)?;
+        let record = Arc::new(record);
+        self.change_realm(registry, |realm| realm.record = Arc::clone(&record));
+        Ok(record)
     }
 
     /// Loads what a registry needs to work, and makes it where a creation was cut short.
@@ -131,19 +174,8 @@ impl Admission {
         record: RegistryRecord,
     ) -> Result<Arc<RegistryRecord>, AdmissionError> {
         let store = &self.inner.store;
-        let made =
-            SigningKey::generate(Algorithm::Es256).map_err(|e| AdmissionError::Secret(e.to_string()))?;
-        let make = || {
-            let mut value = Zeroizing::new(vec![ISSUER_KEY_VERSION]);
-            value.extend_from_slice(&made.to_pkcs8_der());
-            value
-        };
-        let kept = self.sealed_or_insert(&record.name, ISSUER_KEY, make).await?;
-        let issuer_key = match kept.split_first() {
-            Some((&ISSUER_KEY_VERSION, der)) => SigningKey::from_pkcs8_der(der)
-                .map_err(|e| AdmissionError::Secret(format!("{ISSUER_KEY}: {e}")))?,
-            _ => return Err(AdmissionError::Secret(format!("{ISSUER_KEY} has an unknown version"))),
-        };
+        let keys = self.kept_issuer_keys(&record).await?;
+        let revoked = store.revoked_jtis(&record.name, self.now_s()).await?;
         let nonces = self.nonces(&record.name).await?;
         let template = PolicyName::parse(DEVICE_POLICY).expect("`device` is a policy name");
         if store.policy(&record.name, &template).await?.is_none() {
@@ -154,7 +186,8 @@ impl Admission {
             self.inner.cache.policy_changed(&record.name, &template);
         }
         let record = Arc::new(record);
-        let realm = Realm { record: Arc::clone(&record), issuer_key: IssuerKey::new(issuer_key), nonces };
+        let (nonces, revoked) = (Arc::new(nonces), Arc::new(RevokedJtis::of(revoked)));
+        let realm = Realm { record: Arc::clone(&record), keys, nonces, revoked };
         let mut realms = self.inner.realms.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut changed = (**realms).clone();
         changed.insert(record.name.clone(), Arc::new(realm));
@@ -180,6 +213,15 @@ impl Admission {
         Ok(Nonces::new(secret))
     }
 
+    /// Changes what a registry works with, for every request from now on.
+    pub(crate) fn change_realm(&self, name: &RegistryName, change: impl FnOnce(&mut Realm)) {
+        let mut realms = self.inner.realms.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut changed = (**realms).clone();
+        let Some(realm) = changed.get_mut(name) else { return };
+        change(Arc::make_mut(realm));
+        *realms = Arc::new(changed);
+    }
+
     pub(crate) fn realm(&self, name: &RegistryName) -> Option<Arc<Realm>> {
         self.realms().get(name).cloned()
     }
@@ -195,6 +237,25 @@ impl Admission {
     pub(crate) fn realm_of_bridge_audience(&self, audience: &str) -> Option<Arc<Realm>> {
         self.realms().values().find(|realm| realm.record.bridge_audience == audience).cloned()
     }
+}
+
+/// A skew of more than an hour would make dead JWTs of a stolen device good again.
+const CLOCK_SKEW_S_MAX: u32 = 3_600;
+
+fn judge_times(record: &RegistryRecord) -> Result<(), AdmissionError> {
+    let life_s = u64::from(record.token_life_s);
+    if !(1..=TOKEN_LIFE_S_MAX).contains(&life_s) {
+        return Err(AdmissionError::Setting(format!(
+            "`token_life_s` is {life_s}; wanted 1 to {TOKEN_LIFE_S_MAX}"
+        )));
+    }
+    if record.clock_skew_s > CLOCK_SKEW_S_MAX {
+        return Err(AdmissionError::Setting(format!(
+            "`clock_skew_s` is {}; wanted 0 to {CLOCK_SKEW_S_MAX}",
+            record.clock_skew_s
+        )));
+    }
+    Ok(())
 }
 
 /// Source: RFC 8414 section 2 (`issuer`).

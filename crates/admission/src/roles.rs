@@ -85,12 +85,16 @@ impl Admission {
         }
         let sessions_end = settings.certificate_subject != before.settings.certificate_subject
             || settings.gateway != before.settings.gateway;
+        let gateway_no_more = before.settings.gateway && !settings.gateway;
         let detail = json!({ "settings": settings });
         let change = PrincipalChange::Settings(settings);
         let changed =
             self.change(registry, name, change, revision, actor, "principal.settings", &detail).await?;
         if sessions_end {
             self.tell_principal(&changed, EndReason::PolicyChanged);
+        }
+        if gateway_no_more {
+            self.end_links_of(&changed).await?;
         }
         Ok(changed)
     }

@@ -11,6 +11,8 @@ use drawbridge_identity::Refusal;
 pub struct AdmissionStats {
     /// Signatures checked, those on nobody's key included.
     pub signature_checks: u64,
+    /// Passwords checked by argon2id, those on nobody's password included.
+    pub password_checks: u64,
     /// Logins, connections, bearer tokens and key updates that were admitted.
     pub admitted: u64,
     /// Those that were refused, by [`Refusal::word`].
@@ -33,8 +35,13 @@ impl Counters {
         *refused.entry(refusal.word()).or_default() += 1;
     }
 
-    pub(crate) fn read(&self, signature_checks: u64) -> AdmissionStats {
+    pub(crate) fn read(&self, signature_checks: u64, password_checks: u64) -> AdmissionStats {
         let refused = self.refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        AdmissionStats { signature_checks, admitted: self.admitted.load(Ordering::Relaxed), refused }
+        AdmissionStats {
+            signature_checks,
+            password_checks,
+            admitted: self.admitted.load(Ordering::Relaxed),
+            refused,
+        }
     }
 }

@@ -37,6 +37,29 @@ pub enum SessionsEnd {
         /// The policy, which has changed.
         policy: PolicyName,
     },
+    /// Those of a principal that an access token has opened.
+    Token {
+        /// The registry of the principal.
+        registry: RegistryName,
+        /// Its number.
+        uid: Uid,
+        /// The token, which was revoked: see [`crate::TokenMark`].
+        token: [u8; 16],
+    },
+    /// Those that were opened by access tokens which an issuer's key has signed.
+    IssuerKey {
+        /// The registry.
+        registry: RegistryName,
+        /// The key, which is believed no more.
+        kid: KeyId,
+    },
+    /// Those that a gateway has opened for other devices.
+    Gateway {
+        /// The registry.
+        registry: RegistryName,
+        /// The gateway, which may act no more as it did.
+        gateway: Uid,
+    },
     /// Those of a device that a gateway has opened for it.
     Link {
         /// The registry of both.

@@ -47,7 +47,8 @@ pub(crate) async fn bearer(
     Ok(state.admission.bearer(Some(&registry), token, audience, peer(parts)).await?)
 }
 
-fn token(headers: &HeaderMap) -> Result<&str, Failure> {
+/// The Bearer token of a request.
+pub(crate) fn token(headers: &HeaderMap) -> Result<&str, Failure> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(Refusal::NoCredential)?;
     if values.next().is_some() {

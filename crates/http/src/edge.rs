@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use drawbridge_admission::Journal;
+use drawbridge_identity::NoncePurpose;
 use drawbridge_names::RegistryName;
 
 use crate::HttpState;
@@ -50,7 +51,8 @@ pub(crate) async fn edge(
         Err(failure) => failure.into_response(),
     };
     let path = split_registry(uri.path()).map_or_else(|_| uri.path().to_owned(), |(_, rest)| rest);
-    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+    if let Some(mut failure) = response.extensions_mut().remove::<Failure>() {
+        tell_time(&state, &uri, &mut failure);
         let dialect = Dialect::of(&path);
         write_out(&mut response, &failure, dialect, authorization.as_deref(), &request_id);
         if journal.takes(state.admission.clock().instant(), failure.word) {
@@ -61,6 +63,22 @@ pub(crate) async fn edge(
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// Who was refused for the time is told it, and gets a nonce for a try that does not depend on it.
+fn tell_time(state: &HttpState, uri: &Uri, failure: &mut Failure) {
+    let (time, nonce) = failure.wants_time();
+    if time {
+        let now_s = failure.server_time_s.unwrap_or_else(|| state.now_s());
+        failure.server_time_s = Some(now_s);
+    }
+    if nonce
+        && failure.nonce.is_none()
+        && let Ok((registry, _)) = split_registry(uri.path())
+    {
+        let challenge = state.admission.challenge(&registry, NoncePurpose::Assertion);
+        failure.nonce = challenge.ok().map(|challenge| challenge.nonce);
+    }
 }
 
 fn log(response: &Response, failure: &Failure, request_id: &str, method: &Method, path: &str) {

@@ -154,6 +154,18 @@ impl Failure {
         Self::new(StatusCode::FORBIDDEN, "DB-4228", "credential-only", detail)
     }
 
+    /// Client metadata of a device that registers itself, which cannot be taken (RFC 7591 section 3.2.2).
+    pub(crate) fn client_metadata(detail: impl Into<String>) -> Self {
+        let mut failure = Self::new(StatusCode::BAD_REQUEST, "DB-4226", "client-metadata", detail);
+        failure.oauth.1 = "invalid_client_metadata";
+        failure
+    }
+
+    /// A line of an import that is not understood.
+    pub(crate) fn import_line(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "DB-4227", "import-line", detail)
+    }
+
     /// A registry of this name exists.
     pub(crate) fn registry_exists(name: &str) -> Self {
         let detail = format!(
@@ -210,7 +222,7 @@ impl Failure {
 
     /// An OAuth grant that is not served.
     pub(crate) fn unsupported_grant_type() -> Self {
-        let detail = "this grant_type is not served; wanted client_credentials";
+        let detail = "this grant_type is not served; wanted client_credentials or urn:ietf:params:oauth:grant-type:token-exchange";
         let mut failure = Self::new(StatusCode::BAD_REQUEST, "DB-4216", "unsupported-grant-type", detail);
         failure.oauth.1 = "unsupported_grant_type";
         failure
@@ -273,8 +285,12 @@ impl From<Refusal> for Failure {
         match refusal {
             Refusal::Time { server_time_s, .. } => failure.server_time_s = Some(server_time_s),
             Refusal::Unavailable(_) | Refusal::Busy => failure.retry_after_s = Some(1),
-            Refusal::RateLimited { retry_after_s } | Refusal::TooOften { retry_after_s } => failure.retry_after_s = Some(retry_after_s.into()),
-            Refusal::JtiFull { for_life: false } => failure.retry_after_s = Some(60),
+            Refusal::RateLimited { retry_after_s } | Refusal::TooOften { retry_after_s } => {
+                failure.retry_after_s = Some(retry_after_s.into())
+            }
+            Refusal::JtiFull { for_life: false } | Refusal::TokensFull { .. } => {
+                failure.retry_after_s = Some(60)
+            }
             _ => {}
         }
         failure
@@ -327,6 +343,8 @@ fn refusal_row(refusal: &Refusal) -> (u16, u16, &'static str, u16) {
         R::NameInUse => (409, 409, "invalid_client_metadata", 409),
         R::Statement(_) => (403, 400, "unapproved_software_statement", 403),
         R::Pending | R::Role(_) => (403, 400, "unauthorized_client", 403),
+        R::Exchange(_) => (400, 400, "invalid_request", 400),
+        R::TokensFull { .. } => (429, 429, "rate_limited", 429),
         R::RateLimited { .. } | R::TooOften { .. } => (429, 429, "rate_limited", 429),
         R::Renewal(_) => (403, 400, "invalid_grant", 403),
         R::Gateway(_) => (403, 400, "invalid_target", 403),
@@ -371,9 +389,16 @@ impl From<AdmissionError> for Failure {
                 }
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            E::Password(_) | E::NoPolicy(_) | E::Label | E::KeyDates(_) | E::Setting(_) | E::Issuer { .. } | E::Topic(_) | E::DeviceRole(_) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            E::Password(_)
+            | E::NoPolicy(_)
+            | E::Label
+            | E::KeyDates(_)
+            | E::Setting(_)
+            | E::Issuer { .. }
+            | E::Topic(_)
+            | E::DeviceRole(_)
+            | E::Enrolment(_)
+            | E::Ca(_) => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Self::new(status, code, word, text).with_members(members)
     }

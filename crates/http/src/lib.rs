@@ -13,29 +13,38 @@ mod audit;
 mod body;
 mod caller;
 mod can;
+mod cas;
+mod challenge;
 mod client_auth;
 mod commands;
 mod config;
 mod crowd;
 mod edge;
+mod enrolments;
 mod etag;
 mod failure;
+#[doc(hidden)]
+pub mod fuzzing;
+mod gateways;
 mod health;
+mod import;
 mod keys;
 mod metadata;
 mod own;
 mod paging;
 mod policies;
 mod principals;
+mod register;
 mod registries;
 mod serve;
+mod time;
 mod token;
 mod wire_time;
 
 use std::sync::Arc;
 
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Extension, Router};
 use drawbridge_admission::{Admission, Journal, Random};
 use drawbridge_control::Control;
@@ -63,6 +72,13 @@ impl std::fmt::Debug for HttpState {
     }
 }
 
+impl HttpState {
+    /// Seconds since 1970-01-01 UTC.
+    pub(crate) fn now_s(&self) -> u64 {
+        self.admission.clock().now_ms() / 1000
+    }
+}
+
 /// Every path of the HTTPS side, ready for [`serve`].
 pub fn router(state: HttpState) -> Router {
     let paths = Router::new()
@@ -83,11 +99,17 @@ fn public_paths() -> Router<HttpState> {
         .route("/.well-known/oauth-authorization-server", get(metadata::show))
         .route("/.well-known/openid-configuration", get(metadata::show))
         .route("/oauth/jwks", get(metadata::jwks))
+        .route("/oauth/challenge", post(challenge::challenge))
         .route("/oauth/token", post(token::token))
+        .route("/oauth/register", post(register::register))
+        .route("/oauth/register/{id}", get(register::show).put(register::replace).delete(register::remove))
         .route("/as/token", post(aliases::token))
         .route("/device/update/pubkey", post(aliases::update_key))
         .route("/v1/self", get(own::show))
         .route("/v1/self/keys", get(own::keys).post(own::update_key))
+        .route("/v1/self/keys:remove", post(own::remove_key))
+        .route("/v1/self/keys/{kid}", delete(own::delete_key))
+        .route("/v1/time", post(time::time))
         .route("/health", get(health::health))
         .route("/healthz", get(health::health))
 }
@@ -96,6 +118,11 @@ fn public_paths() -> Router<HttpState> {
 fn device_paths() -> Router<HttpState> {
     Router::new()
         .merge(principal_paths("/v1/devices", PrincipalKind::Device))
+        .route("/v1/devices:import", post(import::import))
+        .route("/v1/devices/{id}/approve", post(enrolments::approve))
+        .route("/v1/devices/{id}/reject", post(enrolments::reject))
+        .route("/v1/devices/{id}/undo-enrolment", post(enrolments::undo))
+        .route("/v1/devices/{id}/gateways", get(gateways::gateways))
         .route("/v1/devices/{id}/commands", post(commands::send))
         .route("/v1/devices/{id}/config", get(commands::config).put(commands::set_config))
         .route("/v1/devices/{id}/state", get(commands::states))
@@ -111,7 +138,8 @@ fn principal_paths(collection: &str, kind: PrincipalKind) -> Router<HttpState> {
         .route(&at("/{id}/unblock"), post(principals::unblock))
         .route(&at("/{id}/revoke"), post(principals::revoke))
         .route(&at("/{id}/keys"), get(keys::list).post(keys::add))
-        .route(&at("/{id}/keys/{kid}"), delete(keys::remove))
+        .route(&at("/{id}/keys/{kid}"), patch(keys::change).delete(keys::remove))
+        .route(&at("/{id}/keys/{kid}/revoke"), post(keys::revoke))
         .layer(Extension(kind))
 }
 
@@ -119,10 +147,23 @@ fn principal_paths(collection: &str, kind: PrincipalKind) -> Router<HttpState> {
 fn operator_paths() -> Router<HttpState> {
     Router::new()
         .merge(principal_paths("/v1/applications", PrincipalKind::Application))
+        .route("/v1/enrolments", get(enrolments::list).post(enrolments::add))
+        .route("/v1/enrolments/{id}", get(enrolments::show).delete(enrolments::end))
+        .route("/v1/enrolments/{id}/devices", get(enrolments::devices))
+        .route("/v1/enrolments/{id}/approve", post(enrolments::approve_all))
+        .route("/v1/gateways/{id}/devices", get(gateways::devices))
+        .route("/v1/gateways/{id}/devices/{device}", put(gateways::link).delete(gateways::unlink))
+        .route("/v1/cas", get(cas::list).post(cas::add))
+        .route("/v1/cas/{fingerprint}", delete(cas::remove))
         .route("/v1/policies", get(policies::list))
         .route("/v1/policies/{id}", get(policies::show).put(policies::set))
         .route("/v1/principals/{id}/policy", put(policies::attach))
         .route("/v1/can", get(can::can))
         .route("/v1/audit", get(audit::tail))
         .route("/v1/registries", get(registries::list).post(registries::add))
+        .route("/v1/registries/{name}", get(registries::show).patch(registries::change))
+        .route(
+            "/v1/registries/{name}/issuer-keys",
+            get(registries::issuer_keys).post(registries::rotate_issuer_key),
+        )
 }

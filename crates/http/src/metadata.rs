@@ -13,7 +13,7 @@ use crate::HttpState;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
 
-/// How long metadata and keys may be kept, in seconds.
+/// How long metadata may be kept, in seconds.
 const CACHE: &str = "public, max-age=300";
 
 /// What the issuer says of itself. Every URL is the stored issuer and a path; nothing comes from the
@@ -74,6 +74,7 @@ pub(crate) async fn jwks(
     InRegistry(name): InRegistry,
 ) -> Result<Response, Failure> {
     let jwks = state.admission.jwks_json(&name).ok_or_else(Failure::no_such_path)?;
-    let headers = [(CACHE_CONTROL, CACHE), (CONTENT_TYPE, "application/jwk-set+json")];
+    let age = format!("public, max-age={}", state.admission.jwks_age_s_max());
+    let headers = [(CACHE_CONTROL, age), (CONTENT_TYPE, "application/jwk-set+json".to_owned())];
     Ok((headers, jwks).into_response())
 }

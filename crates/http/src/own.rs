@@ -1,10 +1,11 @@
-//! `/v1/self`: what a principal may see of itself, and how a device replaces its own key.
+//! `/v1/self`: what a principal may see of itself, and how a device replaces and removes its own keys.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use drawbridge_admission::Authorized;
+use drawbridge_admission::{Authorized, Peer};
 use drawbridge_identity::Refusal;
+use drawbridge_names::{KeyId, RegistryName};
 use drawbridge_registry::Known;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,27 +13,30 @@ use serde_json::{Value, json};
 use crate::HttpState;
 use crate::body::JsonBody;
 use crate::caller::{FromPeer, Own};
-use crate::config::{JWT_BYTES_MAX, KEY_BODY_BYTES_MAX};
+use crate::config::{BODY_BYTES_MAX, JWT_BYTES_MAX, KEY_BODY_BYTES_MAX};
 use crate::edge::InRegistry;
 use crate::failure::Failure;
-use crate::principals::{key_json, principal_json};
+use crate::keys::{KidInPath, key_json};
+use crate::principals::principal_json;
 use crate::wire_time;
 
 /// `GET /v1/self`.
 pub(crate) async fn show(State(state): State<HttpState>, Own(caller): Own) -> Result<Json<Value>, Failure> {
-    Ok(Json(principal_json(&record(&state, &caller).await?)))
+    let known = record(&state, &caller).await?;
+    Ok(Json(principal_json(&known, state.now_s())))
 }
 
 /// `GET /v1/self/keys`.
 pub(crate) async fn keys(State(state): State<HttpState>, Own(caller): Own) -> Result<Json<Value>, Failure> {
     let known = record(&state, &caller).await?;
-    let items: Vec<Value> = known.keys.iter().map(key_json).collect();
+    let items: Vec<Value> = known.keys.iter().map(|key| key_json(key, state.now_s())).collect();
     Ok(Json(json!({ "items": items })))
 }
 
 async fn record(state: &HttpState, caller: &Authorized) -> Result<Known, Failure> {
     let known = state.admission.store().known_by_uid(&caller.registry, caller.uid).await?;
-    known.ok_or_else(|| Refusal::KeyGone.into())
+    let known = known.ok_or(Refusal::KeyGone)?;
+    Ok(state.admission.with_last_used(known))
 }
 
 /// A key update: the JWT with the new key, and the proof that the device has its private half.
@@ -76,4 +80,47 @@ pub(crate) async fn update_key(
         .previous
         .map(|(kid, expires_s)| json!({ "kid": kid.as_str(), "expires": wire_time::from_s(expires_s) }));
     Ok((status, Json(json!({ "kid": updated.kid.as_str(), "status": "active", "previous": previous }))))
+}
+
+/// A key removal: the JWT that names the key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RemoveBody {
+    /// `key-remove+jwt` by an active key.
+    remove: String,
+}
+
+/// `POST /v1/self/keys:remove`, for clients that cannot send a body with `DELETE`.
+pub(crate) async fn remove_key(
+    State(state): State<HttpState>,
+    InRegistry(registry): InRegistry,
+    FromPeer(peer): FromPeer,
+    JsonBody(body): JsonBody<BODY_BYTES_MAX, RemoveBody>,
+) -> Result<Json<Value>, Failure> {
+    removed(&state, &registry, &body.remove, None, peer).await
+}
+
+/// `DELETE /v1/self/keys/{kid}`: the same; the JWT stands in the body, since a token alone changes nothing.
+pub(crate) async fn delete_key(
+    State(state): State<HttpState>,
+    InRegistry(registry): InRegistry,
+    FromPeer(peer): FromPeer,
+    KidInPath(kid): KidInPath,
+    JsonBody(body): JsonBody<BODY_BYTES_MAX, RemoveBody>,
+) -> Result<Json<Value>, Failure> {
+    removed(&state, &registry, &body.remove, Some(&kid), peer).await
+}
+
+async fn removed(
+    state: &HttpState,
+    registry: &RegistryName,
+    jwt: &str,
+    named: Option<&KeyId>,
+    peer: Peer,
+) -> Result<Json<Value>, Failure> {
+    if jwt.len() > JWT_BYTES_MAX {
+        return Err(Failure::bad_request(format!("the JWT is longer than {JWT_BYTES_MAX} bytes")));
+    }
+    let removed = state.admission.remove_own_key(registry, jwt, named, peer).await?;
+    Ok(Json(json!({ "kid": removed.kid.as_str(), "status": "retired", "changed": removed.changed })))
 }

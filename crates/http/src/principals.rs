@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use drawbridge_admission::{Actor, AdmissionError, NewApplication, NewDevice};
 use drawbridge_names::{PolicyName, PrincipalKind, PrincipalName, RegistryName};
-use drawbridge_registry::{Key, Known};
+use drawbridge_registry::Known;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ use crate::config::{BODY_BYTES_MAX, KEY_BODY_BYTES_MAX};
 use crate::edge::InRegistry;
 use crate::etag;
 use crate::failure::Failure;
-use crate::keys::KeyBody;
+use crate::keys::{KeyBody, key_json, warning_json};
 use crate::paging::{Page, cursor};
 use crate::wire_time;
 
@@ -89,7 +89,7 @@ pub(crate) async fn list(
     let found = state.admission.list(&registry, Some(kind), page.after.as_ref(), page.limit).await?;
     let last = found.last().filter(|_| found.len() == page.limit);
     let next = last.map(|known| cursor(&known.principal.name));
-    let items: Vec<Value> = found.iter().map(principal_json).collect();
+    let items: Vec<Value> = found.iter().map(|known| principal_json(known, state.now_s())).collect();
     Ok(Json(json!({ "items": items, "next_cursor": next })))
 }
 
@@ -154,7 +154,7 @@ pub(crate) async fn put(
     }
     matches_revision(&there, &headers)?;
     change(&state, &registry, there, body, &actor).await?;
-    Ok(shown(StatusCode::OK, &found(&state, &registry, kind, &name).await?))
+    Ok(shown(&state, StatusCode::OK, &found(&state, &registry, kind, &name).await?))
 }
 
 async fn change(
@@ -167,8 +167,8 @@ async fn change(
     let Known { principal, keys } = there;
     let name = &principal.name;
     for key in &body.keys {
-        let (public, _) = key.parse()?;
-        if !keys.iter().any(|known| known.kid.as_str() == public.thumbprint()) {
+        let key = key.parse()?;
+        if !keys.iter().any(|known| known.kid.as_str() == key.public.thumbprint()) {
             // Somebody who meant to make a principal would otherwise take this one for it.
             return Err(AdmissionError::NameTaken { name: name.clone(), kind: principal.kind }.into());
         }
@@ -221,7 +221,7 @@ async fn create(
         }
     };
     let name = &known.principal.name;
-    let mut response = shown(StatusCode::CREATED, &known);
+    let mut response = shown(state, StatusCode::CREATED, &known);
     let record = state.admission.registry(registry).ok_or_else(Failure::no_such_path)?;
     // Of the characters of a name only this one means something else in a path.
     let name = name.as_str().replace('%', "%25");
@@ -237,7 +237,10 @@ pub(crate) async fn show(
     At { registry, kind, name, .. }: At,
 ) -> Result<Response, Failure> {
     let known = found(&state, &registry, kind, &name).await?;
-    Ok(shown(StatusCode::OK, &known))
+    let mut body = principal_json(&known, state.now_s());
+    let warnings = state.admission.key_warnings(&known).await?;
+    body["warnings"] = warnings.iter().map(warning_json).collect();
+    Ok((StatusCode::OK, [(ETAG, etag::write(known.principal.revision))], Json(body)).into_response())
 }
 
 /// Deletes a principal with its keys, and ends its sessions.
@@ -265,7 +268,7 @@ pub(crate) async fn block(
 ) -> Result<Response, Failure> {
     let revision = asked_revision(&state, &registry, kind, &name, &headers).await?;
     state.admission.block(&registry, &name, revision, &actor).await?;
-    Ok(shown(StatusCode::OK, &found(&state, &registry, kind, &name).await?))
+    Ok(shown(&state, StatusCode::OK, &found(&state, &registry, kind, &name).await?))
 }
 
 /// Admits it again.
@@ -276,7 +279,7 @@ pub(crate) async fn unblock(
 ) -> Result<Response, Failure> {
     let revision = asked_revision(&state, &registry, kind, &name, &headers).await?;
     state.admission.unblock(&registry, &name, revision, &actor).await?;
-    Ok(shown(StatusCode::OK, &found(&state, &registry, kind, &name).await?))
+    Ok(shown(&state, StatusCode::OK, &found(&state, &registry, kind, &name).await?))
 }
 
 /// Why, for the audit.
@@ -298,7 +301,7 @@ pub(crate) async fn revoke(
     let RevokeBody { reason } =
         if body.bytes.is_empty() { RevokeBody::default() } else { json_of(&body.bytes)? };
     state.admission.revoke(&registry, &name, &reason, revision, &actor).await?;
-    Ok(shown(StatusCode::OK, &found(&state, &registry, kind, &name).await?))
+    Ok(shown(&state, StatusCode::OK, &found(&state, &registry, kind, &name).await?))
 }
 
 /// The principal, if it is of this kind.
@@ -352,14 +355,15 @@ pub(crate) fn policy_name(text: &str) -> Result<PolicyName, Failure> {
     PolicyName::parse(text).map_err(Failure::bad_name)
 }
 
-fn shown(status: StatusCode, known: &Known) -> Response {
-    (status, [(ETAG, etag::write(known.principal.revision))], Json(principal_json(known))).into_response()
+fn shown(state: &HttpState, status: StatusCode, known: &Known) -> Response {
+    let body = principal_json(known, state.now_s());
+    (status, [(ETAG, etag::write(known.principal.revision))], Json(body)).into_response()
 }
 
-/// A principal as `/v1` shows it.
-pub(crate) fn principal_json(known: &Known) -> Value {
+/// A principal as `/v1` shows it at this second.
+pub(crate) fn principal_json(known: &Known, now_s: u64) -> Value {
     let principal = &known.principal;
-    let keys: Vec<Value> = known.keys.iter().map(key_json).collect();
+    let keys: Vec<Value> = known.keys.iter().map(|key| key_json(key, now_s)).collect();
     json!({
         "name": principal.name.as_str(),
         "kind": principal.kind.as_str(),
@@ -373,18 +377,5 @@ pub(crate) fn principal_json(known: &Known) -> Value {
         "created": wire_time::from_s(principal.created_s),
         "revision": principal.revision,
         "keys": keys,
-    })
-}
-
-/// A key as `/v1` shows it.
-pub(crate) fn key_json(key: &Key) -> Value {
-    json!({
-        "kid": key.kid.as_str(),
-        "alg": key.algorithm,
-        "label": key.label,
-        "state": key.state.as_str(),
-        "not_before": key.not_before_s.map(wire_time::from_s),
-        "expires": key.expires_s.map(wire_time::from_s),
-        "added": wire_time::from_s(key.added_s),
     })
 }

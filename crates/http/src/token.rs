@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
-use drawbridge_admission::{BindingRequest, LoginRequest, TokenGrant};
+use drawbridge_admission::{BindingRequest, ExchangeRequest, LoginRequest, TokenGrant};
 use serde_json::{Map, Value, json};
 
 use crate::HttpState;
@@ -35,32 +35,96 @@ pub(crate) async fn token(
         return Err(Failure::bad_request("parameters in the URL end up in logs; send them in the body"));
     }
     let params = Params::parse(&body.bytes)?;
-    match params.required("grant_type")? {
-        "client_credentials" => {}
-        _ => return Err(Failure::unsupported_grant_type()),
-    }
     let credential = client_auth::credential(&params, &headers, certificate.as_deref())?;
-    let request = LoginRequest {
-        credential: credential.get(),
-        client_id: params.get("client_id"),
-        scope: params.get("scope"),
-        resource: params.get("resource"),
-        binding: BindingRequest::default(),
-        peer,
-    };
-    let grant = state.admission.login(&registry, request).await?;
-    Ok(granted(&grant, "Bearer"))
+    let (credential, client_id) = (credential.get(), params.get("client_id"));
+    let (scope, resource) = (params.get("scope"), target(&params, "resource")?);
+    let binding = BindingRequest::default();
+    match params.required("grant_type")? {
+        "client_credentials" => {
+            let request = LoginRequest { credential, client_id, scope, resource, binding, peer };
+            let grant = state.admission.login(&registry, request).await?;
+            Ok(granted(&grant, "Bearer"))
+        }
+        TOKEN_EXCHANGE => {
+            judge_types(&params)?;
+            let request = ExchangeRequest {
+                credential,
+                client_id,
+                subject_token: params.required("subject_token")?,
+                actor_token: params.get("actor_token"),
+                device: params.get("device"),
+                audience: params.get("audience"),
+                resource,
+                scope,
+                binding,
+                peer,
+            };
+            let grant = state.admission.exchange(&registry, request).await?;
+            Ok(told(&grant, "Bearer", Some(ACCESS_TOKEN)))
+        }
+        _ => Err(Failure::unsupported_grant_type()),
+    }
+}
+
+/// Source: RFC 8693 section 2.1.
+const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+/// Source: RFC 8693 section 3.
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+
+/// Only access tokens are exchanged, and only for access tokens; a type stands beside each token.
+///
+/// Source: RFC 8693 section 2.1.
+fn judge_types(params: &Params) -> Result<(), Failure> {
+    let wrong = |name: &str| Failure::bad_request(format!("{name} is not served; wanted {ACCESS_TOKEN}"));
+    if params.required("subject_token_type")? != ACCESS_TOKEN {
+        return Err(wrong("this subject_token_type"));
+    }
+    match (params.get("actor_token"), params.get("actor_token_type")) {
+        (None, None) | (Some(_), Some(ACCESS_TOKEN)) => {}
+        (Some(_), Some(_)) => return Err(wrong("this actor_token_type")),
+        (Some(_), None) => return Err(Failure::bad_request("actor_token came without actor_token_type")),
+        (None, Some(_)) => return Err(Failure::bad_request("actor_token_type came without actor_token")),
+    }
+    match params.get("requested_token_type") {
+        None | Some(ACCESS_TOKEN) => Ok(()),
+        Some(_) => Err(wrong("this requested_token_type")),
+    }
+}
+
+/// An absolute URI without fragment; one, since a repeated parameter is refused before.
+///
+/// Source: RFC 8707 section 2.
+fn target<'a>(params: &'a Params, name: &str) -> Result<Option<&'a str>, Failure> {
+    let Some(found) = params.get(name) else { return Ok(None) };
+    let scheme = found.split_once(':').map_or("", |(scheme, _)| scheme);
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    if !is_scheme || found.contains('#') || !found.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let mut failure =
+            Failure::bad_request(format!("{name} is no absolute URI without fragment; wanted one"));
+        failure.oauth.1 = "invalid_target";
+        return Err(failure);
+    }
+    Ok(Some(found))
 }
 
 /// A token, told.
 ///
 /// Source: RFC 6749 section 5.1.
 pub(crate) fn granted(grant: &TokenGrant, token_type: &str) -> Response {
+    told(grant, token_type, None)
+}
+
+/// `issued`: `issued_token_type` of RFC 8693 section 2.2.1.
+fn told(grant: &TokenGrant, token_type: &str, issued: Option<&str>) -> Response {
     let mut body = Map::new();
     body.insert("access_token".to_owned(), json!(grant.access_token));
+    if let Some(issued) = issued {
+        body.insert("issued_token_type".to_owned(), json!(issued));
+    }
     body.insert("token_type".to_owned(), json!(token_type));
     body.insert("expires_in".to_owned(), json!(grant.expires_in_s));
-    if let Some(scope) = &grant.scope {
+    if let Some(scope) = grant.alias_words.as_ref().or(grant.scope.as_ref()) {
         body.insert("scope".to_owned(), json!(scope));
     }
     let no_store = [(CACHE_CONTROL, HeaderValue::from_static("no-store"))];

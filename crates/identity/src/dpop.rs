@@ -14,7 +14,7 @@ use crate::rules::{self, JtiDigest, Now};
 const KIND: &str = "DPoP proof";
 const WANTED: Wanted = Wanted { kind: KIND, types: &["dpop+jwt"], plain: false };
 /// The least skew, in seconds, whatever the registry says: clients of the FAPI 2.0 tests are 10 s off.
-const SKEW_S_MIN: u64 = 10;
+pub const DPOP_SKEW_S_MIN: u64 = 10;
 
 /// What a DPoP proof is judged by.
 #[derive(Debug, Clone, Copy)]
@@ -29,9 +29,9 @@ pub struct DpopRules<'a> {
     pub skew_s: u64,
     /// The nonces of the registry.
     pub nonces: &'a Nonces,
-    /// A nonce of the server is wanted that was made after this second; `None`: a proof without any is
-    /// accepted, and one with a nonce is still held to it.
-    pub nonce_after_s: Option<u64>,
+    /// A nonce of the server is wanted. Else a proof without any is accepted, and one with a nonce is still
+    /// held to it.
+    pub nonce_wanted: bool,
     /// Longest proof, in bytes.
     pub token_bytes_max: usize,
 }
@@ -45,6 +45,8 @@ pub struct DpopProven {
     pub jti: JtiDigest,
     /// The proof is refused from this second on, so its `jti` need not be remembered longer.
     pub until_s: u64,
+    /// The nonce that it carries, which is good.
+    pub nonce: Option<String>,
 }
 
 /// Judges a DPoP proof, in the order of RFC 9449 section 4.3; that there is only one header, and that its
@@ -81,27 +83,26 @@ pub fn verify_dpop(
     let jti = rules::jti(&claims).map_err(told)?;
     judge_ath(text("ath")?, rules.access_token)?;
 
-    let now = Now { now_s, skew_s: rules.skew_s.max(SKEW_S_MIN) };
+    let now = Now { now_s, skew_s: rules.skew_s.max(DPOP_SKEW_S_MIN) };
     let iat_s = now.date(&claims, "iat").map_err(told)?;
     let iat_s = iat_s.ok_or_else(|| Refusal::Dpop("`iat` is missing".into()))?;
-    let until_s = match (text("nonce")?, rules.nonce_after_s) {
-        (None, Some(_)) => return Err(Refusal::DpopNonce),
-        (None, None) => {
+    let nonce = text("nonce")?;
+    let until_s = match nonce {
+        None if rules.nonce_wanted => return Err(Refusal::DpopNonce),
+        None => {
             judge_dates(now, &claims, iat_s)?;
             // `judge_dates` accepts it up to and with this second.
             iat_s.saturating_add(now.skew_s).saturating_add(1)
         }
         // Made by us and fresh, which says more than a clock of the client could.
-        (Some(nonce), after_s) => {
+        Some(nonce) => {
             let age_s = rules.nonces.check(NoncePurpose::Dpop, nonce, now_s);
             let made_s = now_s.saturating_sub(age_s.map_err(|_| Refusal::DpopNonce)?);
-            if after_s.is_some_and(|after_s| made_s <= after_s) {
-                return Err(Refusal::DpopNonce);
-            }
             made_s.saturating_add(NONCE_LIFE_S).saturating_add(1)
         }
     };
-    Ok(DpopProven { thumbprint: key.thumbprint().to_owned(), jti, until_s })
+    let (thumbprint, nonce) = (key.thumbprint().to_owned(), nonce.map(str::to_owned));
+    Ok(DpopProven { thumbprint, jti, until_s, nonce })
 }
 
 fn judge_dates(now: Now, claims: &drawbridge_jose::Claims, iat_s: u64) -> Result<(), Refusal> {
@@ -109,7 +110,9 @@ fn judge_dates(now: Now, claims: &drawbridge_jose::Claims, iat_s: u64) -> Result
     now.not_future(claims, "nbf").map_err(told)?;
     if now.now_s > iat_s.saturating_add(now.skew_s) {
         let age_s = now.now_s - iat_s;
-        return Err(told(now.refuse(format!("`iat` is {age_s} s in the past; sign a proof for each request"))));
+        return Err(told(
+            now.refuse(format!("`iat` is {age_s} s in the past; sign a proof for each request")),
+        ));
     }
     match now.date(claims, "exp").map_err(told)? {
         Some(exp_s) => now.not_past(exp_s).map_err(told),
@@ -125,7 +128,9 @@ fn judge_ath(found: Option<&str>, access_token: Option<&str>) -> Result<(), Refu
     match (found, wanted) {
         (None, None) => Ok(()),
         (Some(found), Some(wanted)) if found == wanted => Ok(()),
-        (None, Some(_)) => Err(Refusal::Dpop("`ath` is missing; put the hash of the access token there".into())),
+        (None, Some(_)) => {
+            Err(Refusal::Dpop("`ath` is missing; put the hash of the access token there".into()))
+        }
         (Some(_), Some(_)) => Err(Refusal::Dpop("`ath` is not the hash of this access token".into())),
         (Some(_), None) => Err(Refusal::Dpop("it has `ath`, and no access token came with it".into())),
     }
@@ -197,7 +202,7 @@ fn unescaped(path: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use drawbridge_jose::{Algorithm, Header, SigningKey, Sign as _, sign_compact};
+    use drawbridge_jose::{Algorithm, Header, Sign as _, SigningKey, sign_compact};
     use serde_json::{Value, json};
 
     use super::*;
@@ -228,8 +233,7 @@ mod tests {
     }
 
     fn signed(key: &SigningKey, claims: &Value) -> String {
-        let header =
-            Header { typ: Some("dpop+jwt"), jwk: Some(key.public_key()), ..Header::default() };
+        let header = Header { typ: Some("dpop+jwt"), jwk: Some(key.public_key()), ..Header::default() };
         sign_compact(&header, claims.to_string().as_bytes(), key).expect("signed")
     }
 
@@ -249,7 +253,7 @@ mod tests {
         Nonces::new(&[7; 32])
     }
 
-    fn judge(proof: &str, nonce_after_s: Option<u64>, token: Option<&str>) -> Result<DpopProven, Refusal> {
+    fn judge(proof: &str, nonce_wanted: bool, token: Option<&str>) -> Result<DpopProven, Refusal> {
         let nonces = nonces();
         let rules = DpopRules {
             method: "GET",
@@ -257,7 +261,7 @@ mod tests {
             access_token: token,
             skew_s: 0,
             nonces: &nonces,
-            nonce_after_s,
+            nonce_wanted,
             token_bytes_max: 4096,
         };
         verify_dpop(proof, &rules, NOW_S, &Checker::new())
@@ -267,9 +271,9 @@ mod tests {
     fn a_proof_of_each_algorithm_names_the_thumbprint_of_its_key() {
         for algorithm in [Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa] {
             let key = key(algorithm);
-            let proven = judge(&signed(&key, &claims()), None, Some(TOKEN)).expect("good");
+            let proven = judge(&signed(&key, &claims()), false, Some(TOKEN)).expect("good");
             assert_eq!(proven.thumbprint, key.public_key().thumbprint());
-            assert_eq!(proven.until_s, NOW_S + SKEW_S_MIN + 1, "accepted no longer than remembered");
+            assert_eq!(proven.until_s, NOW_S + DPOP_SKEW_S_MIN + 1, "accepted no longer than remembered");
         }
     }
 
@@ -312,8 +316,16 @@ mod tests {
             ("7 a secret", headed("jwk", json!({ "kty": "oct", "k": "AAAA" })), "header"),
             ("8 another method", signed(&key, &with("htm", json!("POST"))), "`htm`"),
             ("8 the method in lower case", signed(&key, &with("htm", json!("get"))), "`htm`"),
-            ("9 another registry", signed(&key, &with("htu", json!("https://id.example/v1/devices/a%25b"))), "`htu`"),
-            ("9 another host", signed(&key, &with("htu", json!("https://evil.example/r/plant/v1/devices/a%25b"))), "`htu`"),
+            (
+                "9 another registry",
+                signed(&key, &with("htu", json!("https://id.example/v1/devices/a%25b"))),
+                "`htu`",
+            ),
+            (
+                "9 another host",
+                signed(&key, &with("htu", json!("https://evil.example/r/plant/v1/devices/a%25b"))),
+                "`htu`",
+            ),
             ("9 with a query", signed(&key, &with("htu", json!(format!("{URL}?x=1")))), "`htu`"),
             ("10 a nonce that is not ours", signed(&key, &with("nonce", json!("x"))), "DPoP-Nonce"),
             ("11 too old", signed(&key, &with("iat", json!(NOW_S - 11))), "in the past"),
@@ -322,7 +334,11 @@ mod tests {
             ("11 exp is past", signed(&key, &with("exp", json!(NOW_S - 300))), "`exp`"),
             ("11 nbf is far ahead", signed(&key, &with("nbf", json!(NOW_S + 300))), "`nbf`"),
             ("12 no ath", signed(&key, &without("ath")), "`ath`"),
-            ("12 of another token", signed(&key, &with("ath", json!(base64url_encode(&sha256(b"x"))))), "`ath`"),
+            (
+                "12 of another token",
+                signed(&key, &with("ath", json!(base64url_encode(&sha256(b"x"))))),
+                "`ath`",
+            ),
             ("another kind: sub", signed(&key, &with("sub", json!("lamp"))), "`sub`"),
             ("another kind: aud", signed(&key, &with("aud", json!("https://id.example"))), "`aud`"),
             ("a kid of another key", headed("kid", json!(other.public_key().thumbprint())), "`kid`"),
@@ -330,15 +346,15 @@ mod tests {
             ("too long", signed(&key, &with("x", json!("x".repeat(4096)))), ""),
         ];
         for (case, proof, text) in table {
-            let refusal = judge(&proof, None, Some(TOKEN)).expect_err(case);
+            let refusal = judge(&proof, false, Some(TOKEN)).expect_err(case);
             let expected = if text == "DPoP-Nonce" { "dpop-nonce" } else { "invalid-dpop-proof" };
             assert_eq!(refusal.word(), expected, "{case}: {refusal}");
             let told = refusal.for_owner().expect("told");
             assert!(told.contains(&text.replace('"', "'")), "{case}: {told}");
         }
-        let refusal = judge(&good, None, None).expect_err("`ath` where no token is");
+        let refusal = judge(&good, false, None).expect_err("`ath` where no token is");
         assert!(refusal.to_string().contains("`ath`"), "{refusal}");
-        judge(&signed(&key, &without("ath")), None, None).expect("at the token endpoint");
+        judge(&signed(&key, &without("ath")), false, None).expect("at the token endpoint");
     }
 
     #[test]
@@ -358,18 +374,19 @@ mod tests {
             claims["iat"] = json!(iat_s);
             signed(&key, &claims)
         };
-        let wanted = Some(NOW_S - 30);
-        let proven = judge(&proof(nonce(NOW_S), 7), wanted, Some(TOKEN)).expect("a clock of 1970");
+        let proven = judge(&proof(nonce(NOW_S), 7), true, Some(TOKEN)).expect("a clock of 1970");
         assert_eq!(proven.until_s, NOW_S + NONCE_LIFE_S + 1);
-        assert!(judge(&proof(nonce(NOW_S), 7), None, Some(TOKEN)).is_ok(), "accepted where it is not wanted");
+        assert!(
+            judge(&proof(nonce(NOW_S), 7), false, Some(TOKEN)).is_ok(),
+            "accepted where it is not wanted"
+        );
         let assertion = nonces().mint(NoncePurpose::Assertion, NOW_S, [1; 8]);
         for (case, proof) in [
             ("none", signed(&key, &claims())),
             ("stale", proof(nonce(NOW_S - 61), NOW_S)),
-            ("made before", proof(nonce(NOW_S - 30), NOW_S)),
             ("for another purpose", proof(json!(assertion), NOW_S)),
         ] {
-            assert_eq!(judge(&proof, wanted, Some(TOKEN)), Err(Refusal::DpopNonce), "{case}");
+            assert_eq!(judge(&proof, true, Some(TOKEN)), Err(Refusal::DpopNonce), "{case}");
         }
     }
 

@@ -9,6 +9,7 @@
 
 mod access_token;
 mod assertion;
+mod certificate;
 mod clock;
 mod connect_jwt;
 mod dpop;
@@ -28,9 +29,12 @@ mod statement;
 
 pub use access_token::{AccessClaims, AccessToken, ActedBy, AliasLogin, Confirmation, IssuerKey};
 pub use assertion::{Asserted, AssertionRules, ClientAssertion};
+pub use certificate::{
+    CLIENT_CHAIN_BYTES_MAX, CLIENT_CHAIN_MAX, LeafCertificate, SubjectField, verify_client_chain,
+};
 pub use clock::{Dates, DeviceClock};
-pub use dpop::{DpopProven, DpopRules, verify_dpop};
 pub use connect_jwt::{ConnectJwt, ConnectProof, ConnectRules, OneTime};
+pub use dpop::{DPOP_SKEW_S_MIN, DpopProven, DpopRules, verify_dpop};
 pub use enrolment::{ENROLMENT_KEYS_MAX, EnrolmentRules, pattern_fits, verify_enrolment_proof};
 pub use key_remove::{KeyRemoval, KeyRemove};
 pub use key_update::{KeyUpdate, KeyUpdated, LegacyPopForm, verify_legacy_pop, verify_pop};
@@ -39,8 +43,8 @@ pub use legacy::{LegacyLogin, LegacyUpdate, LegacyUpdated};
 pub use new_key::NEW_KEY_BYTES_MAX;
 pub use nonce::{NONCE_LIFE_S, NoncePurpose, Nonces};
 pub use password::{
-    PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, PasswordCost, PasswordUnfit, PasswordVerifier, SECRET_PREFIX, Verifier,
-    judge_password,
+    PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, PasswordCost, PasswordUnfit, PasswordVerifier, SECRET_PREFIX,
+    Verifier, judge_password,
 };
 pub use refusal::{NotProven, Refusal};
 pub use rules::{JtiDigest, TokenDigest};

@@ -140,6 +140,13 @@ pub enum Refusal {
     Gateway(String),
     /// The queue of password checks is full.
     Busy,
+    /// The tokens or parameters of a token exchange do not fit each other. Holds what is wrong.
+    Exchange(String),
+    /// The principal has as many live opaque tokens as allowed.
+    TokensFull {
+        /// How many may be.
+        live_max: usize,
+    },
     /// The principal logs in, or changes its keys, more often than it may.
     TooOften {
         /// Seconds until it may again.
@@ -250,6 +257,8 @@ impl Refusal {
             Self::Renewal(_) => ("DB-1043", "renewal", "renew"),
             Self::Gateway(_) => ("DB-1044", "not-linked", "target"),
             Self::Busy => ("DB-1045", "busy", "busy"),
+            Self::Exchange(_) => ("DB-1055", "exchange", "exchange"),
+            Self::TokensFull { .. } => ("DB-1056", "tokens-full", "tokens"),
             Self::TooOften { .. } => ("DB-1065", "too-often", "limit"),
             Self::EnrolmentOver(_) => ("DB-1060", "enrolment-over", "enrolment"),
             Self::StatementInvalid(_) => ("DB-1061", "invalid-statement", "statement"),
@@ -291,6 +300,8 @@ impl Refusal {
             | Self::RateLimited { .. }
             | Self::Busy => false,
             Self::Kind { .. }
+            | Self::Exchange(_)
+            | Self::TokensFull { .. }
             | Self::Subject(_)
             | Self::Audience { .. }
             | Self::Time { .. }
@@ -334,10 +345,7 @@ impl Refusal {
     /// Whether trying the same again later may succeed.
     #[must_use]
     pub fn is_temporary(&self) -> bool {
-        matches!(
-            self,
-            Self::Unavailable(_) | Self::RateLimited { .. } | Self::TooOften { .. } | Self::Busy
-        )
+        matches!(self, Self::Unavailable(_) | Self::RateLimited { .. } | Self::TooOften { .. } | Self::Busy)
     }
 }
 
@@ -429,6 +437,11 @@ impl fmt::Display for Refusal {
             Self::TooOften { retry_after_s } => write!(
                 f,
                 "logged in too often; keep the token or the connection, and come again in {retry_after_s} s"
+            ),
+            Self::Exchange(found) => write!(f, "the tokens cannot be exchanged: {found}"),
+            Self::TokensFull { live_max } => write!(
+                f,
+                "{live_max} opaque tokens are good at a time; use one until it ends, or revoke those not needed"
             ),
             Self::Busy => f.write_str("too many password checks at once; try again in a moment"),
             Self::EnrolmentOver(why) => write!(f, "the enrolment token {why}; ask the operator for another"),

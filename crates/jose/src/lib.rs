@@ -32,6 +32,8 @@ extern crate std;
 
 mod algorithm;
 mod base64url;
+#[cfg(feature = "aws-lc")]
+mod certificate;
 mod claims;
 mod compact;
 mod curve;
@@ -48,6 +50,8 @@ mod spki;
 
 pub use algorithm::{Algorithm, BadSignature, Sign, SignError, Verify};
 pub use base64url::{Base64Error, base64url_decode, base64url_encode};
+#[cfg(feature = "aws-lc")]
+pub use certificate::CertificateKey;
 pub use claims::{ClaimError, Claims};
 pub use compact::{Header, Jws, JwsError, Padding, ParseOptions, Segment, Verified, sign_compact};
 pub use ecdsa::ecdsa_der_to_raw;

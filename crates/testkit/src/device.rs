@@ -96,6 +96,14 @@ impl TestDevice {
         draft
     }
 
+    /// A key removal by this device's key, of the key `kid`.
+    #[must_use]
+    pub fn removal(&self, issuer: &str, now_s: u64, kid: &KeyId) -> Draft<'_> {
+        let mut draft = self.assertion(issuer, now_s).with("kid", json!(kid.as_str()));
+        draft.typ = Some("key-remove+jwt".to_owned());
+        draft
+    }
+
     /// The proof of possession of this device's key for a key update.
     #[must_use]
     pub fn pop(&self, issuer: &str, update: &str) -> Draft<'_> {

@@ -72,7 +72,7 @@ impl World {
         self.admission.set_policy(&self.registry, &policy_name, policy, &Actor::Admin).await.expect("set");
         let new = NewApplication {
             name: PrincipalName::parse(name).expect("a name"),
-            keys: vec![(keys.public_key().clone(), None)],
+            keys: vec![keys.public_key().clone().into()],
             policy: Some(policy_name),
         };
         self.admission.add_application(&self.registry, new, &Actor::Admin).await.expect("registered");

@@ -1,7 +1,9 @@
 //! The HTTPS side over real TLS sockets: a memory store, a fake clock, devices of the testkit, and a
 //! client that writes bytes and so can be as wrong as it likes.
 
+mod enrolment;
 mod errors;
+mod fleet;
 mod operate;
 mod roles;
 mod surface;

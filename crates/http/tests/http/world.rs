@@ -105,7 +105,7 @@ impl World {
         if let (Some(policy), Some(source)) = (&policy, source) {
             self.admission.set_policy(&registry(), policy, source, &Actor::Admin).await.expect(source);
         }
-        let keys = vec![(application.public_key().clone(), None)];
+        let keys = vec![application.public_key().clone().into()];
         let new = NewApplication { name: application.name.clone(), keys, policy };
         self.admission.add_application(&registry(), new, &Actor::Admin).await.expect(name);
         application
