@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use drawbridge_admission::{EndReason, SessionsEnd, Watcher};
-use drawbridge_broker::{Ended, EndedWhy, Order, OrderOutcome, Publisher, Stats};
+use drawbridge_broker::{Ended, EndedWhy, Order, OrderOutcome, Publisher, Stats, TicketEnd};
 use drawbridge_control::{self as control, DeliveryOutcome, DeviceOrder, Dispatch};
 use drawbridge_mqtt::codec::Qos;
 use drawbridge_names::{PrincipalName, RegistryName, Uid};
@@ -170,10 +170,22 @@ impl Watcher for BridgeHandle {
             SessionsEnd::Key { registry, uid, kid } => {
                 Ended::Key { registry: registry.clone(), uid: *uid, kid: kid.clone() }
             }
-            // Which of the device's sessions the gateway has opened is not kept; its own may come again.
-            SessionsEnd::Link { registry, device, .. } => {
-                Ended::Principal { registry: registry.clone(), uid: *device, why: EndedWhy::Revoked }
+            SessionsEnd::Link { registry, gateway, device } => Ended::Ticket {
+                registry: registry.clone(),
+                uid: Some(*device),
+                end: TicketEnd::Gateway(*gateway),
+            },
+            SessionsEnd::Gateway { registry, gateway } => {
+                Ended::Ticket { registry: registry.clone(), uid: None, end: TicketEnd::Gateway(*gateway) }
             }
+            SessionsEnd::Token { registry, uid, token } => {
+                Ended::Ticket { registry: registry.clone(), uid: Some(*uid), end: TicketEnd::Token(*token) }
+            }
+            SessionsEnd::IssuerKey { registry, kid } => Ended::Ticket {
+                registry: registry.clone(),
+                uid: None,
+                end: TicketEnd::IssuerKey(kid.clone()),
+            },
             SessionsEnd::Policy { registry, policy } => {
                 for inbox in &self.shared.inboxes {
                     inbox.push(ToShard::PolicyChanged { registry: registry.clone(), policy: policy.clone() });

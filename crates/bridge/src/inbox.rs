@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::Se
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use drawbridge_admission::Connected;
-use drawbridge_broker::{Admitted, ConnId, ControlAck, Crossing, Ended, Order, OrderOutcome, Refused};
+use drawbridge_admission::{Connected, TokenMark};
+use drawbridge_broker::{
+    Admitted, ConnId, ControlAck, Crossing, Ended, Order, OrderOutcome, Refused, Ticket,
+};
 use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_names::{PolicyName, RegistryName};
 use tokio::sync::oneshot;
@@ -160,5 +162,9 @@ pub(crate) fn admitted(connected: Connected) -> Admitted {
             .sessions_max
             .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
         leading_slash: connected.leading_slash,
+        ticket: connected.token.map(|token| {
+            let TokenMark { token, issuer_kid, gateway } = token;
+            Box::new(Ticket { token, issuer_kid, gateway })
+        }),
     }
 }

@@ -173,6 +173,40 @@ pub struct Admitted {
     pub sessions_max: usize,
     /// Google client id: `/devices/...` on the wire is `devices/...` within, both ways.
     pub leading_slash: bool,
+    /// The access token that opened the session, if one did. Apart, since few sessions have one.
+    pub ticket: Option<Box<Ticket>>,
+}
+
+/// What a session remembers of the access token that opened it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// Tells the token.
+    pub token: [u8; 16],
+    /// The issuer's key that signed it.
+    pub issuer_kid: Option<KeyId>,
+    /// The gateway that acts for the principal.
+    pub gateway: Option<Uid>,
+}
+
+/// Which tickets are good no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TicketEnd {
+    /// A token was revoked.
+    Token([u8; 16]),
+    /// A key of the issuer is believed no more.
+    IssuerKey(KeyId),
+    /// A gateway may act no more.
+    Gateway(Uid),
+}
+
+impl TicketEnd {
+    pub(crate) fn concerns(&self, ticket: Option<&Ticket>) -> bool {
+        ticket.is_some_and(|ticket| match self {
+            Self::Token(token) => ticket.token == *token,
+            Self::IssuerKey(kid) => ticket.issuer_kid.as_ref() == Some(kid),
+            Self::Gateway(uid) => ticket.gateway == Some(*uid),
+        })
+    }
 }
 
 /// Do not let it in.
@@ -240,6 +274,15 @@ pub enum Ended {
         uid: Uid,
         /// The key.
         kid: KeyId,
+    },
+    /// The sessions that access tokens opened which are good no more.
+    Ticket {
+        /// The registry.
+        registry: RegistryName,
+        /// Whose; `None`: of any principal.
+        uid: Option<Uid>,
+        /// Which tokens.
+        end: TicketEnd,
     },
     /// The policy of a principal changed: its sessions end, and what it left behind (retained
     /// messages, wills) is judged by `rights` from now on; by none at all without.

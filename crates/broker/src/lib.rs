@@ -38,7 +38,7 @@ mod wheel;
 pub use directory::{Directory, Interest};
 pub use effect::{
     Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlKind, ControlPublish, Crossing, Effect,
-    Ended, EndedWhy, Order, OrderOutcome, Refused, RefusedReason,
+    Ended, EndedWhy, Order, OrderOutcome, Refused, RefusedReason, Ticket, TicketEnd,
 };
 pub use log::{Conflict, Log, MemoryLog, Read};
 pub use message::{Message, Publisher};

@@ -58,6 +58,8 @@ pub enum What {
     PolicyChanged,
     /// The server shuts down.
     ShuttingDown,
+    /// The access token that opened it is accepted no more.
+    TicketEnded,
     /// A newer session of the same principal took its place.
     TakenOver,
     /// Too many take-overs in a short time: two clients share one identity. An alarm.
@@ -82,7 +84,7 @@ impl What {
     /// Whether what the session left to say, its will, is not said: it had been opened by what is not
     /// believed any more.
     pub(crate) fn takes_the_last_word(&self) -> bool {
-        matches!(self, Self::KeyRemoved | Self::Ended(EndedWhy::Revoked))
+        matches!(self, Self::KeyRemoved | Self::TicketEnded | Self::Ended(EndedWhy::Revoked))
     }
 
     /// Stable code, where something was refused or ended; the table is `docs/errors.md`.
@@ -106,7 +108,9 @@ impl What {
             Self::Refused { .. } => ("DB-2032", "mqtt-connect-refused"),
             Self::KeepAliveTimeout { .. } => ("DB-2033", "mqtt-keep-alive-timeout"),
             Self::Expired => ("DB-2034", "mqtt-session-expired"),
-            Self::Ended(_) | Self::KeyRemoved | Self::PolicyChanged => ("DB-2035", "mqtt-session-ended"),
+            Self::Ended(_) | Self::KeyRemoved | Self::TicketEnded | Self::PolicyChanged => {
+                ("DB-2035", "mqtt-session-ended")
+            }
             Self::TakenOver => ("DB-2036", "mqtt-session-taken-over"),
             Self::TakeoverStorm { .. } => ("DB-2037", "mqtt-takeover-storm"),
             Self::PublishDenied { .. } => ("DB-2038", "mqtt-publish-denied"),
@@ -150,6 +154,9 @@ impl fmt::Display for What {
             Self::Ended(why) => write!(f, "the session was ended: {why:?}"),
             Self::KeyRemoved => {
                 f.write_str("the key that opened the session was removed; log in with another")
+            }
+            Self::TicketEnded => {
+                f.write_str("the access token that opened the session is accepted no more; log in again")
             }
             Self::PolicyChanged => f.write_str("the policy changed; log in again"),
             Self::ShuttingDown => f.write_str("the server shuts down"),

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_broker::{Admitted, Ended, EndedWhy, Order, Publisher};
+use drawbridge_broker::{Admitted, Ended, EndedWhy, Order, Publisher, Ticket, TicketEnd};
 use drawbridge_mqtt::codec::{
     Connect, Packet, PublishProperties, Qos, ReasonCode, Subscribe, SubscribeEntry, UserProperties,
 };
@@ -255,13 +255,21 @@ fn a_will_held_back_is_not_spoken_when_its_owner_is_not_believed_any_more() {
     let policy = Ended::Policy { registry, uid: Uid(2), rights: Some(rights(&["other"], &[])) };
     let all =
         [ended(2, EndedWhy::Revoked), ended(2, EndedWhy::Blocked), ended(2, EndedWhy::Deleted), key, policy];
-    for ended in all {
+    let of_ticket = |uid, end| Ended::Ticket { registry: RegistryName::default_registry(), uid, end };
+    let tickets = [
+        of_ticket(Some(Uid(2)), TicketEnd::Token([1; 16])),
+        of_ticket(None, TicketEnd::IssuerKey(kid('I'))),
+        of_ticket(None, TicketEnd::Gateway(Uid(7))),
+    ];
+    let ticket = Ticket { token: [1; 16], issuer_kid: Some(kid('I')), gateway: Some(Uid(7)) };
+    for ended in all.into_iter().chain(tickets) {
         // A will may be a command: then nobody hears of it but the edge.
         for topic in ["wills/two", "devices/lamp/commands"] {
             let mut net = Net::new(2);
             let listener = net.join(1, V5, app(1));
             net.subscribe(listener, "#", QOS1);
-            let owner = Admitted { kid: Some(kid('A')), ..app(2) };
+            let ticket = Some(Box::new(ticket.clone()));
+            let owner = Admitted { kid: Some(kid('A')), ticket, ..app(2) };
             leave_a_will(&mut net, "a", owner, topic, 30);
             end_on(&mut net, &[0, 1], &ended);
             net.pass(Duration::from_secs(31));

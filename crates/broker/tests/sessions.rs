@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use drawbridge_broker::{Admitted, Close, Ended, EndedWhy};
+use drawbridge_broker::{Admitted, Close, Ended, EndedWhy, Ticket, TicketEnd};
 use drawbridge_mqtt::codec::{Packet, Publish, PublishProperties, Qos, ReasonCode};
 use drawbridge_names::{MqttClientId, RegistryName, TopicName, Uid};
 use support::{Got, Net, V5, V311, app, connect, device, encode, goodbye, kid, rights, will};
@@ -229,6 +229,7 @@ fn a_delayed_will_waits_and_is_dropped_when_its_session_is_back() {
 #[test]
 fn i6_block_revoke_and_removal_of_the_key_end_the_sessions_concerned_and_no_others() {
     let registry = RegistryName::default_registry();
+    let ticket = |uid: Option<u64>, end| Ended::Ticket { registry: registry.clone(), uid: uid.map(Uid), end };
     let table = [
         (
             Ended::Principal { registry: registry.clone(), uid: Uid(2), why: EndedWhy::Blocked },
@@ -259,12 +260,22 @@ fn i6_block_revoke_and_removal_of_the_key_end_the_sessions_concerned_and_no_othe
             vec![],
             ReasonCode::NotAuthorized,
         ),
+        (ticket(Some(2), TicketEnd::Token([b'A'; 16])), vec![0], ReasonCode::NotAuthorized),
+        (ticket(Some(2), TicketEnd::Token([b'C'; 16])), vec![], ReasonCode::NotAuthorized),
+        (ticket(None, TicketEnd::IssuerKey(kid('A'))), vec![0, 2], ReasonCode::NotAuthorized),
+        (ticket(None, TicketEnd::Gateway(Uid(9))), vec![1], ReasonCode::NotAuthorized),
         (Ended::All, vec![0, 1, 2], ReasonCode::ServerShuttingDown),
     ];
     for (ended, gone, expected) in table {
         let mut net = Net::new(2);
         for (shard, uid, id, key) in [(0, 2, "a", 'A'), (1, 2, "b", 'B'), (1, 3, "c", 'A')] {
-            let client = net.join(shard, V5, Admitted { kid: Some(kid(key)), ..named(id, app(uid)) });
+            let ticket = Some(Box::new(Ticket {
+                token: [key as u8; 16],
+                issuer_kid: Some(kid(key)),
+                gateway: (key == 'B').then_some(Uid(9)),
+            }));
+            let admitted = Admitted { kid: Some(kid(key)), ticket, ..named(id, app(uid)) };
+            let client = net.join(shard, V5, admitted);
             net.subscribe(client, "x", QOS1);
         }
         for shard in [0, 1] {

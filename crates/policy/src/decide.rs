@@ -9,6 +9,7 @@ use crate::document::Policy;
 use crate::error::PolicyError;
 use crate::grant::{Grant, GrantPair};
 use crate::pattern::{Pattern, Scan};
+use crate::token::TokenRules;
 
 /// What a principal may do: its policy with its values put in, narrowed by the grants of its token.
 /// Cheap to clone; immutable, so that a session changes its rights by taking another one.
@@ -149,6 +150,12 @@ impl Rights {
     }
 
     #[inline]
+    /// What the policy behind these rights says of access tokens.
+    #[must_use]
+    pub fn token_rules(&self) -> TokenRules {
+        self.rules.as_ref().map_or_else(TokenRules::default, |rules| rules.policy.token().clone())
+    }
+
     fn by_rules(&self, action: Action, mut speaks: impl FnMut(&Pattern) -> bool) -> Decision<'_> {
         let Some(rules) = &self.rules else { return Decision::refused(action, Reason::NoPolicy) };
         let side = if action == Action::Publish { &rules.publish } else { &rules.subscribe };

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use crate::decide::{Action, CompiledRule, Effect, Rights};
 use crate::error::{Fault, PolicyError};
 use crate::template::{Template, Variables};
+use crate::token::TokenRules;
 
 /// Longest document, in bytes.
 pub const SOURCE_BYTES_MAX: usize = 64 * 1024;
@@ -51,6 +52,7 @@ pub(crate) struct Document {
     name: PolicyName,
     source: String,
     patterns: Vec<WrittenPattern>,
+    token: TokenRules,
 }
 
 /// One pattern of the document and where it stands in it.
@@ -70,7 +72,8 @@ impl Policy {
     /// [`PolicyError::Document`] with every fault of the text: syntax, unknown keys, patterns that
     /// are no topic filters, unknown variables.
     pub fn parse(name: &PolicyName, toml: &str) -> Result<Self, PolicyError> {
-        let mut reader = Reader { toml, faults: Vec::new(), patterns: Vec::new() };
+        let mut reader =
+            Reader { toml, faults: Vec::new(), patterns: Vec::new(), token: TokenRules::default() };
         if toml.len() > SOURCE_BYTES_MAX {
             let text = format!(
                 "the document has {} bytes, at most {SOURCE_BYTES_MAX} are allowed; split it into several policies",
@@ -80,7 +83,7 @@ impl Policy {
         } else {
             reader.document();
         }
-        let Reader { mut faults, patterns, .. } = reader;
+        let Reader { mut faults, patterns, token, .. } = reader;
         if patterns.len() > PATTERNS_MAX {
             let text =
                 format!("{} patterns, at most {PATTERNS_MAX} are allowed; use wildcards", patterns.len());
@@ -90,7 +93,7 @@ impl Policy {
             faults.sort();
             return Err(PolicyError::Document { policy: name.clone(), faults });
         }
-        Ok(Self(Arc::new(Document { name: name.clone(), source: toml.to_owned(), patterns })))
+        Ok(Self(Arc::new(Document { name: name.clone(), source: toml.to_owned(), patterns, token })))
     }
 
     /// The default policy `device`.
@@ -104,6 +107,12 @@ impl Policy {
     #[must_use]
     pub fn name(&self) -> &PolicyName {
         &self.0.name
+    }
+
+    /// What it says of access tokens: section `[token]`.
+    #[must_use]
+    pub fn token(&self) -> &TokenRules {
+        &self.0.token
     }
 
     /// The text it was parsed from, byte for byte.
@@ -144,6 +153,7 @@ struct Reader<'t> {
     toml: &'t str,
     faults: Vec<Fault>,
     patterns: Vec<WrittenPattern>,
+    token: TokenRules,
 }
 
 impl Reader<'_> {
@@ -167,15 +177,29 @@ impl Reader<'_> {
             let effect = match key.get_ref().as_ref() {
                 "allow" => Effect::Allow,
                 "deny" => Effect::Deny,
+                "token" => {
+                    self.token_section(value);
+                    continue;
+                }
                 other => {
-                    let text =
-                        format!("unknown key `{}`; wanted `[[allow]]` or `[[deny]]`", other.escape_debug());
+                    let text = format!(
+                        "unknown key `{}`; wanted `[[allow]]`, `[[deny]]` or `[token]`",
+                        other.escape_debug()
+                    );
                     self.fault(key.span().start, "", text);
                     continue;
                 }
             };
             self.rules(effect, value);
         }
+    }
+
+    fn token_section(&mut self, value: &Spanned<DeValue<'_>>) {
+        let DeValue::Table(table) = value.get_ref() else {
+            let text = format!("found a {}; wanted one section headed `[token]`", value.get_ref().type_str());
+            return self.fault(value.span().start, "token", text);
+        };
+        self.token = TokenRules::read(table, &mut |at, place, text| self.fault(at, place, text));
     }
 
     fn rules(&mut self, effect: Effect, value: &Spanned<DeValue<'_>>) {
@@ -322,12 +346,50 @@ mod tests {
             "[[allow]]\npublish = [\"$drawbridge/#\"]",
             "[[deny]]\nsubscribe = [\"$share/g/a\"]",
             "[[allow]]\npublish = [\"a\\u0000\"]",
+            "[[token]]\nlife_s = 1",
+            "token = 1",
+            "[token]\nlife_s = 0",
+            "[token]\nlife_s = 86401",
+            "[token]\nlife_s = -1",
+            "[token]\nlife_s = 1.5",
+            "[token]\nlife_s = \"1h\"",
+            "[token]\nformat = \"jwt\"",
+            "[token]\nformat = 1",
+            "[token]\nrenewals_max = 86401",
+            "[token]\nlifes = 1",
+            "[token]\nalias_scopes = \"a\"",
+            "[token]\nalias_scopes = [\"a b\"]",
+            "[token]\nalias_scopes = [\"\"]",
+            "[token]\nalias_scopes = [7]",
             &long,
             &many,
         ] {
             let found = faults(bad);
             assert!(!found.is_empty() && found.iter().all(|f| !f.text.is_empty()), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_policy_says_how_long_tokens_live_in_what_form_and_how_often_they_are_renewed() {
+        let parse = |toml: &str| {
+            Policy::parse(&PolicyName::parse("p").expect("a name"), toml).expect("no fault").token().clone()
+        };
+        assert_eq!(parse(""), TokenRules::default());
+        assert_eq!((TokenRules::default().life_s, TokenRules::default().renewals_max), (None, 24));
+        let rules = parse(
+            "[token]\nlife_s = 0x384\nformat = \"opaque\"\nrenewals_max = 0\nalias_scopes = [\"tenant.demo\"]\n\
+             [[allow]]\npublish = [\"a\"]\n",
+        );
+        let expected = TokenRules {
+            life_s: Some(900),
+            form: Some(crate::TokenForm::Opaque),
+            renewals_max: 0,
+            alias_scopes: vec!["tenant.demo".to_owned()],
+        };
+        assert_eq!(rules, expected);
+        let found = faults("[token]\nlife_s = 0\nformat = \"x\"\nmore = 1\n");
+        let shown: Vec<(usize, &str)> = found.iter().map(|f| (f.line, f.place.as_str())).collect();
+        assert_eq!(shown, [(2, "token.life_s"), (3, "token.format"), (4, "token")], "{found:#?}");
     }
 
     #[test]

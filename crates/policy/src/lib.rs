@@ -18,6 +18,7 @@ mod explain;
 mod grant;
 mod pattern;
 mod template;
+mod token;
 
 pub use decide::{Action, Decision, Effect, Rights, Rule};
 pub use document::{PATTERNS_MAX, Policy, SOURCE_BYTES_MAX};
@@ -25,3 +26,4 @@ pub use error::{Fault, PolicyError, VariableFault};
 pub use explain::Explanation;
 pub use grant::{Grant, GrantPair, PAIRS_MAX, SCOPE_BYTES_MAX};
 pub use template::Variables;
+pub use token::{TOKEN_LIFE_S_MAX, TokenForm, TokenRules};

@@ -1,6 +1,6 @@
 //! A session: whose it is, what it asked for, where it stands in the log; and its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::outgoing::{Publication, unstored};
 use super::publish::Speaker;
 use super::{ConnId, Later, Shard};
 use crate::deliver::{Voices, may_deliver};
-use crate::effect::{Admitted, Close, Crossing, Effect, Ended, EndedWhy, OrderOutcome};
+use crate::effect::{Admitted, Close, Crossing, Effect, Ended, EndedWhy, OrderOutcome, Ticket};
 use crate::log::Log;
 use crate::message::{Message, Publisher};
 use crate::report::{Report, What, Who};
@@ -30,6 +30,7 @@ pub(super) struct Session {
     pub(super) rights: Arc<Rights>,
     pub(super) ends: Option<Instant>,
     pub(super) kid: Option<KeyId>,
+    pub(super) ticket: Option<Box<Ticket>>,
     /// The fence of the cluster to come: grows with each session of the principal.
     pub(super) owner_epoch: u64,
     /// `/devices/...` on the wire is `devices/...` within.
@@ -104,6 +105,7 @@ pub(super) struct DelayedWill {
     pub(super) name: PrincipalName,
     pub(super) kind: PrincipalKind,
     pub(super) kid: Option<KeyId>,
+    pub(super) ticket: Option<Box<Ticket>>,
     pub(super) client_id: MqttClientId,
     pub(super) rights: Arc<Rights>,
     pub(super) will: Box<LastWill>,
@@ -152,6 +154,7 @@ impl Session {
             rights: admitted.rights,
             ends: admitted.ends,
             kid: admitted.kid,
+            ticket: admitted.ticket,
             owner_epoch,
             leading_slash: admitted.leading_slash,
             filters: Default::default(),
@@ -199,6 +202,7 @@ impl Session {
         match which {
             Ended::Principal { why, .. } => Some(What::Ended(*why)),
             Ended::Key { kid, .. } => (self.kid.as_ref() == Some(kid)).then_some(What::KeyRemoved),
+            Ended::Ticket { end, .. } => end.concerns(self.ticket.as_deref()).then_some(What::TicketEnded),
             Ended::Policy { .. } => Some(What::PolicyChanged),
             Ended::All => Some(What::ShuttingDown),
         }
@@ -208,8 +212,14 @@ impl Session {
 impl Shard {
     /// The registry that `which` speaks of, and the slots of the sessions that it may end.
     pub(super) fn concerned(&mut self, which: &Ended) -> (usize, Vec<u32>) {
+        if let Ended::Ticket { registry, uid: None, .. } = which {
+            let registry = self.registry(registry);
+            let slots = self.registries[registry].sessions.iter().map(|(_, slot)| *slot).collect();
+            return (registry, slots);
+        }
         let (Ended::Principal { registry, uid, .. }
         | Ended::Key { registry, uid, .. }
+        | Ended::Ticket { registry, uid: Some(uid), .. }
         | Ended::Policy { registry, uid, .. }) = which
         else {
             let all = self.connections().filter(|(_, state)| state.session.is_some());
@@ -236,7 +246,7 @@ impl Shard {
             Ended::Policy { uid, rights, .. } => {
                 (*uid, Some(rights.clone().unwrap_or_else(|| Arc::new(Rights::none()))))
             }
-            Ended::Principal { .. } | Ended::Key { .. } | Ended::All => return,
+            Ended::Principal { .. } | Ended::Key { .. } | Ended::Ticket { .. } | Ended::All => return,
         };
         self.registries[registry].voices.judge_by(uid, rights.clone());
         if had_session {
@@ -260,15 +270,29 @@ impl Shard {
 
     /// The wills that are held back and will not be spoken any more, because of `which`.
     pub(super) fn drop_wills_of(&mut self, which: &Ended, registry: usize, fx: &mut Vec<Effect>) {
-        let (uid, kid) = match which {
-            Ended::Principal { uid, why, .. } if why.silences() || *why == EndedWhy::Revoked => (*uid, None),
-            Ended::Key { uid, kid, .. } => (*uid, Some(kid)),
-            _ => return,
+        let taken = match which {
+            Ended::Principal { uid, why, .. } if why.silences() || *why == EndedWhy::Revoked => {
+                self.take_wills(registry, *uid, |_| true)
+            }
+            Ended::Key { uid, kid, .. } => {
+                self.take_wills(registry, *uid, |will| will.kid.as_ref() == Some(kid))
+            }
+            Ended::Ticket { uid, end, .. } => {
+                let owners: BTreeSet<Uid> = match uid {
+                    Some(uid) => [*uid].into(),
+                    None => self.registries[registry].wills.iter().map(|(uid, _)| *uid).collect(),
+                };
+                let concerned = |will: &DelayedWill| end.concerns(will.ticket.as_deref());
+                owners.into_iter().flat_map(|uid| self.take_wills(registry, uid, concerned)).collect()
+            }
+            Ended::Principal { .. } | Ended::Policy { .. } | Ended::All => return,
         };
-        for will in self.take_wills(registry, uid, |will| kid.is_none() || will.kid.as_ref() == kid) {
+        for will in taken {
+            let uid = will.publisher.uid;
             let name = &self.registries[registry].name;
             self.directory.will_gone(name, uid, &will.client_id, self.config.index);
-            let rule = "its owner was blocked, deleted or revoked, or its key was removed".to_owned();
+            let rule =
+                "its owner was blocked, deleted or revoked, or its key or token was removed".to_owned();
             self.report_will(&will, rule, fx);
         }
     }
@@ -363,6 +387,7 @@ impl Shard {
             name: session.name,
             kind: session.kind,
             kid: session.kid,
+            ticket: session.ticket,
             client_id: session.client_id,
             rights: session.rights,
             will,

@@ -488,6 +488,7 @@ pub fn app(uid: u64) -> Admitted {
         policy_epoch: 0,
         sessions_max: 100,
         leading_slash: false,
+        ticket: None,
     }
 }
 
