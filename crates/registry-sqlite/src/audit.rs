@@ -70,22 +70,21 @@ pub(crate) fn rows(
 }
 
 /// Goes from writer to writer by the index, past none of their other rows.
+const HEADS: &str = "WITH RECURSIVE known (writer) AS (
+         SELECT (SELECT MIN(writer) FROM audit WHERE registry = ?1)
+         UNION ALL
+         SELECT (SELECT MIN(writer) FROM audit WHERE registry = ?1 AND writer > known.writer)
+         FROM known WHERE known.writer IS NOT NULL
+     )
+     SELECT a.writer, a.seq, a.hash FROM known CROSS JOIN audit a
+     WHERE a.registry = ?1 AND a.writer = known.writer
+       AND a.seq = (SELECT MAX(seq) FROM audit WHERE registry = ?1 AND writer = known.writer)
+     ORDER BY a.writer";
+
 pub(crate) fn heads(conn: &Connection, registry: &RegistryName) -> Result<Vec<AuditHead>, Fault> {
-    all(
-        conn,
-        "WITH RECURSIVE known (writer) AS (
-             SELECT (SELECT MIN(writer) FROM audit WHERE registry = ?1)
-             UNION ALL
-             SELECT (SELECT MIN(writer) FROM audit WHERE registry = ?1 AND writer > known.writer)
-             FROM known WHERE known.writer IS NOT NULL
-         )
-         SELECT a.writer, a.seq, a.hash FROM known CROSS JOIN audit a
-         WHERE a.registry = ?1 AND a.writer = known.writer
-           AND a.seq = (SELECT MAX(seq) FROM audit WHERE registry = ?1 AND writer = known.writer)
-         ORDER BY a.writer",
-        [registry.as_str()],
-        |row| Ok(AuditHead { writer: row.get(0)?, seq: number(row, 1)?, hash: row.get(2)? }),
-    )
+    all(conn, HEADS, [registry.as_str()], |row| {
+        Ok(AuditHead { writer: row.get(0)?, seq: number(row, 1)?, hash: row.get(2)? })
+    })
 }
 
 fn read(registry: &RegistryName, writer: &str, row: &Row<'_>) -> Result<AuditRow, Fault> {
@@ -103,4 +102,40 @@ fn read(registry: &RegistryName, writer: &str, row: &Row<'_>) -> Result<AuditRow
             detail: row.get(7)?,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::open_writer;
+
+    #[test]
+    fn each_writer_has_a_head_and_none_is_found_by_walking_over_the_rows() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let conn = open_writer(&folder.path().join("registry.db")).expect("the file opens");
+        for registry in ["default", "other"] {
+            let sql = "INSERT INTO registry VALUES (?1, '', '', 0, 0, NULL, NULL, '{}', 0)";
+            conn.execute(sql, [registry]).expect("a registry");
+        }
+        let writers = [("default", "b", 3u8), ("default", "B", 2), ("default", "a", 1), ("other", "c", 1)];
+        for (registry, writer, length) in writers {
+            for seq in 1..=length {
+                let sql = "INSERT INTO audit VALUES (?1, ?2, ?3, ?4, ?4, 0, '', '', '', '')";
+                conn.execute(sql, (registry, writer, seq, [seq; 32])).expect("a row");
+            }
+        }
+        let found = heads(&conn, &RegistryName::default_registry()).expect("heads");
+        let head =
+            |writer: &str, seq: u8| AuditHead { writer: writer.into(), seq: seq.into(), hash: [seq; 32] };
+        assert_eq!(found, [head("B", 2), head("a", 1), head("b", 3)]);
+        let none = RegistryName::parse("none").expect("a name");
+        assert_eq!(heads(&conn, &none).expect("heads"), []);
+        let found = rows(&conn, &RegistryName::default_registry(), "b", 2, 9).expect("rows");
+        assert_eq!(found.iter().map(|row| row.seq).collect::<Vec<_>>(), [2, 3]);
+
+        let plan = format!("EXPLAIN QUERY PLAN {HEADS}");
+        let steps = all(&conn, &plan, ["default"], |row| Ok(row.get::<_, String>(3)?)).expect("a plan");
+        assert!(steps.iter().any(|step| step.contains("SEARCH audit")), "{steps:?}");
+        assert!(!steps.iter().any(|step| step.contains("SCAN a")), "{steps:?}");
+    }
 }
