@@ -81,7 +81,13 @@ pub(crate) fn damaged(what: &str) -> Fault {
 /// A message names tables and constraints. Its DETAIL, which has values of rows, is left out.
 pub(crate) fn store_error(error: &Error) -> StoreError {
     let Some(answer) = error.as_db_error() else {
-        return StoreError::Unavailable(format!("PostgreSQL: {error}"));
+        let mut text = format!("PostgreSQL: {error}");
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            text += &format!(": {error}");
+            cause = error.source();
+        }
+        return StoreError::Unavailable(text);
     };
     let code = answer.code().code();
     let text = format!("PostgreSQL: {} (SQLSTATE {code})", answer.message());

@@ -44,7 +44,7 @@ impl Cluster {
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         // A power cut is not among its tests; nothing else is lost without fsync.
-        SHARED.get_or_init(|| Self::new(&["fsync=off"]))
+        SHARED.get_or_init(|| Self::new(&["fsync=off", "max_connections=300"]))
     }
 
     /// One of its own, with further settings.

@@ -8,4 +8,4 @@ mod processes;
 mod promises;
 mod records;
 mod sole;
-mod work;
+mod waiting;
