@@ -41,7 +41,7 @@ impl Admission {
         nonce: &str,
         peer: Peer,
     ) -> Result<(String, u64), Refusal> {
-        let decision = self.charge_light(peer).and_then(|()| self.sign_time(registry, nonce));
+        let decision = self.charge_question(peer).and_then(|()| self.sign_time(registry, nonce));
         self.note("time", Some(registry), peer, decision)
     }
 

@@ -329,13 +329,15 @@ impl Admission {
         registry: &RegistryName,
         request: RegisterRequest<'_>,
     ) -> Result<Registered, Refusal> {
-        let decision = match request.permission {
-            Permission::Token(token) => self.register_by_token(registry, token, &request).await,
-            Permission::Statement(statement) => {
-                self.register_by_statement(registry, statement, &request).await
+        let judged = async {
+            match request.permission {
+                Permission::Token(token) => self.register_by_token(registry, token, &request).await,
+                Permission::Statement(statement) => {
+                    self.register_by_statement(registry, statement, &request).await
+                }
             }
         };
-        let registered = self.note("register", Some(registry), request.peer, decision)?;
+        let registered = self.decide("register", Some(registry), request.peer, judged).await?;
         if self.inner.journal.takes(self.inner.clock.instant(), "register") {
             let principal = &registered.known.principal;
             tracing::info!(
@@ -553,8 +555,8 @@ impl Admission {
         token: &str,
         peer: Peer,
     ) -> Result<Known, Refusal> {
-        let decision = self.judge_registration(registry, name, token).await;
-        self.note("registration", Some(registry), peer, decision)
+        let judged = self.judge_registration(registry, name, token);
+        self.decide("registration", Some(registry), peer, judged).await
     }
 
     async fn judge_registration(

@@ -325,8 +325,11 @@ impl Admission {
         decision
     }
 
-    /// Charges an address for a question that takes no signature check: a nonce, the time.
-    pub(crate) fn charge_light(&self, peer: Peer) -> Result<(), Refusal> {
+    /// Charges an address for a question that takes no signature check, such as one for a nonce: a tenth.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`].
+    pub fn charge_question(&self, peer: Peer) -> Result<(), Refusal> {
         self.inner.limits.enter(peer, self.inner.clock.instant(), LIGHT).map(drop)
     }
 
@@ -381,7 +384,7 @@ mod tests {
     #[test]
     fn one_subscriber_line_is_one_address_and_loopback_is_none() {
         let (limits, now) = limits(|config| config.address_burst = 1);
-        let mut enter = |text: &str| limits.enter(peer(text), now, 1).is_ok();
+        let enter = |text: &str| limits.enter(peer(text), now, 1).is_ok();
         assert!(enter("2001:db8::1") && !enter("2001:db8::ffff:2") && enter("2001:db8:0:1::1"));
         assert!(enter("192.0.2.1") && !enter("::ffff:192.0.2.1") && enter("192.0.2.2"));
         assert!((0..10).all(|_| enter("127.0.0.9") && enter("::1") && enter("::ffff:127.0.0.1")));

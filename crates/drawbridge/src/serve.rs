@@ -28,6 +28,9 @@ const REGISTRY_FILE: &str = "registry.sqlite";
 /// What seals its secrets.
 const SEAL_KEY_FILE: &str = "seal.key";
 
+/// How often the server looks after what is due without anybody asking.
+const MAINTENANCE: Duration = Duration::from_secs(1);
+
 /// How long connected clients have to leave when the server stops.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -172,7 +175,9 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let configs = control.publish_stored_configs().await?;
     tracing::info!(configs, "stored configs are ready for their devices");
 
+    let maintenance = tokio::spawn(maintain(admission.clone()));
     let stop = Arc::new(tokio::sync::Notify::new());
+    let last = admission.clone();
     let http = tokio::spawn({
         let state = HttpState { admission, control, random, config: Arc::new(settings.http.clone()) };
         https.set_nonblocking(true)?;
@@ -203,7 +208,20 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     })
     .await?;
     http.await?;
+    maintenance.abort();
+    drop(maintenance.await); // it never ends by itself
+    last.settle().await;
     Ok(())
+}
+
+/// Does what is due, every second, as long as the server runs.
+async fn maintain(admission: Admission) {
+    let mut ticks = tokio::time::interval(MAINTENANCE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        admission.maintain().await;
+    }
 }
 
 fn bridge_config(

@@ -175,7 +175,10 @@ impl Settings {
             serve: section(&mut document, "serve", &mut faults),
             bridge: section(&mut document, "bridge", &mut faults),
             identity: section(&mut document, "identity", &mut faults),
-            admission: section(&mut document, "admission", &mut faults),
+            admission: drawbridge_admission::AdmissionConfig {
+                limits: section(&mut document, "limits", &mut faults),
+                ..section(&mut document, "admission", &mut faults)
+            },
             http: section(&mut document, "http", &mut faults),
             log: section(&mut document, "log", &mut faults),
         };
@@ -210,6 +213,13 @@ impl Settings {
             ("admission.http_token_bytes_max", admission.http_token_bytes_max as u64, 512, 16_384),
             ("admission.bridge_token_bytes_max", admission.bridge_token_bytes_max as u64, 512, 16_384),
             ("admission.principals_cached_max", admission.principals_cached_max as u64, 1, 100 * million),
+            ("limits.address_burst", admission.limits.address_burst.into(), 1, million),
+            ("limits.address_per_s", admission.limits.address_per_s.into(), 1, million),
+            ("limits.principal_burst", admission.limits.principal_burst.into(), 1, million),
+            ("limits.principal_per_s", admission.limits.principal_per_s.into(), 1, million),
+            ("limits.strangers_burst", admission.limits.strangers_burst.into(), 1, million),
+            ("limits.strangers_per_s", admission.limits.strangers_per_s.into(), 1, million),
+            ("limits.remembered_max", admission.limits.remembered_max as u64, 32, 100 * million),
             ("http.handshake_s_max", http.handshake_s_max, 1, 120),
             ("http.header_s_max", http.header_s_max, 1, 600),
             ("http.body_s_max", http.body_s_max, 1, 600),

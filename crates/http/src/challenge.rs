@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::HttpState;
 use crate::body::{AnyBody, Params, Texts};
+use crate::caller::FromPeer;
 use crate::config::BODY_BYTES_MAX;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
@@ -20,8 +21,10 @@ const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 pub(crate) async fn challenge(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
+    FromPeer(peer): FromPeer,
     body: AnyBody<BODY_BYTES_MAX>,
 ) -> Result<Response, Failure> {
+    state.admission.charge_question(peer)?;
     let params = match body.media_type.as_deref() {
         Some("application/json") if !body.bytes.is_empty() => {
             crate::body::json::<Texts>(&body.bytes).map(Params::from)?
