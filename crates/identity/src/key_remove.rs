@@ -54,7 +54,7 @@ impl<'a> KeyRemove<'a> {
         let (asserted, _) = judge(&proven, rules, now_s, KIND, self.0.bytes())?;
         let wrong = |found: &str| Refusal::Kind { found: found.to_owned(), wanted: KIND };
         let kid = rules::text(&proven.claims, "kid", KIND)?.ok_or_else(|| wrong("`kid` is missing"))?;
-        let kid = KeyId::parse(kid).map_err(|_| wrong("`kid` is no thumbprint"))?;
+        let kid = crate::statement::thumbprint(kid).ok_or_else(|| wrong("`kid` is no thumbprint"))?;
         Ok(KeyRemoval { asserted, kid })
     }
 }
