@@ -126,7 +126,7 @@ fn split(written: &str) -> Result<Vec<Part>, String> {
             "registry" => Part::Registry,
             name => match name.strip_prefix("attr.") {
                 Some(attribute) if is_attribute_name(attribute) => Part::Attribute(attribute.to_owned()),
-                _ => return Err(format!("`${{{name}}}` is no variable; {WANTED}")),
+                _ => return Err(format!("`${{{}}}` is no variable; {WANTED}", name.escape_debug())),
             },
         });
         rest = &inner[end + 1..];
