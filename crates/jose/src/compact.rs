@@ -390,22 +390,26 @@ impl ParsedHeader {
             }
         }
         let alg = text(&members, "alg")?.ok_or(JwsError::HeaderMemberType { name: "alg" })?;
+        let algorithm = Algorithm::from_header(alg).ok_or(JwsError::AlgorithmRefused)?;
         Ok(Self {
-            algorithm: Algorithm::from_header(alg).ok_or(JwsError::AlgorithmRefused)?,
+            algorithm,
             typ: text(&members, "typ")?.map(String::from),
             kid: text(&members, "kid")?.map(String::from),
             jwk: match member(&members, "jwk") {
                 None => None,
-                Some(Json::Object(jwk)) => Some(read_jwk(jwk).map_err(JwsError::EmbeddedKey)?),
+                Some(Json::Object(jwk)) => Some(read_jwk(jwk, algorithm).map_err(JwsError::EmbeddedKey)?),
                 Some(_) => return Err(JwsError::HeaderMemberType { name: "jwk" }),
             },
         })
     }
 }
 
-fn read_jwk(members: &Members) -> Result<PublicKey, KeyError> {
+/// An RSA key that does not say for which of its two algorithms it is, is for the one it signed with: the
+/// sender of this token chose both, and what was registered before is not touched by it.
+fn read_jwk(members: &Members, header: Algorithm) -> Result<PublicKey, KeyError> {
     let (material, algorithm) = jwk::from_members(members)?;
-    PublicKey::new(material, algorithm)
+    let is_free = member(members, "alg").is_none() && material.allows(header);
+    PublicKey::new(material, if is_free { header } else { algorithm })
 }
 
 fn member<'m>(members: &'m Members, name: &str) -> Option<&'m Json> {

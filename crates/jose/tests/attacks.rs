@@ -119,7 +119,7 @@ fn padding_is_tolerated_only_by_option_and_only_the_right_number_of_it() {
 
 /// Published faults of other implementations, and the cases above that would show each of them here. Those that
 /// concern issuers, kinds of tokens and the look-up of keys have their cases where these are judged
-/// (`crates/fuzz-targets/tests/published_faults.rs`).
+/// (`crates/fuzz-targets/src/tokens.rs`).
 const PUBLISHED_FAULTS: &[(&str, &[&str])] = &[
     (
         "CVE-2026-25537: a claim of the wrong type counts as absent",

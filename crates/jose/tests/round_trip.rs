@@ -2,6 +2,8 @@
 #![cfg(feature = "aws-lc")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod tokens;
+
 use drawbridge_jose::{
     Algorithm, Header, Jws, JwsError, KeyError, ParseOptions, PublicKey, Sign, SigningKey, sign_compact,
 };
@@ -148,5 +150,30 @@ fn an_rsa_key_is_made_kept_and_signs_rs256_and_ps256() {
         assert!(jws.verify(&published).is_ok());
         let wrong = PublicKey::from_spki_der_with(published.spki_der(), other).unwrap();
         assert_eq!(jws.verify(&wrong).unwrap_err(), JwsError::AlgorithmMismatch { header: alg, key: other });
+    }
+}
+
+/// Libraries write the key of a DPoP proof without `alg`.
+#[test]
+fn an_rsa_key_in_the_header_that_names_no_algorithm_has_the_one_of_the_header() {
+    let key = SigningKey::generate(Algorithm::Ps256).unwrap();
+    let said = key.public_key().to_jwk_json();
+    let silent = said.replace(r#""alg":"PS256","#, "");
+    assert_ne!(said, silent);
+    let options = ParseOptions { embedded_jwk: true, ..ParseOptions::default() };
+    for (jwk, alg, wanted) in [
+        (&said, "PS256", Some(Algorithm::Ps256)),
+        (&silent, "PS256", Some(Algorithm::Ps256)),
+        (&silent, "RS256", Some(Algorithm::Rs256)),
+        (&said, "RS256", Some(Algorithm::Ps256)),
+    ] {
+        let header = format!(r#"{{"alg":"{alg}","jwk":{jwk}}}"#);
+        let token = tokens::craft(&key, header.as_bytes(), b"{}");
+        let jws = Jws::parse(token.as_bytes(), &options).unwrap();
+        let embedded = jws.jwk().unwrap();
+        assert_eq!(Some(embedded.algorithm()), wanted);
+        assert_eq!(embedded.thumbprint(), key.public_key().thumbprint());
+        // The key signed with PSS, whatever the header says.
+        assert_eq!(jws.verify(embedded).is_ok(), alg == "PS256");
     }
 }
