@@ -95,6 +95,14 @@ targets! {
     client_assertion: tokens, mutate::JSON_WORDS, 6000;
     /// A key update and its proof of possession.
     key_update: tokens, mutate::JSON_WORDS, 6000;
+    /// The removal of a key by its device.
+    key_remove: tokens, mutate::JSON_WORDS, 6000;
+    /// The proof of a key that a device brings when it registers.
+    enrolment_proof: tokens, mutate::JSON_WORDS, 6000;
+    /// A DPoP proof for a fixed request.
+    dpop_proof: tokens, mutate::JSON_WORDS, 6000;
+    /// A manufacturer's statement about devices.
+    software_statement: tokens, mutate::JSON_WORDS, 6000;
     /// A proof of possession for a fixed key update.
     key_pop: tokens, mutate::JSON_WORDS, 6000;
     /// An authentication JWT of the legacy profile.
@@ -115,6 +123,10 @@ targets! {
     grant: policy, mutate::JSON_WORDS, 5000;
     /// Two topic filters and a topic name.
     topic_filter: names, mutate::TOPIC_WORDS, 300;
+    /// A pattern of device names, and a name.
+    id_pattern: names, &["*", "**", "-", "pump", "a"], 120;
+    /// A nonce of the server.
+    nonce: names, &["A", "_", "=", "AQ"], 200;
     /// The names of principals, registries, keys, policies and MQTT clients.
     name: names, mutate::TOPIC_WORDS, 400;
     /// An MQTT packet of either version, from either side.

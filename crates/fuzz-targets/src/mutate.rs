@@ -133,7 +133,7 @@ pub(crate) const POLICY_WORDS: &[&str] = &[
     "\"+/a\"",
     "${device}",
     "${registry}",
-    "${attributes.site}",
+    "${attr.site}",
     "${",
     "}",
     "[",

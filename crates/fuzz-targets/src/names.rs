@@ -1,9 +1,11 @@
 //! Topic filters, topic names, and the names of everybody.
 
+use drawbridge_identity::{NONCE_LIFE_S, NoncePurpose};
 use drawbridge_names::{
     KeyId, MqttClientId, PolicyName, PrincipalName, RegistryName, TopicFilter, TopicName,
 };
 
+use crate::world::{NOW_S, WORLD};
 use crate::{Outcome, judge_text};
 
 pub(crate) mod topic_filter {
@@ -82,6 +84,72 @@ pub(crate) mod topic_filter {
         ]
         .map(|text| text.as_bytes().to_vec())
         .to_vec()
+    }
+}
+
+pub(crate) mod id_pattern {
+    use super::*;
+
+    /// Two lines: the pattern, the name.
+    pub(crate) fn run(data: &[u8]) -> Outcome {
+        let Ok(text) = std::str::from_utf8(data) else { return Outcome::refused("no text") };
+        let (pattern, name) = text.split_once('\n').unwrap_or((text, ""));
+        let fits = drawbridge_identity::pattern_fits(pattern, name);
+        assert_eq!(fits, naive(pattern.as_bytes(), name.as_bytes()), "{pattern:?} {name:?}");
+        Outcome(if fits { "accepted" } else { "refused" }.to_owned())
+    }
+
+    /// By a table of all beginnings of both.
+    fn naive(pattern: &[u8], name: &[u8]) -> bool {
+        let mut fits = vec![false; name.len() + 1];
+        fits[0] = true;
+        for wanted in pattern {
+            let mut next = vec![false; name.len() + 1];
+            for at in 0..=name.len() {
+                next[at] = match wanted {
+                    b'*' => fits[at] || (at > 0 && next[at - 1]),
+                    byte => at > 0 && fits[at - 1] && name[at - 1] == *byte,
+                };
+            }
+            fits = next;
+        }
+        fits[name.len()]
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        ["pump-*\npump-0042", "*-a\nb-a-a", "a*b*c\naXXbYYc", "**\n", "lamp\nlamp"]
+            .map(|text| text.as_bytes().to_vec())
+            .to_vec()
+    }
+}
+
+pub(crate) mod nonce {
+    use super::*;
+
+    pub(crate) fn run(data: &[u8]) -> Outcome {
+        let Ok(text) = std::str::from_utf8(data) else { return Outcome::refused("no text") };
+        let purposes = [NoncePurpose::Assertion, NoncePurpose::Dpop, NoncePurpose::Enrolment];
+        let good: Vec<_> = purposes
+            .into_iter()
+            .filter_map(|purpose| Some((purpose, WORLD.nonces.check(purpose, text, NOW_S).ok()?)))
+            .collect();
+        assert!(good.len() <= 1, "a nonce has one purpose");
+        let Some((purpose, age_s)) = good.first() else { return Outcome::refused("stale") };
+        assert!(*age_s <= NONCE_LIFE_S);
+        // Only what was minted passes: made again of its own time and random bytes it is the same text.
+        let bytes = drawbridge_jose::base64url_decode(text).expect("it was read");
+        let random = bytes[5..13].try_into().expect("8 bytes");
+        assert_eq!(WORLD.nonces.mint(*purpose, NOW_S - age_s, random), text);
+        Outcome(format!("accepted {purpose:?}"))
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        let purposes = [NoncePurpose::Assertion, NoncePurpose::Dpop, NoncePurpose::Enrolment];
+        let ages = [0, 30, 60, 61];
+        purposes
+            .iter()
+            .flat_map(|purpose| ages.map(|age_s| WORLD.nonce(*purpose, age_s).into_bytes()))
+            .collect()
     }
 }
 

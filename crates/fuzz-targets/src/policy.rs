@@ -118,7 +118,7 @@ pub(crate) mod policy_document {
             "",
             "# nothing\n",
             "[[allow]]\npublish = [\"#\"]\nsubscribe = [\"#\", \"$SYS/#\"]\n[[deny]]\npublish = [\"devices/+/events/debug/#\"]\n",
-            "[[allow]]\npublish = [\"sites/${attributes.site}/${device}/#\"]\n",
+            "[[allow]]\npublish = [\"sites/${attr.site}/${device}/#\"]\n",
             "[[allow]]\nsubscribe = [\"r/${registry}/+\"]\n[[allow]]\npublish = [\"a\", \"a/b\"]\n",
             "[[deny]]\nsubscribe = ['''a/#''']\n",
         ]

@@ -3,15 +3,16 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use drawbridge_identity::{
-    AccessToken, ClientAssertion, ConnectJwt, Dates, KeyUpdate, LegacyLogin, LegacyUpdate, Refusal,
-    verify_legacy_pop, verify_pop,
+    AccessToken, ClientAssertion, ConnectJwt, Dates, DeviceClock, DpopRules, EnrolmentRules, KeyRemove,
+    KeyUpdate, LegacyLogin, LegacyUpdate, NoncePurpose, Refusal, SoftwareStatement, verify_dpop,
+    verify_enrolment_proof, verify_legacy_pop, verify_pop,
 };
 use drawbridge_jose::{Algorithm, PublicKey, Sign as _, SigningKey, base64url_encode, sha256};
 use serde_json::{Map, Value, json};
 
 use crate::world::{
     BRIDGE, CONNECT_LIFE_S_MAX, CONNECT_RULES, DEVICE, ISSUER, LIFE_S_MAX, NOT_BEFORE_S, NOW_S, PROJECT,
-    RULES, SKEW_S, TOKEN_BYTES_MAX, WORLD, signed,
+    SKEW_S, TOKEN_BYTES_MAX, WORLD, signed,
 };
 use crate::{Outcome, judge_code, judge_text};
 
@@ -38,36 +39,49 @@ impl Draft {
     }
 }
 
+type Judge = fn(&str, DeviceClock) -> Result<(), Refusal>;
+type Good = fn(&Map<String, Value>, &Map<String, Value>, DeviceClock) -> bool;
+
 /// What a target is made of.
 struct Kind {
     draft: Draft,
     /// Keys that may sign, the right ones first; a stranger's comes last.
     keys: Vec<&'static SigningKey>,
     /// The code under test.
-    judge: fn(&str) -> Result<(), Refusal>,
+    judge: Judge,
     /// Whether a token of this header and these claims, rightly signed, is good: written without our parsers.
-    good: fn(&Map<String, Value>, &Map<String, Value>) -> bool,
+    good: Good,
     /// Whether padding is tolerated.
     padded: bool,
     /// Whether a refusal may be told to the peer before this token itself was proven (a proof inside a proven request).
     inner: bool,
+    /// Whether the right key is the one in the header.
+    embedded: bool,
     token_bytes_max: usize,
 }
 
 impl Kind {
-    fn of_device(
-        draft: Draft,
-        judge: fn(&str) -> Result<(), Refusal>,
-        good: fn(&Map<String, Value>, &Map<String, Value>) -> bool,
-    ) -> Self {
+    fn of_device(draft: Draft, judge: Judge, good: Good) -> Self {
         let keys = WORLD.keys.iter().collect();
-        Self { draft, keys, judge, good, padded: false, inner: false, token_bytes_max: TOKEN_BYTES_MAX }
+        Self {
+            draft,
+            keys,
+            judge,
+            good,
+            padded: false,
+            inner: false,
+            embedded: false,
+            token_bytes_max: TOKEN_BYTES_MAX,
+        }
     }
 
-    /// Bytes to a token: `mode`, `key`, then what the mode says.
+    /// Bytes to a token: `mode` (and above it how far the device's clock is trusted), `key`, then what the mode
+    /// says.
     fn run(&self, data: &[u8]) -> Outcome {
         let (Some(&mode), Some(&key)) = (data.first(), data.get(1)) else { return Outcome::refused("empty") };
         let rest = &data[2..];
+        let clock = [DeviceClock::Good, DeviceClock::Coarse, DeviceClock::None, DeviceClock::Good]
+            [usize::from(mode / 3) % 4];
         let keys = self.keys.len();
         let key = self.keys.get(usize::from(key) % (keys + 1)).copied();
         let key = key.unwrap_or(&WORLD.stranger);
@@ -81,13 +95,13 @@ impl Kind {
                 (signed(&rest[..cut], rest.get(cut + 1..).unwrap_or_default(), key), None)
             }
             _ => {
-                let draft = edit(&self.draft, key, rest);
+                let draft = edit(&self.started(key), key, rest);
                 let text = |map: &Map<String, Value>| Value::Object(map.clone()).to_string();
                 (signed(text(&draft.header).as_bytes(), text(&draft.claims).as_bytes(), key), Some(draft))
             }
         };
         let by_right_key = self.is_signed(&token);
-        let found = (self.judge)(&token);
+        let found = (self.judge)(&token, clock);
         if let Err(refusal) = &found {
             judge_refusal(refusal, &token);
             assert!(
@@ -104,7 +118,7 @@ impl Kind {
                 let value: Value = serde_json::from_slice(&bytes).expect("strict JSON is JSON");
                 value.as_object().expect("an object").clone()
             });
-            assert!((self.good)(&header, &claims), "accepted: {header:?} {claims:?}");
+            assert!((self.good)(&header, &claims, clock), "accepted: {header:?} {claims:?}");
         }
         if let Some(draft) = edited {
             let fits = token.len() <= self.token_bytes_max
@@ -114,13 +128,26 @@ impl Kind {
             let wanted = by_right_key
                 && fits
                 && plain_header(&draft.header, key)
-                && (self.good)(&draft.header, &draft.claims);
-            assert_eq!(found.is_ok(), wanted, "{:?} for {:?} {:?}", found.err(), draft.header, draft.claims);
+                && (self.good)(&draft.header, &draft.claims, clock);
+            assert_eq!(
+                found.is_ok(),
+                wanted,
+                "{clock:?} {:?} for {:?} {:?}",
+                found.err(),
+                draft.header,
+                draft.claims
+            );
         }
         match found {
             Ok(()) => Outcome::accepted(),
             Err(refusal) => Outcome::refused(format!("{} {}", refusal.code(), refusal.reason())),
         }
+    }
+
+    /// The draft with what depends on the key.
+    fn started(&self, key: &SigningKey) -> Draft {
+        let draft = self.draft.clone();
+        if self.embedded { draft.header("jwk", jwk(key)) } else { draft }
     }
 
     /// Whether one of the right keys signed, found out with the primitives alone.
@@ -130,13 +157,16 @@ impl Kind {
         let trimmed = if self.padded { signature.trim_end_matches('=') } else { signature };
         let Ok(signature) = URL_SAFE_NO_PAD.decode(trimmed) else { return false };
         let message = &token.as_bytes()[..header.len() + 1 + payload.len()];
+        if self.embedded {
+            return embedded_key(header).is_some_and(|key| verifies(&key, message, &signature));
+        }
         self.keys.iter().any(|key| verifies(key.public_key(), message, &signature))
     }
 
     fn seeds(&self) -> Vec<Vec<u8>> {
         let mut seeds = Vec::new();
         for (at, key) in (0_u8..).zip(&self.keys) {
-            let draft = edit(&self.draft, key, &[]);
+            let draft = edit(&self.started(key), key, &[]);
             let [header, claims] = [draft.header, draft.claims].map(|map| Value::Object(map).to_string());
             let token = signed(header.as_bytes(), claims.as_bytes(), key);
             seeds.push([&[0, at][..], token.as_bytes()].concat());
@@ -156,6 +186,13 @@ impl Kind {
     }
 }
 
+/// The key in the header of a token, as another reader of JSON finds it.
+fn embedded_key(header: &str) -> Option<PublicKey> {
+    let header = URL_SAFE_NO_PAD.decode(header).ok()?;
+    let header: Value = serde_json::from_slice(&header).ok()?;
+    PublicKey::from_jwk(header.get("jwk")?.to_string().as_bytes()).ok()
+}
+
 /// The signature under the primitives of the library below, without anything of ours but the key's bytes.
 fn verifies(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
     use aws_lc_rs::signature::{
@@ -165,7 +202,10 @@ fn verifies(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
         Algorithm::Es256 => (&ECDSA_P256_SHA256_FIXED, 65),
         Algorithm::Es384 => (&ECDSA_P384_SHA384_FIXED, 97),
         Algorithm::EdDsa => (&ED25519, 32),
-        Algorithm::Rs256 | Algorithm::Ps256 => unreachable!("no key of the world is RSA"),
+        // No key of the world is RSA; one that a proof brings is asked itself.
+        Algorithm::Rs256 | Algorithm::Ps256 => {
+            return drawbridge_jose::Verify::verify(key, message, signature).is_ok();
+        }
     };
     let spki = key.spki_der();
     UnparsedPublicKey::new(primitive, &spki[spki.len() - bytes..]).verify(message, signature).is_ok()
@@ -175,7 +215,9 @@ fn judge_refusal(refusal: &Refusal, token: &str) {
     judge_code(refusal.code());
     assert!(!refusal.word().is_empty() && !refusal.reason().is_empty());
     judge_text(&refusal.to_string(), token.as_bytes());
-    assert_eq!(refusal.for_owner().is_some(), refusal.is_proven());
+    // A fault of a DPoP proof says nothing of anybody, so it may be told.
+    let harmless = matches!(refusal, Refusal::Dpop(_) | Refusal::DpopNonce | Refusal::Binding(_));
+    assert_eq!(refusal.for_owner().is_some(), refusal.is_proven() || harmless);
     if let Some(text) = refusal.for_owner() {
         assert!(text.chars().all(|c| matches!(c, ' '..='~') && c != '"' && c != '\\'), "{text}");
     }
@@ -309,6 +351,30 @@ fn values() -> Vec<Option<Value>> {
     values.push(Some(base64::engine::general_purpose::STANDARD.encode(new_key.spki_der()).into()));
     values.push(Some(base64url_encode(&sha256(UPDATE.as_bytes())).into()));
     values.push(Some(base64url_encode(&sha256(b"another update")).into()));
+    for purpose in [NoncePurpose::Assertion, NoncePurpose::Enrolment, NoncePurpose::Dpop] {
+        values
+            .extend(NONCE_AGES.into_iter().chain([61]).map(|age_s| Some(WORLD.nonce(purpose, age_s).into())));
+    }
+    values.push(Some(base64url_encode(&AUTHORITY).into()));
+    values.extend(["pump-*", "*", "**", "*-7", "a/*", "pump-7"].map(|text| Some(text.into())));
+    values.extend(
+        ["key-remove+jwt", "enrolment-proof+jwt", "software-statement+jwt"].map(|text| Some(text.into())),
+    );
+    values.extend(["POST", "GET", URL].map(|text| Some(text.into())));
+    let urls = [
+        "HTTPS://Core.Example:443/oauth/token",
+        "https://core.example/oauth/%74oken",
+        "https://core.example/oauth%2Ftoken",
+        "https://core.example/oauth/token?x",
+        "https://core.example/oauth/token#x",
+        "https://core.example/oauth/token/",
+        "http://core.example/oauth/token",
+        "https://core.example@attacker.example/oauth/token",
+        "https://core.example:8443/oauth/token",
+        "https://attacker.example/oauth/token",
+    ];
+    values.extend(urls.map(|url| Some(url.into())));
+    values.push(Some(base64url_encode(&sha256(ACCESS_TOKEN.as_bytes())).into()));
     values
 }
 
@@ -384,12 +450,12 @@ fn seconds(claims: &Map<String, Value>, name: &str) -> Result<Option<u64>, ()> {
     if !(0.0..9_007_199_254_740_992.0).contains(&number) { Err(()) } else { Ok(Some(number as u64)) }
 }
 
-/// `exp` as it must be, and whether `iat` and `nbf` are not ahead and `iat` is after the revocation.
-fn times_fit(claims: &Map<String, Value>, revocation: bool) -> bool {
-    let not_ahead = |name| seconds(claims, name).is_ok_and(|at| at.is_none_or(|at_s| at_s <= NOW_S + SKEW_S));
+/// `exp`, where there is one, is not past, `iat` and `nbf` are not ahead, and `iat` is after the revocation.
+fn times_fit(claims: &Map<String, Value>, skew_s: u64, revocation: bool) -> bool {
+    let not_ahead = |name| seconds(claims, name).is_ok_and(|at| at.is_none_or(|at_s| at_s <= NOW_S + skew_s));
     let after =
         seconds(claims, "iat").is_ok_and(|iat| !revocation || iat.is_none_or(|iat_s| iat_s > NOT_BEFORE_S));
-    let exp = seconds(claims, "exp").is_ok_and(|exp| exp.is_none_or(|exp_s| NOW_S < exp_s + SKEW_S));
+    let exp = seconds(claims, "exp").is_ok_and(|exp| exp.is_none_or(|exp_s| NOW_S < exp_s + skew_s));
     not_ahead("iat") && not_ahead("nbf") && after && exp
 }
 
@@ -410,14 +476,47 @@ fn has_none(claims: &Map<String, Value>, names: &[&str]) -> bool {
     names.iter().all(|name| !claims.contains_key(*name))
 }
 
-fn assertion_fits(claims: &Map<String, Value>) -> bool {
+/// How old the nonce of a JWT may show it to be; `Err` for one that is none.
+fn nonce_of(claims: &Map<String, Value>, purpose: NoncePurpose) -> Result<Option<u64>, ()> {
+    let Some(nonce) = claims.get("nonce") else { return Ok(None) };
+    NONCE_AGES.into_iter().find(|age_s| *nonce == WORLD.nonce(purpose, *age_s)).map(Some).ok_or(())
+}
+
+/// Ages of the good nonces among the values, in seconds.
+const NONCE_AGES: [u64; 3] = [0, 30, 60];
+const DAY_S: u64 = 86_400;
+
+fn assertion_fits(claims: &Map<String, Value>, clock: DeviceClock) -> bool {
+    let owner = is_device(claims, "iss", false) && is_device(claims, "sub", false);
+    if !owner || !aud_is(claims, ISSUER) || !jti_fits(claims) {
+        return false;
+    }
+    let Ok(nonce) = nonce_of(claims, NoncePurpose::Assertion) else { return false };
     let ahead_s = seconds(claims, "exp").ok().flatten().map(|exp_s| exp_s.saturating_sub(NOW_S));
-    is_device(claims, "iss", false)
-        && is_device(claims, "sub", false)
-        && aud_is(claims, ISSUER)
-        && ahead_s.is_some_and(|ahead_s| ahead_s <= LIFE_S_MAX + SKEW_S)
-        && times_fit(claims, true)
-        && jti_fits(claims)
+    let lives = |skew_s| ahead_s.is_some_and(|ahead_s| ahead_s <= LIFE_S_MAX + skew_s);
+    match (nonce, clock) {
+        (None, DeviceClock::Good) => lives(SKEW_S) && times_fit(claims, SKEW_S, true),
+        (None, DeviceClock::Coarse | DeviceClock::None) => false,
+        (Some(_), DeviceClock::Coarse) => {
+            let recent =
+                seconds(claims, "iat").is_ok_and(|iat| iat.is_none_or(|iat_s| iat_s + DAY_S >= NOW_S));
+            lives(DAY_S) && times_fit(claims, DAY_S, false) && recent
+        }
+        (Some(_), DeviceClock::None) => are_dates(claims),
+        (Some(_), DeviceClock::Good) => {
+            let at = |name: &str| seconds(claims, name).ok().flatten();
+            let fits = |exp_s: u64, iat_s: u64| exp_s > iat_s && exp_s - iat_s <= LIFE_S_MAX + SKEW_S;
+            are_dates(claims)
+                && at("exp").is_some_and(|exp_s| at("iat").is_none_or(|iat_s| fits(exp_s, iat_s)))
+        }
+    }
+}
+
+/// Dates that are not compared with the time.
+fn are_dates(claims: &Map<String, Value>) -> bool {
+    let is_date =
+        |name| seconds(claims, name).is_ok_and(|at| at.is_none_or(|at_s| at_s <= u64::from(u32::MAX)));
+    is_date("exp") && is_date("iat") && is_date("nbf")
 }
 
 fn assertion_claims() -> Value {
@@ -431,7 +530,7 @@ macro_rules! kind {
         pub(crate) mod $name {
             use super::*;
 
-            static KIND: std::sync::LazyLock<Kind> = std::sync::LazyLock::new(|| $make);
+            pub(super) static KIND: std::sync::LazyLock<Kind> = std::sync::LazyLock::new(|| $make);
 
             pub(crate) fn run(data: &[u8]) -> Outcome {
                 KIND.run(data)
@@ -448,21 +547,21 @@ kind!(
     client_assertion,
     Kind::of_device(
         Draft::new(Some("client-authentication+jwt"), assertion_claims()),
-        |token| {
+        |token, clock| {
             let jwt = ClientAssertion::parse(token, TOKEN_BYTES_MAX)?;
-            let candidate = WORLD.candidate();
+            let candidate = WORLD.candidate(clock);
             let known = jwt.claimed().is_some_and(|name| name == WORLD.name).then_some(&candidate);
-            let asserted = jwt.verify(known, &RULES, NOW_S, &WORLD.checker)?;
+            let asserted = jwt.verify(known, &WORLD.rules(), NOW_S, &WORLD.checker)?;
             let until_s = asserted.until_s.expect("a client assertion ends");
             assert!(until_s > NOW_S && until_s <= NOW_S + LIFE_S_MAX + 2 * SKEW_S);
             Ok(())
         },
-        |header, claims| {
+        |header, claims, clock| {
             typ_is(header, &["client-authentication+jwt", "jwt"], true)
                 && kid_fits(header)
                 && !header.contains_key("jwk")
                 && has_none(claims, &["cnf", "public_key", "scope", "htm"])
-                && assertion_fits(claims)
+                && assertion_fits(claims, clock)
         },
     )
 );
@@ -475,20 +574,20 @@ kind!(
             claims["cnf"] = json!({ "jwk": jwk(&WORLD.new_key) });
             Draft::new(Some("key-update+jwt"), claims)
         },
-        |token| {
+        |token, clock| {
             let jwt = KeyUpdate::parse(token, TOKEN_BYTES_MAX)?;
-            let candidate = WORLD.candidate();
+            let candidate = WORLD.candidate(clock);
             let known = jwt.claimed().is_some_and(|name| name == WORLD.name).then_some(&candidate);
-            jwt.verify(known, &RULES, NOW_S, &WORLD.checker).map(drop)
+            jwt.verify(known, &WORLD.rules(), NOW_S, &WORLD.checker).map(drop)
         },
-        |header, claims| {
+        |header, claims, clock| {
             let new_key = claims.get("cnf").and_then(Value::as_object).filter(|cnf| cnf.len() == 1);
             let new_key = new_key.and_then(|cnf| cnf.get("jwk"));
             typ_is(header, &["key-update+jwt"], false)
                 && kid_fits(header)
                 && !header.contains_key("jwk")
                 && has_none(claims, &["public_key", "scope", "htm", "upd"])
-                && assertion_fits(claims)
+                && assertion_fits(claims, clock)
                 && new_key.is_some_and(is_good_key)
         },
     )
@@ -506,23 +605,44 @@ fn is_good_key(key: &Value) -> bool {
 /// The update that proofs of possession are for; only its bytes matter.
 const UPDATE: &str = "eyJhbGciOiJFZERTQSIsInR5cCI6ImtleS11cGRhdGUrand0In0.e30.AA";
 
+fn dates_of(clock: DeviceClock) -> Dates {
+    match clock {
+        DeviceClock::Good => Dates::Skew,
+        DeviceClock::Coarse => Dates::Day,
+        DeviceClock::None => Dates::Any,
+    }
+}
+
+/// The key and its `kid` in the header, where there are any, are the new key.
+fn is_of_new_key(header: &Map<String, Value>) -> bool {
+    let thumbprint = WORLD.new_key.public_key().thumbprint();
+    let same = |key: &Value| {
+        PublicKey::from_jwk(key.to_string().as_bytes()).is_ok_and(|key| key.thumbprint() == thumbprint)
+    };
+    header.get("jwk").is_none_or(same) && header.get("kid").is_none_or(|kid| kid == thumbprint)
+}
+
 kind!(key_pop, {
     let claims = json!({ "aud": ISSUER, "jti": "0123456789abcdef", "upd": base64url_encode(&sha256(UPDATE.as_bytes())) });
     let mut kind = Kind::of_device(
         Draft::new(Some("key-pop+jwt"), claims).header("jwk", jwk(&WORLD.new_key)),
-        |token| verify_pop(token, UPDATE, WORLD.new_key.public_key(), &RULES, Dates::Skew, NOW_S, &WORLD.checker),
-        |header, claims| {
-            let of_new_key = header.get("jwk").is_none_or(|key| {
-                let key = PublicKey::from_jwk(key.to_string().as_bytes());
-                key.is_ok_and(|key| key.thumbprint() == WORLD.new_key.public_key().thumbprint())
-            });
+        |token, clock| {
+            let (key, rules) = (WORLD.new_key.public_key(), WORLD.rules());
+            verify_pop(token, UPDATE, key, &rules, dates_of(clock), NOW_S, &WORLD.checker)
+        },
+        |header, claims, clock| {
+            let dates = match dates_of(clock) {
+                Dates::Skew => times_fit(claims, SKEW_S, false),
+                Dates::Day => times_fit(claims, DAY_S, false),
+                Dates::Any => are_dates(claims),
+            };
             typ_is(header, &["key-pop+jwt"], false)
-                && of_new_key
-                && header.get("kid").is_none_or(|kid| kid == WORLD.new_key.public_key().thumbprint())
+                && is_of_new_key(header)
                 && has_none(claims, &["sub", "scope", "cnf", "public_key", "htm"])
                 && aud_is(claims, ISSUER)
                 && jti_fits(claims)
-                && times_fit(claims, false)
+                && nonce_of(claims, NoncePurpose::Assertion).is_ok()
+                && dates
                 && claims.get("upd").is_some_and(|upd| *upd == base64url_encode(&sha256(UPDATE.as_bytes())))
         },
     );
@@ -532,16 +652,226 @@ kind!(key_pop, {
 });
 
 kind!(
+    key_remove,
+    Kind::of_device(
+        {
+            let mut claims = assertion_claims();
+            claims["kid"] = WORLD.keys[2].public_key().thumbprint().into();
+            Draft::new(Some("key-remove+jwt"), claims)
+        },
+        |token, clock| {
+            let jwt = KeyRemove::parse(token, TOKEN_BYTES_MAX)?;
+            let candidate = WORLD.candidate(clock);
+            let known = jwt.claimed().is_some_and(|name| name == WORLD.name).then_some(&candidate);
+            jwt.verify(known, &WORLD.rules(), NOW_S, &WORLD.checker).map(drop)
+        },
+        |header, claims, clock| {
+            let kid = claims.get("kid").and_then(Value::as_str);
+            typ_is(header, &["key-remove+jwt"], false)
+                && kid_fits(header)
+                && !header.contains_key("jwk")
+                && has_none(claims, &["cnf", "public_key", "scope", "htm", "upd"])
+                && assertion_fits(claims, clock)
+                && kid.is_some_and(|kid| drawbridge_names::KeyId::parse(kid).is_ok())
+        },
+    )
+);
+
+/// Stands for the enrolment token.
+const AUTHORITY: [u8; 32] = [11; 32];
+
+kind!(enrolment_proof, {
+    let claims = json!({
+        "aud": ISSUER, "sub": DEVICE, "nonce": WORLD.nonce(NoncePurpose::Enrolment, 30), "eth": base64url_encode(&AUTHORITY),
+    });
+    let mut kind = Kind::of_device(
+        Draft::new(Some("enrolment-proof+jwt"), claims).header("jwk", jwk(&WORLD.new_key)),
+        |token, _| {
+            let rules = EnrolmentRules {
+                issuer: ISSUER,
+                device: &WORLD.name,
+                authority: &AUTHORITY,
+                skew_s: SKEW_S,
+                nonces: &WORLD.nonces,
+            };
+            let key = WORLD.new_key.public_key();
+            verify_enrolment_proof(token, TOKEN_BYTES_MAX, key, &rules, NOW_S, &WORLD.checker)
+        },
+        |header, claims, _| {
+            typ_is(header, &["enrolment-proof+jwt"], false)
+                && is_of_new_key(header)
+                && has_none(
+                    claims,
+                    &["scope", "cnf", "public_key", "htm", "htu", "ath", "upd", "client_id", "software_id"],
+                )
+                && aud_is(claims, ISSUER)
+                && is_device(claims, "sub", false)
+                && is_device(claims, "iss", true)
+                && claims.get("eth").is_some_and(|eth| *eth == base64url_encode(&AUTHORITY))
+                && times_fit(claims, SKEW_S, false)
+                && matches!(nonce_of(claims, NoncePurpose::Enrolment), Ok(Some(_)))
+        },
+    );
+    kind.keys = vec![&WORLD.new_key];
+    kind.inner = true;
+    kind
+});
+
+const URL: &str = "https://core.example/oauth/token";
+const ACCESS_TOKEN: &str = "dbo_an-access-token";
+
+/// The request of the proof: at the token endpoint, there with a nonce wanted, or with an access token.
+fn dpop_request(clock: DeviceClock) -> (bool, Option<&'static str>) {
+    match clock {
+        DeviceClock::Good => (false, None),
+        DeviceClock::Coarse => (true, None),
+        DeviceClock::None => (false, Some(ACCESS_TOKEN)),
+    }
+}
+
+kind!(dpop_proof, {
+    let claims = json!({ "htm": "POST", "htu": URL, "iat": NOW_S, "jti": "0123456789abcdef" });
+    let mut kind = Kind::of_device(
+        Draft::new(Some("dpop+jwt"), claims),
+        |token, clock| {
+            let (nonce_wanted, access_token) = dpop_request(clock);
+            let rules = DpopRules {
+                method: "POST",
+                url: URL,
+                access_token,
+                skew_s: SKEW_S,
+                nonces: &WORLD.nonces,
+                nonce_wanted,
+                token_bytes_max: TOKEN_BYTES_MAX,
+            };
+            let proven = verify_dpop(token, &rules, NOW_S, &WORLD.checker)?;
+            let key =
+                embedded_key(token.split('.').next().unwrap_or_default()).expect("it was verified with it");
+            assert_eq!(proven.thumbprint, key.thumbprint());
+            assert!(proven.until_s > NOW_S && proven.until_s <= NOW_S + 2 * SKEW_S + 1);
+            Ok(())
+        },
+        |header, claims, clock| {
+            let (nonce_wanted, access_token) = dpop_request(clock);
+            let key = header.get("jwk").and_then(|key| PublicKey::from_jwk(key.to_string().as_bytes()).ok());
+            let kid = header.get("kid").and_then(Value::as_str);
+            let iat = seconds(claims, "iat").ok().flatten();
+            let ath = access_token.map(|token| base64url_encode(&sha256(token.as_bytes())));
+            let fresh = match nonce_of(claims, NoncePurpose::Dpop) {
+                Err(()) => false,
+                Ok(None) => {
+                    let recent = iat.is_some_and(|iat_s| iat_s + SKEW_S >= NOW_S);
+                    !nonce_wanted && recent && times_fit(claims, SKEW_S, false)
+                }
+                Ok(Some(_)) => true,
+            };
+            typ_is(header, &["dpop+jwt"], false)
+                && key.is_some_and(|key| kid.is_none_or(|kid| kid == key.thumbprint()))
+                && has_none(claims, &["sub", "aud", "cnf", "scope"])
+                && claims.get("htm").is_some_and(|htm| htm == "POST")
+                && claims.get("htu").and_then(Value::as_str).is_some_and(is_url)
+                && jti_fits(claims)
+                && iat.is_some()
+                && claims.get("ath").map(|ath| ath.as_str().unwrap_or_default()) == ath.as_deref()
+                && fresh
+        },
+    );
+    kind.embedded = true;
+    kind
+});
+
+/// Whether a text is another spelling of [`URL`].
+fn is_url(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let at = rest.find('/').unwrap_or(rest.len());
+    let (host, path) = (rest[..at].to_ascii_lowercase(), &rest[at..]);
+    // No escape is left that could stand for one of the slashes.
+    let mut plain = String::new();
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        let escaped = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+        match byte {
+            b'%' => match (escaped(bytes.next()), escaped(bytes.next())) {
+                (Some(high), Some(low)) => plain.push(char::from((high * 16 + low) as u8)),
+                _ => return false,
+            },
+            byte => plain.push(char::from(byte)),
+        }
+    }
+    scheme.eq_ignore_ascii_case("https")
+        && ["core.example", "core.example:443", "core.example:"].contains(&host.as_str())
+        && plain == "/oauth/token"
+        && path.matches('/').count() == 2
+}
+
+kind!(
+    software_statement,
+    Kind::of_device(
+        {
+            let claims = json!({
+                "iss": DEVICE, "aud": ISSUER, "iat": NOW_S - 100, "exp": NOW_S + 1000, "software_id": "pump 3.1",
+                "id_pattern": "pump-*",
+            });
+            Draft::new(Some("software-statement+jwt"), claims)
+        },
+        |token, clock| {
+            let jwt = SoftwareStatement::parse(token, TOKEN_BYTES_MAX)?;
+            let maker = WORLD.candidate(clock);
+            let known = jwt.claimed().is_some_and(|name| name == WORLD.name).then_some(&maker);
+            jwt.verify(known, ISSUER, SKEW_S, NOW_S, &WORLD.checker).map(drop)
+        },
+        |header, claims, _| {
+            let text = |name: &str| claims.get(name).map(|value| value.as_str().unwrap_or_default());
+            let is_name = |name: &str| drawbridge_names::PrincipalName::parse(name).is_ok();
+            let devices = match (text("client_id"), text("id_pattern"), claims.get("cnf")) {
+                (Some(name), None, None) => is_name(name),
+                (Some(name), None, Some(cnf)) => {
+                    let jkt = cnf.get("jkt").and_then(Value::as_str).unwrap_or_default();
+                    let digest = URL_SAFE_NO_PAD.decode(jkt).unwrap_or_default();
+                    let alone = cnf.as_object().is_some_and(|cnf| cnf.len() == 1);
+                    is_name(name)
+                        && alone
+                        && digest.len() == 32
+                        && drawbridge_names::KeyId::parse(jkt).is_ok()
+                }
+                (None, Some(pattern), None) => {
+                    pattern.len() <= drawbridge_names::PrincipalName::BYTES_MAX
+                        && pattern.bytes().any(|byte| byte != b'*')
+                        && is_name(&pattern.replace('*', "a"))
+                }
+                _ => false,
+            };
+            typ_is(header, &["software-statement+jwt"], false)
+                && kid_fits(header)
+                && !header.contains_key("jwk")
+                && has_none(
+                    claims,
+                    &["scope", "public_key", "htm", "nonce", "eth", "upd", "redirect_uris", "jwks_uri"],
+                )
+                && is_device(claims, "iss", false)
+                && aud_is(claims, ISSUER)
+                && claims.contains_key("exp")
+                && claims.contains_key("iat")
+                && times_fit(claims, SKEW_S, true)
+                && text("software_id").is_some_and(|id| {
+                    (1..=128).contains(&id.len()) && id.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+                })
+                && devices
+        },
+    )
+);
+
+kind!(
     legacy_login,
     Kind::of_device(
         Draft::new(Some("JWT"), json!({ "sub": DEVICE, "jti": "0123456789ABCDEF" })).header("kid", DEVICE),
-        |token| {
+        |token, clock| {
             let jwt = LegacyLogin::parse(token, TOKEN_BYTES_MAX)?;
-            let candidate = WORLD.candidate();
+            let candidate = WORLD.candidate(clock);
             let known = jwt.claimed().is_some_and(|name| name == WORLD.name).then_some(&candidate);
-            jwt.verify(known, &RULES, NOW_S, &WORLD.checker).map(drop)
+            jwt.verify(known, &WORLD.rules(), NOW_S, &WORLD.checker).map(drop)
         },
-        |header, claims| legacy_fits(header, claims)
+        |header, claims, _| legacy_fits(header, claims)
             && has_none(claims, &["public_key", "cnf", "upd", "htm"]),
     )
 );
@@ -554,13 +884,13 @@ kind!(
             let claims = json!({ "sub": DEVICE, "public_key": pem, "jti": "0123456789ABCDEF" });
             Draft::new(Some("JWT"), claims).header("kid", DEVICE)
         },
-        |token| {
+        |token, clock| {
             let jwt = LegacyUpdate::parse(token, TOKEN_BYTES_MAX)?;
-            let candidate = WORLD.candidate();
+            let candidate = WORLD.candidate(clock);
             let known = jwt.claimed().is_some_and(|name| name == WORLD.name).then_some(&candidate);
-            jwt.verify(known, &RULES, NOW_S, &WORLD.checker).map(drop)
+            jwt.verify(known, &WORLD.rules(), NOW_S, &WORLD.checker).map(drop)
         },
-        |header, claims| {
+        |header, claims, _| {
             let key = claims.get("public_key").and_then(Value::as_str).filter(|text| text.len() <= 2048);
             legacy_fits(header, claims)
                 && has_none(claims, &["cnf", "upd", "htm"])
@@ -578,7 +908,7 @@ fn legacy_fits(header: &Map<String, Value>, claims: &Map<String, Value>) -> bool
         && is_device(claims, "sub", false)
         && is_device(claims, "iss", true)
         && (!claims.contains_key("aud") || aud_is(claims, ISSUER))
-        && times_fit(claims, true)
+        && times_fit(claims, SKEW_S, true)
         && jti_fits(claims)
 }
 
@@ -586,27 +916,28 @@ kind!(connect_jwt, {
     let claims = json!({ "sub": DEVICE, "aud": BRIDGE, "iat": NOW_S, "exp": NOW_S + 3600 });
     let mut kind = Kind::of_device(
         Draft::new(Some("JWT"), claims),
-        |token| {
+        |token, clock| {
             let jwt = ConnectJwt::parse(token.as_bytes(), TOKEN_BYTES_MAX)?;
             // The name comes from the client id; a `sub`, where there is one, must not be another's.
             let known = jwt.subject()?.is_none_or(|name| name == WORLD.name);
-            let candidate = WORLD.candidate();
+            let candidate = WORLD.candidate(clock);
             let proof = jwt.verify(known.then_some(&candidate), &CONNECT_RULES, NOW_S, &WORLD.checker)?;
             assert!(proof.ends_s > NOW_S && proof.ends_s <= NOW_S + CONNECT_LIFE_S_MAX + 3 * SKEW_S);
             Ok(())
         },
-        |header, claims| {
+        |header, claims, clock| {
             let (Ok(exp), Ok(iat)) = (seconds(claims, "exp"), seconds(claims, "iat")) else { return false };
             let Some(exp_s) = exp else { return false };
             let lives = exp_s.saturating_sub(iat.unwrap_or(NOW_S)) <= CONNECT_LIFE_S_MAX + SKEW_S;
             typ_is(header, &["jwt"], true)
+                && clock == DeviceClock::Good
                 && kid_fits(header)
                 && !header.contains_key("jwk")
                 && has_none(claims, &["cnf", "public_key", "htm", "upd"])
                 && is_device(claims, "sub", true)
                 && is_device(claims, "iss", true)
                 && (aud_is(claims, BRIDGE) || aud_is(claims, PROJECT))
-                && times_fit(claims, true)
+                && times_fit(claims, SKEW_S, true)
                 && lives
                 && iat.is_none_or(|iat_s| exp_s > iat_s)
                 && (iat.is_some() || jti_fits(claims))
@@ -623,7 +954,7 @@ kind!(access_token, {
     });
     let mut kind = Kind::of_device(
         Draft::new(Some("at+jwt"), claims).header("kid", WORLD.issuer.kid()),
-        |token| {
+        |token, _| {
             let keys = [WORLD.issuer.public_key()];
             let jwt = AccessToken::parse(token.as_bytes(), 8192)?;
             let claims = jwt.verify(ISSUER, &keys, NOW_S, &WORLD.checker)?;
@@ -633,7 +964,7 @@ kind!(access_token, {
             assert_eq!(again.verify(ISSUER, &keys, NOW_S, &WORLD.checker).as_ref(), Ok(&claims));
             Ok(())
         },
-        |header, claims| {
+        |header, claims, _| {
             let number = |of: &Map<String, Value>, name: &str| seconds(of, name).ok().flatten();
             let is_text = |name: &str, absent: bool| claims.get(name).map_or(absent, Value::is_string);
             let names_principal = |of: &Map<String, Value>| {
@@ -704,5 +1035,132 @@ pub(crate) mod legacy_pop {
             seeds.push(URL_SAFE_NO_PAD.encode(raw).into_bytes());
         }
         seeds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds() -> [(&'static str, &'static Kind); 11] {
+        [
+            ("DPoP proof", &dpop_proof::KIND),
+            ("client assertion", &client_assertion::KIND),
+            ("key update", &key_update::KIND),
+            ("key removal", &key_remove::KIND),
+            ("proof of possession", &key_pop::KIND),
+            ("proof of an enrolment", &enrolment_proof::KIND),
+            ("software statement", &software_statement::KIND),
+            ("legacy login", &legacy_login::KIND),
+            ("legacy update", &legacy_update::KIND),
+            ("JWT for CONNECT", &connect_jwt::KIND),
+            ("access token", &access_token::KIND),
+        ]
+    }
+
+    fn token(kind: &Kind, key: &SigningKey, change: impl FnOnce(&mut Draft)) -> String {
+        let mut draft = edit(&kind.started(key), key, &[]);
+        change(&mut draft);
+        let [header, claims] = [draft.header, draft.claims].map(|map| Value::Object(map).to_string());
+        signed(header.as_bytes(), claims.as_bytes(), key)
+    }
+
+    fn judged(kind: &Kind, token: &str) -> Result<(), Refusal> {
+        (kind.judge)(token, DeviceClock::Good)
+    }
+
+    /// CVE-2023-51774 and RFC 8725 section 2.8: one JWT in the place of another.
+    #[test]
+    fn no_jwt_passes_as_two_kinds() {
+        let mut refused = 0;
+        for (name, kind) in kinds() {
+            let good = token(kind, kind.keys[0], |_| {});
+            assert_eq!(judged(kind, &good), Ok(()), "{name}");
+            for (other_name, other) in kinds().into_iter().filter(|(other, _)| *other != name) {
+                assert!(judged(other, &good).is_err(), "a {name} passes as {other_name}");
+                // Nor when the right key of the other place signs it.
+                let by_its_key = token(kind, other.keys[0], |_| {});
+                assert!(judged(other, &by_its_key).is_err(), "a {name} by its key passes as {other_name}");
+                refused += 2;
+            }
+        }
+        assert_eq!(refused, 220);
+    }
+
+    /// CVE-2019-7644, CVE-2024-53861: names and issuers compared by a part of them; CVE-2020-26160: `aud` of the wrong
+    /// type skips its check.
+    #[test]
+    fn names_issuers_and_audiences_are_compared_whole_and_must_be_there() {
+        let wrong = |right: &str| {
+            vec![
+                None,
+                Some(Value::Null),
+                Some(json!([])),
+                Some(json!({ "0": right })),
+                Some(json!(7)),
+                Some("".into()),
+                Some(right[1..].into()),
+                Some(right[..right.len() - 1].into()),
+                Some(format!("{right}x").into()),
+                Some(format!("{right}/").into()),
+                Some(format!("{right}.attacker.example").into()),
+                Some(format!(" {right}").into()),
+                Some(right.to_uppercase().into()),
+                Some(json!([right, "x"])),
+                Some(json!([right, right])),
+                Some(json!([[right]])),
+            ]
+        };
+        let rows: [(&str, &Kind, &str, &str); 9] = [
+            ("client assertion", &client_assertion::KIND, "aud", ISSUER),
+            ("client assertion", &client_assertion::KIND, "iss", DEVICE),
+            ("client assertion", &client_assertion::KIND, "sub", DEVICE),
+            ("key update", &key_update::KIND, "aud", ISSUER),
+            ("proof of possession", &key_pop::KIND, "aud", ISSUER),
+            ("software statement", &software_statement::KIND, "aud", ISSUER),
+            ("legacy login", &legacy_login::KIND, "sub", DEVICE),
+            ("JWT for CONNECT", &connect_jwt::KIND, "aud", BRIDGE),
+            ("access token", &access_token::KIND, "iss", ISSUER),
+        ];
+        for (name, kind, claim, right) in rows {
+            for value in wrong(right) {
+                let jwt = token(kind, kind.keys[0], |draft| match value.clone() {
+                    Some(value) => drop(draft.claims.insert(claim.into(), value)),
+                    None => drop(draft.claims.remove(claim)),
+                });
+                assert!(judged(kind, &jwt).is_err(), "{name}: `{claim}` is {value:?}");
+            }
+        }
+    }
+
+    /// CVE-2025-65945 and all of its kind: what stands in a token only selects among the keys of the principal it
+    /// claims to be from.
+    #[test]
+    fn nothing_in_a_token_brings_a_key_of_somebody_else() {
+        let stranger = &WORLD.stranger;
+        let kid = stranger.public_key().thumbprint();
+        type Change = fn(&mut Draft);
+        let changes: [(&str, Change); 6] = [
+            ("nothing changed", |_| {}),
+            ("kid of the stranger", |draft| {
+                drop(draft.header.insert("kid".into(), WORLD.stranger.public_key().thumbprint().into()));
+            }),
+            ("kid of a key of the device", |draft| {
+                drop(draft.header.insert("kid".into(), WORLD.keys[0].public_key().thumbprint().into()));
+            }),
+            ("jwk of the stranger", |draft| drop(draft.header.insert("jwk".into(), jwk(&WORLD.stranger)))),
+            ("jku", |draft| drop(draft.header.insert("jku".into(), "https://attacker.example".into()))),
+            ("cnf of the stranger", |draft| {
+                drop(draft.claims.insert("cnf".into(), json!({ "jwk": jwk(&WORLD.stranger) })));
+            }),
+        ];
+        // A DPoP proof says nothing but that its sender has the key in it, whosever it is.
+        for (name, kind) in kinds().into_iter().filter(|(_, kind)| !kind.embedded) {
+            for (what, change) in changes {
+                let refusal = judged(kind, &token(kind, stranger, change)).expect_err(what);
+                assert!(kind.inner || !refusal.is_proven(), "{name}, {what}: {refusal}");
+                assert!(!refusal.to_string().contains(kid), "{name}, {what}: {refusal}");
+            }
+        }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use drawbridge_identity::{AssertionRules, Candidate, Checker, ConnectRules, DeviceClock, IssuerKey, KeyRing, RingKey};
+use drawbridge_identity::{
+    AssertionRules, Candidate, Checker, ConnectRules, DeviceClock, IssuerKey, KeyRing, NoncePurpose, Nonces,
+    RingKey,
+};
 use drawbridge_jose::{Algorithm, Sign as _, SigningKey, base64url_encode};
 use drawbridge_names::{KeyId, PrincipalName};
 
@@ -19,8 +22,6 @@ pub(crate) const DEVICE: &str = "sensor-17";
 pub(crate) const NOT_BEFORE_S: u64 = NOW_S - 1000;
 pub(crate) const TOKEN_BYTES_MAX: usize = 4096;
 
-pub(crate) const RULES: AssertionRules<'static> =
-    AssertionRules { issuer: ISSUER, skew_s: SKEW_S, life_s_max: LIFE_S_MAX, clock: DeviceClock::Good, nonces: None };
 pub(crate) const CONNECT_RULES: ConnectRules<'static> = ConnectRules {
     bridge_audience: BRIDGE,
     project: Some(PROJECT),
@@ -40,6 +41,7 @@ pub(crate) struct World {
     pub(crate) name: PrincipalName,
     pub(crate) ring: KeyRing,
     pub(crate) checker: Checker,
+    pub(crate) nonces: Nonces,
 }
 
 pub(crate) static WORLD: LazyLock<World> = LazyLock::new(|| {
@@ -61,12 +63,34 @@ pub(crate) static WORLD: LazyLock<World> = LazyLock::new(|| {
         issuer_signing: ed25519(6),
         name: PrincipalName::parse(DEVICE).expect("a name"),
         checker: Checker::new(),
+        nonces: Nonces::new(&[8; 32]),
     }
 });
 
 impl World {
-    pub(crate) fn candidate(&self) -> Candidate<'_> {
-        Candidate { name: &self.name, ring: &self.ring, not_before_s: NOT_BEFORE_S, legacy_assertions: true, clock: None }
+    pub(crate) fn candidate(&self, clock: DeviceClock) -> Candidate<'_> {
+        Candidate {
+            name: &self.name,
+            ring: &self.ring,
+            not_before_s: NOT_BEFORE_S,
+            legacy_assertions: true,
+            clock: Some(clock),
+        }
+    }
+
+    pub(crate) fn rules(&self) -> AssertionRules<'_> {
+        AssertionRules {
+            issuer: ISSUER,
+            skew_s: SKEW_S,
+            life_s_max: LIFE_S_MAX,
+            clock: DeviceClock::Good,
+            nonces: Some(&self.nonces),
+        }
+    }
+
+    /// A nonce that was made so many seconds ago.
+    pub(crate) fn nonce(&self, purpose: NoncePurpose, age_s: u64) -> String {
+        self.nonces.mint(purpose, NOW_S - age_s, [9; 8])
     }
 }
 
