@@ -72,6 +72,15 @@ pub enum Command {
     /// Add, list, remove keys of a device or application
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Permit devices to register themselves, and approve, reject or undo those that have
+    #[command(subcommand)]
+    Enrol(EnrolCommand),
+    /// Say which gateway may act for which device
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
+    /// Add, list, remove certificate authorities whose certificates log in
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Set, show, list, attach policies
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -194,6 +203,28 @@ pub enum DeviceCommand {
         /// The device
         id: String,
     },
+    /// Register this device by itself, with the enrolment token in --token-file; its key is made here
+    Enrol {
+        /// The name it asks for
+        id: String,
+        /// Folder for key.pem, ca.pem, device.json [default: ./ID/]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Where MQTT over TLS is [default: as the data folder says, else port 8883 of the server]
+        #[arg(long, value_name = "HOST:PORT")]
+        mqtts: Option<String>,
+    },
+    /// Register many devices, a JSON object a line: id, keys, policy, attributes, clock, gateway
+    Import {
+        /// The file
+        file: PathBuf,
+        /// Where lines go that were refused, with the reason [default: FILE.errors]
+        #[arg(long, value_name = "FILE")]
+        errors: Option<PathBuf>,
+        /// Go on where an earlier run of this file was cut off
+        #[arg(long)]
+        resume: bool,
+    },
     /// Run a simulated device with the identity in --as DIR (default ./ID): reports, and prints commands
     Run {
         /// The device
@@ -310,6 +341,128 @@ pub enum KeyCommand {
         id: String,
         /// Key id (thumbprint)
         kid: String,
+    },
+}
+
+/// `drawbridge enrol ...`.
+#[derive(Debug, Subcommand)]
+pub enum EnrolCommand {
+    /// Make an enrolment; its token goes to a file, once
+    Create(EnrolCreate),
+    /// List enrolments, newest first
+    List,
+    /// Show an enrolment and the devices that came by it
+    Show {
+        /// The enrolment
+        id: String,
+    },
+    /// End an enrolment: its token is good no more, what came by it stays
+    Revoke {
+        /// The enrolment
+        id: String,
+    },
+    /// Admit a device that has registered itself, or all of an enrolment
+    Approve {
+        /// The device
+        #[arg(required_unless_present = "all")]
+        device: Option<String>,
+        /// All that wait of this enrolment
+        #[arg(long, value_name = "ENROLMENT", conflicts_with = "device")]
+        all: Option<String>,
+    },
+    /// Send a device that waits away: its name is free again, its key barred for ever, its claim used
+    Reject {
+        /// The device
+        device: String,
+    },
+    /// Take back a claim: the device is deleted, its sessions and tokens end, another may come
+    Undo {
+        /// The device
+        device: String,
+    },
+}
+
+/// `drawbridge enrol create`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("names").required(true).args(["pattern", "ids", "keys"]))]
+pub struct EnrolCreate {
+    /// For names that fit, `*` for any characters: `pump-*`; they wait for approval
+    #[arg(long, value_name = "PATTERN")]
+    pub pattern: Option<String>,
+    /// For this name; repeat for several
+    #[arg(long = "id", value_name = "ID")]
+    pub ids: Vec<String>,
+    /// For any name with this key (RFC 7638 thumbprint); repeat for several
+    #[arg(long = "key-thumbprint", value_name = "KID")]
+    pub keys: Vec<String>,
+    /// A pattern that fits every name is meant
+    #[arg(long)]
+    pub any: bool,
+    /// How many devices [default: 1, or as many as are named]
+    #[arg(long)]
+    pub count: Option<u32>,
+    /// How long: `30m`, `24h`
+    #[arg(long = "for", value_name = "TIME", default_value = "24h")]
+    pub life: String,
+    /// The policy they get [default: device]
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<String>,
+    /// Admit those of a pattern at once
+    #[arg(long)]
+    pub auto: bool,
+    /// A word for the listing
+    #[arg(long)]
+    pub label: Option<String>,
+    /// File for the token, `-` for stdout [default: ./enrolment-ID.token]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// `drawbridge gateway ...`.
+#[derive(Debug, Subcommand)]
+pub enum GatewayCommand {
+    /// Let a gateway act for a device
+    Link {
+        /// The gateway
+        gateway: String,
+        /// The device
+        device: String,
+    },
+    /// No more; what it opened for it ends
+    Unlink {
+        /// The gateway
+        gateway: String,
+        /// The device
+        device: String,
+    },
+    /// List the devices of a gateway, or the gateways of a device
+    List {
+        /// The gateway
+        #[arg(required_unless_present = "device")]
+        gateway: Option<String>,
+        /// The gateways of this device instead
+        #[arg(long = "of", value_name = "DEVICE", conflicts_with = "gateway")]
+        device: Option<String>,
+    },
+}
+
+/// `drawbridge ca ...`.
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Register a CA from its certificate
+    Add {
+        /// The certificate, PEM
+        file: PathBuf,
+        /// A word for the listing
+        #[arg(long)]
+        label: Option<String>,
+    },
+    /// List the CAs
+    List,
+    /// Remove a CA: no certificate of it logs in any more
+    Remove {
+        /// SHA-256 of its certificate, hex
+        fingerprint: String,
     },
 }
 

@@ -21,6 +21,12 @@ pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Fai
         DeviceCommand::Unblock { id } => act(common, id, "unblock"),
         DeviceCommand::Revoke { id } => act(common, id, "revoke"),
         DeviceCommand::Delete { id } => delete(common, Kind::Device, id),
+        DeviceCommand::Enrol { id, out, mqtts } => {
+            crate::enrol::device(common, id, out.as_deref(), mqtts.as_deref())
+        }
+        DeviceCommand::Import { file, errors, resume } => {
+            crate::import::import(common, file, errors.as_deref(), *resume)
+        }
         DeviceCommand::Run { id, identity, count, every } => {
             run(common, id, identity.as_deref(), *count, *every)
         }

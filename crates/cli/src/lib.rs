@@ -14,8 +14,11 @@ macro_rules! say {
 pub mod args;
 mod control;
 mod device;
+mod enrol;
 mod failure;
 mod files;
+mod fleet;
+mod import;
 mod output;
 mod policy;
 mod server;
@@ -51,6 +54,9 @@ pub fn execute(cli: &Cli) -> Result<(), Failure> {
         Command::App(command) => device::app(common, command),
         Command::Registry(command) => policy::registry(common, command),
         Command::Key(command) => device::key(common, command),
+        Command::Enrol(command) => enrol::enrol(common, command),
+        Command::Gateway(command) => fleet::gateway(common, command),
+        Command::Ca(command) => fleet::ca(common, command),
         Command::Policy(command) => policy::policy(common, command),
         Command::Can { principal, action, topic } => policy::can(common, principal, *action, topic),
         Command::Token(command) => token::token(common, command),

@@ -60,6 +60,32 @@ impl Server {
             let https = url.trim_start_matches("https://").trim_end_matches('/').to_owned();
             return Self::new(common, https, credential(token_file)?, root(ca)?, None);
         }
+        let endpoints = Self::endpoints(common)?;
+        let token = credential(&common.data.join("admin-token"))?;
+        let ca = root(&common.data.join("ca.pem"))?;
+        Self::new(common, endpoints.https.clone(), token, ca, Some(endpoints))
+    }
+
+    /// The same server as somebody sees it who has no admin credential: a device.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(crate) fn as_guest(common: &Common) -> Result<Self, Failure> {
+        let root = |path: &Path| {
+            String::from_utf8(files::read(path, "wanted the server's root certificate")?).map_err(|_| {
+                Failure::Usage(format!("{}: not text; wanted a certificate in PEM", path.display()))
+            })
+        };
+        if let (Some(url), Some(ca)) = (&common.server, &common.ca) {
+            let https = url.trim_start_matches("https://").trim_end_matches('/').to_owned();
+            return Self::new(common, https, String::new(), root(ca)?, None);
+        }
+        let endpoints = Self::endpoints(common)?;
+        let ca = root(&common.data.join("ca.pem"))?;
+        Self::new(common, endpoints.https.clone(), String::new(), ca, Some(endpoints))
+    }
+
+    fn endpoints(common: &Common) -> Result<Endpoints, Failure> {
         let path = common.data.join("endpoints.json");
         let text = fs::read_to_string(&path).map_err(|e| {
             Failure::Unavailable(format!(
@@ -68,12 +94,9 @@ impl Server {
                 common.data.display()
             ))
         })?;
-        let endpoints: Endpoints = serde_json::from_str(&text).map_err(|e| {
+        serde_json::from_str(&text).map_err(|e| {
             Failure::Usage(format!("{}: {e}; restart the server to write it anew", path.display()))
-        })?;
-        let token = credential(&common.data.join("admin-token"))?;
-        let ca = root(&common.data.join("ca.pem"))?;
-        Self::new(common, endpoints.https.clone(), token, ca, Some(endpoints))
+        })
     }
 
     fn new(
@@ -138,7 +161,19 @@ impl Server {
         body: Option<&serde_json::Value>,
     ) -> Result<ApiAnswer, Failure> {
         let text = body.map(ToString::to_string);
-        let body = text.as_ref().map(|text| ("application/json", text.as_bytes()));
+        self.call_with(method, path, text.as_ref().map(|text| ("application/json", text.as_bytes())))
+    }
+
+    /// The same with a body of any kind: its media type and bytes.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) fn call_with(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<(&str, &[u8])>,
+    ) -> Result<ApiAnswer, Failure> {
         let answer = self.client.send(method, path, Some(&self.token), body)?;
         if (200..300).contains(&answer.status) { Ok(answer) } else { Err(self.refusal(&answer)) }
     }

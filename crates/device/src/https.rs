@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::{ClientAssertion, DeviceError, DeviceIdentity, KeyUpdate, now_s, random_id};
+use crate::{ClientAssertion, DeviceError, DeviceIdentity, EnrolmentProof, KeyUpdate, now_s, random_id};
 use drawbridge_jose::SigningKey;
 
 /// Speaks to one server over HTTPS, with verification that cannot be turned off.
@@ -47,6 +47,33 @@ pub struct TokenAnswer {
 impl std::fmt::Debug for TokenAnswer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TokenAnswer").field("expires_in_s", &self.expires_in_s).finish_non_exhaustive()
+    }
+}
+
+/// What a device that registered itself was told.
+#[derive(Clone)]
+pub struct EnrolmentAnswer {
+    /// The name it has.
+    pub device: String,
+    /// The registry it belongs to.
+    pub registry: String,
+    /// The issuer: the `aud` of its client assertions.
+    pub issuer: String,
+    /// The `aud` of its CONNECT JWTs.
+    pub bridge_audience: String,
+    /// An operator has to approve it before it is admitted anywhere.
+    pub pending: bool,
+    /// With this it looks at, or ends, its registration (RFC 7592).
+    pub registration_token: String,
+}
+
+impl std::fmt::Debug for EnrolmentAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EnrolmentAnswer")
+            .field("device", &self.device)
+            .field("registry", &self.registry)
+            .field("pending", &self.pending)
+            .finish_non_exhaustive()
     }
 }
 
@@ -154,6 +181,41 @@ impl ApiClient {
             }),
             _ => Err(refused(&answer)),
         }
+    }
+
+    /// Registers this device by an enrolment token. Store `key` before this is called: if the answer is
+    /// lost, the same call with the same key gets it again.
+    ///
+    /// # Errors
+    /// [`DeviceError::Denied`] with the server's error text, [`DeviceError::Unavailable`], or what [`Self::send`] answers.
+    pub fn enrol(&self, device: &str, token: &str, key: &SigningKey) -> Result<EnrolmentAnswer, DeviceError> {
+        let text = |json: &Value, member: &str| -> Result<String, DeviceError> {
+            let found = json[member].as_str().map(str::to_owned);
+            found.ok_or_else(|| DeviceError::Protocol(format!("the answer has no `{member}`")))
+        };
+        let said = |answer: ApiAnswer| match answer.status {
+            200 | 201 => Ok(answer.json()),
+            _ => Err(refused(&answer)),
+        };
+        let issuer =
+            text(&said(self.send("GET", "/.well-known/oauth-authorization-server", None, None)?)?, "issuer")?;
+        let form = ("application/x-www-form-urlencoded", b"purpose=enrolment".as_slice());
+        let nonce = text(&said(self.send("POST", "/oauth/challenge", None, Some(form))?)?, "nonce")?;
+        let proof = EnrolmentProof { device, issuer: &issuer, nonce: &nonce, authority: token }.sign(key)?;
+        let jwk: Value = serde_json::from_str(&key.public_key().to_jwk_json())
+            .map_err(|e| DeviceError::Key(format!("the key has no JWK form: {e}")))?;
+        let body = serde_json::json!({ "client_id_hint": device, "jwks": { "keys": [jwk] }, "proof": proof })
+            .to_string();
+        let body = Some(("application/json", body.as_bytes()));
+        let answer = said(self.send("POST", "/oauth/register", Some(token), body)?)?;
+        Ok(EnrolmentAnswer {
+            device: text(&answer, "client_id")?,
+            registry: text(&answer, "registry")?,
+            issuer: text(&answer, "issuer")?,
+            bridge_audience: text(&answer, "bridge_audience")?,
+            pending: answer["status"] != "active",
+            registration_token: text(&answer, "registration_access_token")?,
+        })
     }
 
     /// Replaces the device's key by `new`. Store `new` before this is called: if the answer is lost,

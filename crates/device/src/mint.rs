@@ -115,3 +115,31 @@ impl KeyUpdate<'_> {
         Ok((update, pop))
     }
 }
+
+/// The proof with which a device registers itself: its own key signs the name it asks for, the issuer, a
+/// nonce of the server, and the hash of the enrolment token. It needs no clock.
+#[derive(Debug, Clone, Copy)]
+pub struct EnrolmentProof<'a> {
+    /// The name it asks for.
+    pub device: &'a str,
+    /// The issuer of the registry.
+    pub issuer: &'a str,
+    /// From `/oauth/challenge` with `purpose=enrolment`; good for 60 seconds.
+    pub nonce: &'a str,
+    /// The enrolment token, or the software statement, that is sent with it.
+    pub authority: &'a str,
+}
+
+impl EnrolmentProof<'_> {
+    /// Signs it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Key`] when the key cannot sign.
+    pub fn sign(&self, key: &dyn Sign) -> Result<String, DeviceError> {
+        let claims = json!({
+            "aud": self.issuer, "sub": self.device, "nonce": self.nonce,
+            "eth": base64url_encode(&sha256(self.authority.as_bytes())),
+        });
+        sign("enrolment-proof+jwt", None, &claims, key)
+    }
+}
