@@ -154,9 +154,11 @@ impl Admission {
             && let Some(kid) = leaf.thumbprint.as_deref().and_then(|kid| KeyId::parse(kid).ok())
             && loaded.ring.usable(&kid, now_s).is_some()
         {
-            let until_s = registered_until(loaded, &kid, now_s)?;
+            // Its own dates say nothing that its owner could not have written otherwise: those of the
+            // registered key count, which a certificate that registered it has set.
+            self.used(registry, &kid);
             let (loaded, certificate) = (Arc::clone(loaded), Some(leaf.digest));
-            return Ok(Client { loaded, akid: Some(kid), asserted: None, certificate, until_s });
+            return Ok(Client { loaded, akid: Some(kid), asserted: None, certificate, until_s: None });
         }
         let cas = self.inner.store.cas(registry).await.map_err(|error| unavailable(&error))?;
         let cas: Vec<Vec<u8>> = cas.into_iter().map(|ca| ca.der).collect();
@@ -171,21 +173,6 @@ impl Admission {
             }
             _ => Err(not_theirs("its subject is not the one that the principal's record names")),
         }
-    }
-}
-
-/// The dates of a self-signed certificate say nothing that its owner could not have written otherwise: the
-/// key is what is registered, with dates of its own. Only when the key was registered by a certificate does
-/// that certificate's time bound it.
-fn registered_until(loaded: &Loaded, kid: &KeyId, now_s: u64) -> Result<Option<u64>, Refusal> {
-    let key = loaded.keys.iter().find(|key| key.kid == *kid);
-    let Some(der) = key.and_then(|key| key.certificate_der.as_deref()) else { return Ok(None) };
-    match LeafCertificate::parse(der) {
-        Some(registered) if registered.is_in_time(now_s) => Ok(Some(registered.not_after_s.saturating_add(1))),
-        _ => Err(Refusal::Certificate(
-            "its key was registered by a certificate whose time is over, or has not begun; register a new key"
-                .to_owned(),
-        )),
     }
 }
 

@@ -1,11 +1,12 @@
 //! The token endpoint: an assertion comes in, an access token goes out.
 
 use drawbridge_identity::{LegacyLogin, Refusal};
-use drawbridge_names::{PrincipalKind, PrincipalName, RegistryName};
+use drawbridge_names::RegistryName;
 
 use crate::binding::BindingRequest;
 use crate::client::{Client, ClientCredential};
 use crate::issue::{Issuance, TokenGrant};
+use crate::renew::{alias_scope, grant_of};
 use crate::{Admission, Peer};
 
 /// A `client_credentials` request.
@@ -118,15 +119,16 @@ impl Admission {
         };
         let loaded = loaded.expect("an assertion is verified with the keys of a principal that was loaded");
         self.charge_principal(registry, loaded.principal.uid, peer)?;
-        let application = match client_id.map(PrincipalName::parse) {
-            Some(Ok(name)) => self.candidate(registry, Some(&name)).await?,
-            _ => None,
-        };
-        let application = application
-            .filter(|loaded| loaded.principal.kind == PrincipalKind::Application && !loaded.principal.blocked)
-            .ok_or_else(|| Refusal::OAuthClient("names no registered application of this registry".into()))?;
+        let application = self.alias_application(registry, client_id).await?;
+        let mut alias = alias_scope(scope, &loaded.rights)?;
+        alias.login_s = self.now_s();
         let client = Client::asserted(loaded, asserted);
-        let issuance = Issuance { scope, ..Issuance::of(&client, application.principal.name.as_str()) };
+        let grant = grant_of(&alias, &client.loaded.rights).map(str::to_owned);
+        let issuance = Issuance {
+            scope: grant.as_deref(),
+            alias: Some(alias),
+            ..Issuance::of(&client, application.principal.name.as_str())
+        };
         self.issue(&realm, issuance).await
     }
 }

@@ -9,6 +9,9 @@ impl Admission {
         let began = self.inner.clock.instant();
         self.maintain_keys().await;
         self.maintain_last_used().await;
+        if let Err(error) = self.maintain_issuer_keys().await {
+            tracing::warn!("the keys of an issuer were not looked after: {error}");
+        }
         let took = self.inner.clock.instant().saturating_duration_since(began);
         tracing::trace!(?took, "maintenance");
     }

@@ -2,12 +2,15 @@
 
 use std::convert::Infallible;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use drawbridge_admission::{Actor, ApiWord, Audience, Authorized, Caller, Peer};
+use drawbridge_admission::{
+    ADMIN_TOKEN_PREFIX, Actor, ApiWord, Audience, Authorized, Caller, ClientCertificate, Peer, Presentation,
+};
 use drawbridge_control::Sender;
 use drawbridge_identity::Refusal;
 use drawbridge_names::PrincipalKind;
@@ -15,6 +18,7 @@ use drawbridge_registry::Role;
 
 use crate::HttpState;
 use crate::config::JWT_BYTES_MAX;
+use crate::dpop;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
 use crate::serve::PeerAddress;
@@ -34,35 +38,71 @@ fn peer(parts: &Parts) -> Peer {
     Peer { address: parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip()) }
 }
 
-/// The caller behind the Bearer token of a request.
+/// The caller behind the token in `Authorization`, and behind what the token is bound to.
 ///
-/// Source: RFC 6750 section 2.1; its other two ways (body, query) are not served (RFC 9700).
+/// Source: RFC 6750 section 2.1 (its other two ways, body and query, are not served: RFC 9700), RFC 9449
+/// section 7.1, RFC 8705 section 3.
 pub(crate) async fn bearer(
     parts: &mut Parts,
     state: &HttpState,
     audience: Audience,
 ) -> Result<Caller, Failure> {
     let InRegistry(registry) = InRegistry::from_request_parts(parts, state).await?;
-    let token = token(&parts.headers)?;
-    Ok(state.admission.bearer(Some(&registry), token, audience, peer(parts)).await?)
+    let (scheme, token) = authorization(&parts.headers)?;
+    // Of the issuer, never of `Host`; the path is the one within the registry.
+    let url = format!("{}{}", state.issuer(&registry)?, parts.uri.path());
+    let presentation = Presentation {
+        dpop_scheme: scheme == Scheme::Dpop,
+        dpop: dpop::of_request(&parts.headers, parts.method.as_str(), &url)?,
+        certificate: parts.extensions.get::<Arc<ClientCertificate>>().map(|found| &**found),
+    };
+    if presentation.dpop_scheme && token.starts_with(ADMIN_TOKEN_PREFIX) {
+        return Err(Refusal::Binding("the admin credential is bound to no key".to_owned()).into());
+    }
+    let peer = peer(parts);
+    Ok(state.admission.presented(Some(&registry), token, audience, &presentation, peer).await?)
 }
 
-/// The Bearer token of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Bearer,
+    Dpop,
+}
+
+/// The Bearer token of a request, where nothing else is taken.
 pub(crate) fn token(headers: &HeaderMap) -> Result<&str, Failure> {
+    match authorization(headers)? {
+        (Scheme::Bearer, token) => Ok(token),
+        (Scheme::Dpop, _) => {
+            Err(Failure::bad_request("Authorization is not understood; wanted `Bearer TOKEN`"))
+        }
+    }
+}
+
+fn authorization(headers: &HeaderMap) -> Result<(Scheme, &str), Failure> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(Refusal::NoCredential)?;
     if values.next().is_some() {
         return Err(Failure::bad_request("Authorization stands there twice; send it once"));
     }
-    let wanted = || Failure::bad_request("Authorization is not understood; wanted `Bearer TOKEN`");
+    let wanted = || {
+        Failure::bad_request(
+            "Authorization is not understood; wanted `Bearer TOKEN`, or `DPoP TOKEN` with a proof",
+        )
+    };
     let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(wanted)?;
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+    let scheme = match scheme {
+        _ if scheme.eq_ignore_ascii_case("bearer") => Scheme::Bearer,
+        _ if scheme.eq_ignore_ascii_case("dpop") => Scheme::Dpop,
+        _ => return Err(wanted()),
+    };
+    if token.is_empty() {
         return Err(wanted());
     }
     if token.len() > JWT_BYTES_MAX {
         return Err(Failure::bad_request(format!("the token is longer than {JWT_BYTES_MAX} bytes")));
     }
-    Ok(token)
+    Ok((scheme, token))
 }
 
 /// Somebody with a token for `/v1`: the operator, or a principal whose rights are still to be asked.

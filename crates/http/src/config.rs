@@ -20,6 +20,9 @@ pub struct HttpConfig {
     /// Connections of one address at once; the excess is closed. An IPv6 /64 is one address. Default
     /// 1024; a proxy in front needs more.
     pub connections_per_address_max: usize,
+    /// Whether clients are asked for a TLS certificate. None has to send one; browsers may show a dialog to
+    /// people who have one. Default true.
+    pub client_certificates: bool,
     /// How long a command waits for the PUBACK when the request does not say, in seconds. Default 10.
     pub command_wait_s: u64,
     /// The longest such wait that a request may ask for, in seconds. Default 60.
@@ -37,6 +40,7 @@ impl Default for HttpConfig {
             handshakes_max: 1024,
             connections_max: 8192,
             connections_per_address_max: 1024,
+            client_certificates: true,
             command_wait_s: 10,
             command_wait_s_max: 60,
             config_wait_s: 2,

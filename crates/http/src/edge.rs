@@ -10,11 +10,12 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use drawbridge_admission::Journal;
-use drawbridge_identity::NoncePurpose;
+use drawbridge_identity::{NoncePurpose, Refusal};
 use drawbridge_names::RegistryName;
 
 use crate::HttpState;
 use crate::body::lingering;
+use crate::dpop::DPOP_NONCE;
 use crate::failure::{Dialect, Failure, write_out};
 
 /// So much of a path, and of a method, stands in the log at most.
@@ -55,6 +56,9 @@ pub(crate) async fn edge(
         tell_time(&state, &uri, &mut failure);
         let dialect = Dialect::of(&path);
         write_out(&mut response, &failure, dialect, authorization.as_deref(), &request_id);
+        if failure.code == Refusal::DpopNonce.code() {
+            give_nonce(&state, &uri, &mut response);
+        }
         if journal.takes(state.admission.clock().instant(), failure.word) {
             log(&response, &failure, &request_id, &method, &path);
         }
@@ -63,6 +67,17 @@ pub(crate) async fn edge(
         response.headers_mut().insert(REQUEST_ID, value);
     }
     response
+}
+
+/// A fresh nonce for the next DPoP proof.
+///
+/// Source: RFC 9449 sections 8 and 9.
+fn give_nonce(state: &HttpState, uri: &Uri, response: &mut Response) {
+    let registry = split_registry(uri.path()).map(|(registry, _)| registry);
+    let nonce = registry.ok().and_then(|registry| state.admission.dpop_nonce(&registry));
+    if let Some(value) = nonce.and_then(|nonce| HeaderValue::from_str(&nonce).ok()) {
+        response.headers_mut().insert(DPOP_NONCE, value);
+    }
 }
 
 /// Who was refused for the time is told it, and gets a nonce for a try that does not depend on it.

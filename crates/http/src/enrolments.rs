@@ -37,8 +37,9 @@ pub(crate) struct EnrolmentBody {
     #[serde(default)]
     any: bool,
     count: Option<u32>,
-    /// RFC 3339.
+    /// RFC 3339; or `life_s`, seconds from now.
     expires: Option<String>,
+    life_s: Option<u32>,
     policy: Option<String>,
     #[serde(default)]
     auto: bool,
@@ -66,10 +67,17 @@ pub(crate) async fn add(
             Failure::bad_request("`expires` is no RFC 3339 time, such as 2026-12-01T00:00:00Z")
         })
     };
+    let expires_s = match (&body.expires, body.life_s) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::bad_request("`expires` and `life_s` say the same; send one of them"));
+        }
+        (Some(text), None) => Some(time(text)?),
+        (None, life_s) => life_s.map(|life_s| wire_now(&state).saturating_add(life_s.into())),
+    };
     let new = NewEnrolment {
         any: body.any,
         count: body.count,
-        expires_s: body.expires.as_ref().map(time).transpose()?,
+        expires_s,
         policy: body.policy.as_deref().map(policy_name).transpose()?,
         auto: body.auto,
         label: body.label,

@@ -19,6 +19,8 @@ use drawbridge_policy::{Decision, PolicyError};
 use drawbridge_registry::StoreError;
 use serde_json::{Map, Value, json};
 
+use crate::dpop::DPOP_ALGORITHMS;
+
 /// The one text for all that is found before a good signature.
 pub(crate) const NOT_PROVEN: &str = "the credential is not accepted";
 
@@ -514,13 +516,20 @@ fn challenge(failure: &Failure, dialect: Dialect, authorization: Option<&str>) -
             .is_some_and(|value| value.as_bytes().get(..5).is_some_and(|b| b.eq_ignore_ascii_case(b"basic")));
         return if basic { "Basic realm=\"drawbridge\"" } else { "Bearer realm=\"drawbridge\"" }.to_owned();
     }
-    match authorization {
-        None => "Bearer realm=\"drawbridge\"".to_owned(),
-        Some(_) => {
-            let text = printable(&failure.detail);
-            format!("Bearer realm=\"drawbridge\", error=\"invalid_token\", error_description=\"{text}\"")
-        }
-    }
+    let Some(authorization) = authorization else { return "Bearer realm=\"drawbridge\"".to_owned() };
+    let text = printable(&failure.detail);
+    let error = match failure.oauth.1 {
+        error @ ("use_dpop_nonce" | "invalid_dpop_proof") => error,
+        _ => "invalid_token",
+    };
+    // RFC 9449 section 7.1: who spoke of DPoP, or presented a bound token, is answered in that scheme.
+    let is_dpop = error != "invalid_token"
+        || authorization.as_bytes().get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"dpop"));
+    let scheme = match is_dpop {
+        true => format!("DPoP algs=\"{}\",", DPOP_ALGORITHMS.join(" ")),
+        false => "Bearer".to_owned(),
+    };
+    format!("{scheme} realm=\"drawbridge\", error=\"{error}\", error_description=\"{text}\"")
 }
 
 fn oauth_body(failure: &Failure) -> Value {

@@ -19,6 +19,7 @@ mod client_auth;
 mod commands;
 mod config;
 mod crowd;
+mod dpop;
 mod edge;
 mod enrolments;
 mod etag;
@@ -28,14 +29,17 @@ pub mod fuzzing;
 mod gateways;
 mod health;
 mod import;
+mod introspect;
 mod keys;
 mod metadata;
 mod own;
 mod paging;
+mod passwords;
 mod policies;
 mod principals;
 mod register;
 mod registries;
+mod revoke;
 mod serve;
 mod time;
 mod token;
@@ -48,7 +52,9 @@ use axum::routing::{delete, get, patch, post, put};
 use axum::{Extension, Router};
 use drawbridge_admission::{Admission, Journal, Random};
 use drawbridge_control::Control;
-use drawbridge_names::PrincipalKind;
+use drawbridge_names::{PrincipalKind, RegistryName};
+
+use failure::Failure;
 
 pub use config::HttpConfig;
 pub use serve::{PeerAddress, serve};
@@ -73,6 +79,12 @@ impl std::fmt::Debug for HttpState {
 }
 
 impl HttpState {
+    /// The issuer of a registry: what every URL of ours begins with.
+    pub(crate) fn issuer(&self, registry: &RegistryName) -> Result<String, Failure> {
+        let record = self.admission.registry(registry).ok_or_else(Failure::no_such_path)?;
+        Ok(record.issuer.clone())
+    }
+
     /// Seconds since 1970-01-01 UTC.
     pub(crate) fn now_s(&self) -> u64 {
         self.admission.clock().now_ms() / 1000
@@ -103,7 +115,11 @@ fn public_paths() -> Router<HttpState> {
         .route("/oauth/token", post(token::token))
         .route("/oauth/register", post(register::register))
         .route("/oauth/register/{id}", get(register::show).put(register::replace).delete(register::remove))
+        .route("/oauth/introspect", post(introspect::introspect))
+        .route("/oauth/revoke", post(revoke::revoke))
         .route("/as/token", post(aliases::token))
+        .route("/as/renew/token", post(aliases::renew))
+        .route("/idp/introspect", post(aliases::introspect))
         .route("/device/update/pubkey", post(aliases::update_key))
         .route("/v1/self", get(own::show))
         .route("/v1/self/keys", get(own::keys).post(own::update_key))
@@ -137,6 +153,8 @@ fn principal_paths(collection: &str, kind: PrincipalKind) -> Router<HttpState> {
         .route(&at("/{id}/block"), post(principals::block))
         .route(&at("/{id}/unblock"), post(principals::unblock))
         .route(&at("/{id}/revoke"), post(principals::revoke))
+        .route(&at("/{id}/password"), put(passwords::set).delete(passwords::remove))
+        .route(&at("/{id}/secret"), post(passwords::make).delete(passwords::remove_secret))
         .route(&at("/{id}/keys"), get(keys::list).post(keys::add))
         .route(&at("/{id}/keys/{kid}"), patch(keys::change).delete(keys::remove))
         .route(&at("/{id}/keys/{kid}/revoke"), post(keys::revoke))

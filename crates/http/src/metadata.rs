@@ -10,6 +10,7 @@ use drawbridge_registry::RegistryRecord;
 use serde::Serialize;
 
 use crate::HttpState;
+use crate::dpop::DPOP_ALGORITHMS;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
 
@@ -28,8 +29,12 @@ pub(crate) struct Metadata {
     /// Required by RFC 8414; there is no authorization endpoint yet, so none.
     response_types_supported: [&'static str; 0],
     grant_types_supported: [&'static str; 1],
-    token_endpoint_auth_methods_supported: [&'static str; 1],
+    token_endpoint_auth_methods_supported: Vec<&'static str>,
     token_endpoint_auth_signing_alg_values_supported: [&'static str; 6],
+    /// Source: RFC 9449 section 5.1.
+    dpop_signing_alg_values_supported: [&'static str; 6],
+    /// Source: RFC 8705 section 3.3.
+    tls_client_certificate_bound_access_tokens: bool,
     subject_types_supported: [&'static str; 1],
     /// Ours: the `aud` of tokens for the bridge, also of a device's own JWT in CONNECT.
     bridge_audience: String,
@@ -38,18 +43,25 @@ pub(crate) struct Metadata {
 }
 
 impl Metadata {
-    pub(crate) fn of(registry: &RegistryRecord) -> Self {
+    /// `client_certificates`: whether clients are asked for one.
+    pub(crate) fn of(registry: &RegistryRecord, client_certificates: bool) -> Self {
         let issuer = &registry.issuer;
+        let mut methods = vec!["private_key_jwt", "client_secret_basic", "client_secret_post"];
+        if client_certificates {
+            methods.extend(["tls_client_auth", "self_signed_tls_client_auth"]);
+        }
         Self {
             issuer: issuer.clone(),
             token_endpoint: format!("{issuer}/oauth/token"),
             jwks_uri: format!("{issuer}/oauth/jwks"),
             response_types_supported: [],
             grant_types_supported: ["client_credentials"],
-            token_endpoint_auth_methods_supported: ["private_key_jwt"],
+            token_endpoint_auth_methods_supported: methods,
             token_endpoint_auth_signing_alg_values_supported: [
                 "ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256",
             ],
+            dpop_signing_alg_values_supported: DPOP_ALGORITHMS,
+            tls_client_certificate_bound_access_tokens: client_certificates,
             subject_types_supported: ["public"],
             bridge_audience: registry.bridge_audience.clone(),
             api_audience: format!("{issuer}/v1"),
@@ -63,7 +75,11 @@ pub(crate) async fn show(
     InRegistry(name): InRegistry,
 ) -> Result<Response, Failure> {
     let record = state.admission.registry(&name).ok_or_else(Failure::no_such_path)?;
-    Ok(([(CACHE_CONTROL, HeaderValue::from_static(CACHE))], Json(Metadata::of(&record))).into_response())
+    Ok((
+        [(CACHE_CONTROL, HeaderValue::from_static(CACHE))],
+        Json(Metadata::of(&record, state.config.client_certificates)),
+    )
+        .into_response())
 }
 
 /// `GET /oauth/jwks`: the issuer's public keys.

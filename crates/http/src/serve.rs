@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use drawbridge_admission::ClientCertificate;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tower::ServiceExt as _;
 
 use crate::config::{HEADER_BYTES_MAX, HttpConfig};
@@ -117,10 +119,14 @@ impl Server {
             Err(_) => return tracing::debug!(%peer, "https: TLS handshake took too long"),
         };
         drop(handshake);
+        let certificate = client_certificate(&stream);
         let router = self.router.clone();
         let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(PeerAddress(peer));
+            if let Some(certificate) = &certificate {
+                request.extensions_mut().insert(Arc::clone(certificate));
+            }
             router.clone().oneshot(request)
         });
         let connection = hyper::server::conn::http1::Builder::new()
@@ -145,4 +151,12 @@ impl Server {
             tracing::debug!(%peer, %error, "https: connection ended");
         }
     }
+}
+
+/// What the client has presented in the handshake of this connection, by which it has proven to hold the
+/// key. Nothing is resumed, so it is never of another one.
+fn client_certificate(stream: &TlsStream<TcpStream>) -> Option<Arc<ClientCertificate>> {
+    let chain = stream.get_ref().1.peer_certificates()?;
+    let chain_der: Vec<Vec<u8>> = chain.iter().map(|certificate| certificate.to_vec()).collect();
+    (!chain_der.is_empty()).then(|| Arc::new(ClientCertificate { chain_der }))
 }

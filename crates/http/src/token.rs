@@ -6,6 +6,7 @@ use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 use drawbridge_admission::{BindingRequest, ExchangeRequest, LoginRequest, TokenGrant};
+use drawbridge_identity::Confirmation;
 use serde_json::{Map, Value, json};
 
 use crate::HttpState;
@@ -13,6 +14,7 @@ use crate::body::{AnyBody, Params};
 use crate::caller::FromPeer;
 use crate::client_auth::{self, FromTls};
 use crate::config::BODY_BYTES_MAX;
+use crate::dpop;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
 
@@ -28,22 +30,23 @@ pub(crate) async fn token(
     headers: HeaderMap,
     body: AnyBody<BODY_BYTES_MAX>,
 ) -> Result<Response, Failure> {
-    if body.media_type.as_deref() != Some("application/x-www-form-urlencoded") {
-        return Err(Failure::bad_request("the body is no form; send application/x-www-form-urlencoded"));
-    }
     if uri.query().is_some() {
         return Err(Failure::bad_request("parameters in the URL end up in logs; send them in the body"));
     }
-    let params = Params::parse(&body.bytes)?;
+    let params = form(&body)?;
     let credential = client_auth::credential(&params, &headers, certificate.as_deref())?;
     let (credential, client_id) = (credential.get(), params.get("client_id"));
     let (scope, resource) = (params.get("scope"), target(&params, "resource")?);
-    let binding = BindingRequest::default();
+    let url = format!("{}/oauth/token", state.issuer(&registry)?);
+    let binding = BindingRequest {
+        dpop: dpop::of_request(&headers, "POST", &url)?,
+        certificate: certificate.as_deref(),
+    };
     match params.required("grant_type")? {
         "client_credentials" => {
             let request = LoginRequest { credential, client_id, scope, resource, binding, peer };
             let grant = state.admission.login(&registry, request).await?;
-            Ok(granted(&grant, "Bearer"))
+            Ok(granted(&grant, token_type(&grant)))
         }
         TOKEN_EXCHANGE => {
             judge_types(&params)?;
@@ -60,9 +63,19 @@ pub(crate) async fn token(
                 peer,
             };
             let grant = state.admission.exchange(&registry, request).await?;
-            Ok(told(&grant, "Bearer", Some(ACCESS_TOKEN)))
+            Ok(told(&grant, token_type(&grant), Some(ACCESS_TOKEN)))
         }
         _ => Err(Failure::unsupported_grant_type()),
+    }
+}
+
+/// Only a proof of a key makes another type: who has a certificate presents the token as `Bearer`.
+///
+/// Source: RFC 9449 section 5, RFC 8705 section 3.
+fn token_type(grant: &TokenGrant) -> &'static str {
+    match grant.confirmation {
+        Some(Confirmation::Key(_)) => "DPoP",
+        _ => "Bearer",
     }
 }
 
@@ -106,6 +119,14 @@ fn target<'a>(params: &'a Params, name: &str) -> Result<Option<&'a str>, Failure
         return Err(failure);
     }
     Ok(Some(found))
+}
+
+/// The form in the body of a request.
+pub(crate) fn form(body: &AnyBody<BODY_BYTES_MAX>) -> Result<Params, Failure> {
+    if body.media_type.as_deref() != Some("application/x-www-form-urlencoded") {
+        return Err(Failure::bad_request("the body is no form; send application/x-www-form-urlencoded"));
+    }
+    Params::parse(&body.bytes)
 }
 
 /// A token, told.

@@ -115,9 +115,12 @@ impl World {
 
 pub async fn open(store: &Arc<MemoryStore>, clock: &Arc<FakeClock>, seed: u64) -> Admission {
     let random = Arc::new(SeededRandom::new(seed));
-    Admission::open(store.clone(), clock.clone(), random, sealer(), AdmissionConfig::default())
-        .await
-        .expect("opened")
+    Admission::open(store.clone(), clock.clone(), random, sealer(), cheap_passwords()).await.expect("opened")
+}
+
+/// The usual settings, but for passwords whose checks cost nothing.
+pub fn cheap_passwords() -> AdmissionConfig {
+    AdmissionConfig { password_memory_kib: 8, password_passes: 1, ..AdmissionConfig::default() }
 }
 
 pub fn request<'a>(client_id: &'a MqttClientId, password: Option<&'a [u8]>) -> ConnectRequest<'a> {

@@ -2,6 +2,7 @@
 //! client that writes bytes and so can be as wrong as it likes.
 
 mod enrolment;
+mod binding;
 mod errors;
 mod fleet;
 mod operate;

@@ -84,7 +84,12 @@ async fn the_metadata_documents_are_one_and_know_only_the_stored_issuer() {
         "jwks_uri": "https://id.example/oauth/jwks",
         "response_types_supported": [],
         "grant_types_supported": ["client_credentials"],
-        "token_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "token_endpoint_auth_methods_supported": [
+            "private_key_jwt", "client_secret_basic", "client_secret_post", "tls_client_auth",
+            "self_signed_tls_client_auth",
+        ],
+        "dpop_signing_alg_values_supported": ["ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"],
+        "tls_client_certificate_bound_access_tokens": true,
         "token_endpoint_auth_signing_alg_values_supported":
             ["ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"],
         "subject_types_supported": ["public"],

@@ -44,6 +44,7 @@ pub(crate) struct World {
     pub(crate) admin: String,
     address: SocketAddr,
     connector: TlsConnector,
+    roots: rustls::RootCertStore,
     /// Dropped with the world: the server stops.
     _stop: tokio::sync::oneshot::Sender<()>,
 }
@@ -71,14 +72,15 @@ impl World {
         let state =
             HttpState { admission: admission.clone(), control, random, config: Arc::new(config.clone()) };
 
-        let (tls, connector) = tls();
+        let (tls, roots) = tls();
+        let connector = connector(&roots, None);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         tokio::spawn(serve(listener, tls, router(state), config, async move {
             let _ = stopped.await;
         }));
-        Self { admission, clock, bridge, admin, address, connector, _stop: stop }
+        Self { admission, clock, bridge, admin, address, connector, roots, _stop: stop }
     }
 
     /// Registers a device with the policy `device`.
@@ -141,6 +143,20 @@ impl World {
         self.connector.connect(name, stream).await.ok()
     }
 
+    /// Over a connection with a client certificate: the chain in DER, the private key in PKCS#8.
+    pub(crate) async fn send_with(&self, chain: &[Vec<u8>], key: &[u8], ask: Ask) -> Answer {
+        let connector = connector(&self.roots, Some((chain, key)));
+        let stream = TcpStream::connect(self.address).await.expect("the server listens");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut read = Vec::new();
+        // In TLS 1.3 a client learns after its handshake only that its certificate was refused.
+        if let Ok(mut stream) = connector.connect(name, stream).await {
+            let _ = stream.write_all(&ask.bytes()).await;
+            let _ = stream.read_to_end(&mut read).await;
+        }
+        Answer::parse(&read)
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -180,7 +196,7 @@ pub(crate) fn login_form(assertion: &str) -> String {
     )
 }
 
-fn tls() -> (Arc<rustls::ServerConfig>, TlsConnector) {
+fn tls() -> (Arc<rustls::ServerConfig>, rustls::RootCertStore) {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     let mut params = CertificateParams::new(Vec::new()).expect("no names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -191,23 +207,30 @@ fn tls() -> (Arc<rustls::ServerConfig>, TlsConnector) {
     let leaf = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
     let leaf = leaf.signed_by(&key, &issuer).expect("a leaf");
 
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], key)
-        .expect("key and leaf belong together");
+    let server = drawbridge_bridge::server_tls_asking(vec![leaf.der().clone()], key);
     let mut roots = rustls::RootCertStore::empty();
     roots.add(root.der().clone()).expect("a root");
-    let mut client = rustls::ClientConfig::builder_with_provider(provider)
+    (server.expect("key and leaf belong together"), roots)
+}
+
+/// A client, with a certificate or without.
+fn connector(roots: &rustls::RootCertStore, identity: Option<(&[Vec<u8>], &[u8])>) -> TlsConnector {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots.clone());
+    let mut client = match identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain = chain.iter().map(|der| der.clone().into()).collect();
+            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_vec()));
+            builder.with_client_auth_cert(chain, key).expect("the key is of a kind that signs")
+        }
+    };
     client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    (Arc::new(server), TlsConnector::from(Arc::new(client)))
+    TlsConnector::from(Arc::new(client))
 }
 
 /// A request to be.
