@@ -73,7 +73,7 @@ async fn an_import_adds_what_is_good_names_what_is_not_and_run_again_changes_not
         (line("a/b").to_string(), Some("DB-4207")),
         (line("taken").to_string(), Some("DB-4003")),
         (line("app").to_string(), Some("DB-4003")),
-        (same_key.to_string(), Some("DB-4004")),
+        (same_key.to_string(), Some("DB-1024")),
         (line("first").to_string(), Some("DB-4003")),
         (json!({ "id": "x", "keys": [private] }).to_string(), Some("DB-1022")),
         (json!({ "id": "x", "keys": [{}] }).to_string(), Some("DB-4206")),
