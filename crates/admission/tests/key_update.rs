@@ -365,36 +365,32 @@ impl drawbridge_admission::Watcher for Meddler {
 
 #[tokio::test]
 async fn i6_a_policy_changed_while_a_connection_ends_a_grace_is_the_policy_of_its_session() {
-    for by_token in [false, true] {
-        let world = World::new().await;
-        let (old, new) = (world.device("sensor").await, TestDevice::new("sensor"));
-        let jwt = old.update(ISSUER, world.now_s(), new.public_key()).sign();
-        update(&world, &jwt, &new.pop(ISSUER, &jwt).sign()).await.expect("updated");
-        let password = if by_token {
-            let scope = drawbridge_jose::base64url_encode(br#"[["devices/sensor/state",["pub"]]]"#);
-            // A login by the new key ends the grace: only then begin another one.
-            let assertion = new.assertion(ISSUER, world.now_s()).sign();
-            let token = world.login_for(&assertion, Some(&scope), None).await.expect("in").access_token;
-            let third = TestDevice::new("sensor");
-            let added =
-                world.admission.add_key(&world.registry, &old.name, third.public_key(), None, &Actor::Admin);
-            added.await.expect("added");
-            let fourth = TestDevice::new("sensor");
-            let jwt = third.update(ISSUER, world.now_s(), fourth.public_key()).sign();
-            update(&world, &jwt, &fourth.pop(ISSUER, &jwt).sign()).await.expect("updated");
-            token
-        } else {
-            new.connect_jwt(BRIDGE, world.now_s()).sign()
-        };
-        let meddler = Meddler { admission: world.admission.clone(), registry: world.registry.clone() };
-        world.admission.watch(std::sync::Arc::new(meddler));
-        let session = world.connect("sensor", &password).await;
-        assert!(!world.watcher.take().is_empty(), "the grace ended");
-        let topic = drawbridge_names::TopicName::parse("devices/sensor/state").expect("a topic");
-        // Refused, told to come again, or admitted with what it may now: never with what it might.
-        if let Ok(session) = session {
-            let may = session.rights.may_publish(topic).allowed;
-            assert!(!may || !world.admission.still_good(&session), "rights of a policy that is gone");
-        }
+    let world = World::new().await;
+    let (old, new) = (world.device("sensor").await, TestDevice::new("sensor"));
+    let jwt = old.update(ISSUER, world.now_s(), new.public_key()).sign();
+    update(&world, &jwt, &new.pop(ISSUER, &jwt).sign()).await.expect("updated");
+    let meddler = Meddler { admission: world.admission.clone(), registry: world.registry.clone() };
+    world.admission.watch(std::sync::Arc::new(meddler));
+    let session = world.connect("sensor", &new.connect_jwt(BRIDGE, world.now_s()).sign()).await;
+    assert!(!world.watcher.take().is_empty(), "the grace ended");
+    let topic = drawbridge_names::TopicName::parse("devices/sensor/state").expect("a topic");
+    // Refused, told to come again, or admitted with what it may now: never with what it might.
+    if let Ok(session) = session {
+        let may = session.rights.may_publish(topic).allowed;
+        assert!(!may || !world.admission.still_good(&session), "rights of a policy that is gone");
     }
+}
+
+#[tokio::test]
+async fn a_connection_by_a_token_ends_no_grace_since_the_login_that_gave_it_has() {
+    let world = World::new().await;
+    let (old, new) = (world.device("sensor").await, TestDevice::new("sensor"));
+    let token = world.login(&old.assertion(ISSUER, world.now_s()).sign()).await.expect("in").access_token;
+    let jwt = old.update(ISSUER, world.now_s(), new.public_key()).sign();
+    update(&world, &jwt, &new.pop(ISSUER, &jwt).sign()).await.expect("updated");
+    world.connect("sensor", &token).await.expect("by a token of the key in grace");
+    assert_eq!(states(&world, &old).await, [KeyState::Grace, KeyState::Active]);
+    world.login(&new.assertion(ISSUER, world.now_s()).sign()).await.expect("by the new key");
+    assert_eq!(states(&world, &old).await, [KeyState::Retired, KeyState::Active]);
+    assert_eq!(world.connect("sensor", &token).await.expect_err("its key is gone").word(), "key-gone");
 }

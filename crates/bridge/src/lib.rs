@@ -11,6 +11,7 @@
 
 mod bridge;
 mod channel;
+mod client_certificate;
 mod config;
 mod driver;
 mod error;
@@ -26,4 +27,4 @@ pub use config::{BridgeConfig, Listener, ListenerKind};
 pub use error::BridgeError;
 pub use handle::{BridgeHandle, BridgeStats};
 pub use open_files::{OpenFiles, raise_open_files};
-pub use tls::server_tls;
+pub use tls::{server_tls, server_tls_asking};

@@ -9,6 +9,7 @@ use rustls::server::{NoServerSessionStorage, ServerConnection};
 use rustls::{CipherSuite, ServerConfig, crypto::aws_lc_rs};
 
 use crate::BridgeError;
+use crate::client_certificate::AnyClientCertificate;
 use crate::error::Turned;
 
 /// Settings of a TLS server for MQTT: TLS 1.3 and 1.2; X25519MLKEM768, X25519, P-256 in that order;
@@ -23,6 +24,27 @@ use crate::error::Turned;
 pub fn server_tls(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, BridgeError> {
+    server_tls_with(chain, key, false)
+}
+
+/// As [`server_tls`], and clients are asked for a certificate; none has to send one. One that is sent is of
+/// any origin, its chain of 4 certificates and 16 KiB at most, and its private key is proven to be the
+/// peer's; nothing else is judged here.
+///
+/// # Errors
+/// As [`server_tls`].
+pub fn server_tls_asking(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, BridgeError> {
+    server_tls_with(chain, key, true)
+}
+
+fn server_tls_with(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    client_certificates: bool,
 ) -> Result<Arc<ServerConfig>, BridgeError> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![
@@ -42,9 +64,16 @@ pub fn server_tls(
     });
     // Still all 1.3 suites before those of 1.2.
     provider.cipher_suites.sort_by_key(|suite| suite.tls13().is_none());
+    let signatures = provider.signature_verification_algorithms;
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .and_then(|builder| {
+            let builder = match client_certificates {
+                true => builder.with_client_cert_verifier(Arc::new(AnyClientCertificate::new(signatures))),
+                false => builder.with_no_client_auth(),
+            };
+            builder.with_single_cert(chain, key)
+        })
         .map_err(|source| BridgeError::Certificate { source })?;
     config.ignore_client_order = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});

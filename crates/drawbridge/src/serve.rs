@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use drawbridge_admission::{Actor, Admission, AesSeal, Clock, NewRegistry, Random};
-use drawbridge_bridge::{Bridge, BridgeConfig, Listener, ListenerKind, raise_open_files, server_tls};
+use drawbridge_bridge::{
+    Bridge, BridgeConfig, Listener, ListenerKind, raise_open_files, server_tls, server_tls_asking,
+};
 use drawbridge_cli::args::Common;
 use drawbridge_cli::{Endpoints, ServeArgs};
 use drawbridge_control::Control;
@@ -153,6 +155,10 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let random = Arc::new(SystemRandom);
     let certificate = pki::open(data, &settings.serve.names, clock.now_ms() / 1000)?;
     let tls = server_tls(certificate.chain.clone(), certificate.key.clone_key())?;
+    let https_tls = match settings.http.client_certificates {
+        true => server_tls_asking(certificate.chain.clone(), certificate.key.clone_key())?,
+        false => Arc::clone(&tls),
+    };
     let sealer = Arc::new(seal_key(data, &*random)?);
     let store = Arc::new(SqliteStore::open(&data.path(REGISTRY_FILE))?);
     let admission =
@@ -184,8 +190,14 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
         let listener = tokio::net::TcpListener::from_std(https)?;
         let (config, stop) = (settings.http.clone(), Arc::clone(&stop));
         async move {
-            drawbridge_http::serve(listener, tls, drawbridge_http::router(state), config, stop.notified())
-                .await;
+            drawbridge_http::serve(
+                listener,
+                https_tls,
+                drawbridge_http::router(state),
+                config,
+                stop.notified(),
+            )
+            .await;
         }
     });
     data.write_endpoints(&endpoints)?;

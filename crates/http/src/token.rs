@@ -34,6 +34,10 @@ pub(crate) async fn token(
         return Err(Failure::bad_request("parameters in the URL end up in logs; send them in the body"));
     }
     let params = form(&body)?;
+    let grant_type = params.required("grant_type")?;
+    if !["client_credentials", TOKEN_EXCHANGE].contains(&grant_type) {
+        return Err(Failure::unsupported_grant_type());
+    }
     let credential = client_auth::credential(&params, &headers, certificate.as_deref())?;
     let (credential, client_id) = (credential.get(), params.get("client_id"));
     let (scope, resource) = (params.get("scope"), target(&params, "resource")?);
@@ -42,7 +46,7 @@ pub(crate) async fn token(
         dpop: dpop::of_request(&headers, "POST", &url)?,
         certificate: certificate.as_deref(),
     };
-    match params.required("grant_type")? {
+    match grant_type {
         "client_credentials" => {
             let request = LoginRequest { credential, client_id, scope, resource, binding, peer };
             let grant = state.admission.login(&registry, request).await?;

@@ -114,6 +114,15 @@ impl TestDevice {
         draft
     }
 
+    /// A DPoP proof by this device's key for a request without an access token.
+    #[must_use]
+    pub fn dpop(&self, method: &str, url: &str, now_s: u64) -> Draft<'_> {
+        let claims = json!({ "htm": method, "htu": url, "iat": now_s, "jti": fresh_jti() });
+        let mut draft = self.draft(Some("dpop+jwt"), claims);
+        draft.jwk = Some(self.public_key().clone());
+        draft
+    }
+
     /// An IoT IdP authentication JWT.
     #[must_use]
     pub fn legacy_login(&self) -> Draft<'_> {
@@ -159,6 +168,12 @@ impl Draft<'_> {
     pub fn without(mut self, name: &str) -> Self {
         self.claims.remove(name);
         self
+    }
+
+    /// A DPoP proof for a request with this access token.
+    #[must_use]
+    pub fn for_token(self, token: &str) -> Self {
+        self.with("ath", json!(base64url_encode(&sha256(token.as_bytes()))))
     }
 
     /// With this `typ`, or without any.

@@ -126,7 +126,7 @@ fn requests(table: &mut Table, lamp: &TestDevice) {
     table.add("oauth: in the URL", in_url, 400, "invalid_request", "URL");
     let long = post().form(&format!("grant_type={}", "x".repeat(17_000)));
     table.add("oauth: body too long", long, 413, "invalid_request", "16384");
-    let grants = ["password", "authorization_code", "urn:ietf:params:oauth:grant-type:token-exchange", "x"];
+    let grants = ["password", "authorization_code", "urn:ietf:params:oauth:grant-type:device_code", "x"];
     for grant in grants {
         let ask = post().form(&format!("grant_type={grant}"));
         table.add(&format!("oauth: grant {grant}"), ask, 400, "unsupported_grant_type", "client_credentials");
