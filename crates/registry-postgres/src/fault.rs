@@ -98,6 +98,7 @@ pub(crate) fn store_error(error: &Error) -> StoreError {
 fn is_corruption(code: &str) -> bool {
     match code {
         "42501" => false,          // no right to do so
+        "22021" => false,          // a text with a NUL was to be written
         "XX001" | "XX002" => true, // a damaged page or index
         _ => ["22", "23", "42"].iter().any(|class| code.starts_with(class)),
     }
@@ -120,6 +121,7 @@ mod tests {
             ("25006", false), // read only: a standby
             ("28P01", false), // wrong password
             ("42501", false), // no right
+            ("22021", false), // a NUL
             ("40001", false),
             ("40P01", false),
             ("XX000", false),

@@ -30,6 +30,15 @@ pub(crate) const LOCK: &str = "
     SELECT blocked OR pending, revision, config_version FROM principal WHERE registry = $1 AND uid = $2
     FOR UPDATE";
 
+/// Which names, numbers and keys are taken: one statement, so that all are of one moment. Whoever comes
+/// second after another of the same name is told of the name, never of what else they have in common.
+const TAKEN: &str = "
+    SELECT name, kind, NULL::bigint, NULL::text FROM principal WHERE registry = $1 AND name = ANY ($2)
+    UNION ALL SELECT NULL, NULL, uid, NULL FROM principal WHERE registry = $1 AND uid = ANY ($3)
+    UNION ALL SELECT NULL, NULL, uid, NULL FROM spent_uid WHERE registry = $1 AND uid = ANY ($3)
+    UNION ALL SELECT NULL, NULL, NULL, kid FROM principal_key WHERE registry = $1 AND kid = ANY ($4)
+    UNION ALL SELECT NULL, NULL, NULL, kid FROM spent_key WHERE registry = $1 AND kid = ANY ($4)";
+
 pub(crate) const COUNT_REVISION: &str =
     "UPDATE principal SET revision = revision + 1 WHERE registry = $1 AND uid = $2";
 
@@ -89,28 +98,20 @@ impl Taken {
         let uids: Vec<i64> = batch.iter().map(|(principal, _)| bits(principal.uid.0)).collect();
         let kids: Vec<&str> =
             batch.iter().flat_map(|(_, given)| given.iter().map(|key| key.kid.as_str())).collect();
-        let [exists, names, uids, kids] = tx
-            .ask([
-                (registries::EXISTS, &[&registry_text]),
-                (
-                    "SELECT name, kind FROM principal WHERE registry = $1 AND name = ANY ($2)",
-                    &[&registry_text, &names],
-                ),
-                (
-                    "SELECT uid FROM principal WHERE registry = $1 AND uid = ANY ($2)
-                     UNION ALL SELECT uid FROM spent_uid WHERE registry = $1 AND uid = ANY ($2)",
-                    &[&registry_text, &uids],
-                ),
-                (keys::TAKEN, &[&registry_text, &kids]),
-            ])
-            .await?;
+        let params: Params<'_> = &[&registry_text, &names, &uids, &kids];
+        let [exists, found] = tx.ask([(registries::EXISTS, &[&registry_text]), (TAKEN, params)]).await?;
         registries::must_exist(&exists, registry)?;
-        let named = |row: &Row| Ok((text(row, 0)?.to_owned(), kind(text(row, 1)?)?));
-        Ok(Self {
-            names: names.iter().map(named).collect::<Result<_, Fault>>()?,
-            uids: uids.iter().map(|row| Ok(Uid(number(row, 0)?))).collect::<Result<_, Fault>>()?,
-            keys: kids.iter().map(|row| value(row, 0)).collect::<Result<_, Fault>>()?,
-        })
+        let mut taken = Self { names: HashMap::new(), uids: HashSet::new(), keys: HashSet::new() };
+        for row in &found {
+            if let Some(name) = value::<Option<String>>(row, 0)? {
+                taken.names.insert(name, kind(text(row, 1)?)?);
+            } else if let Some(uid) = value::<Option<i64>>(row, 2)? {
+                taken.uids.insert(Uid(uid.cast_unsigned()));
+            } else {
+                taken.keys.insert(value(row, 3)?);
+            }
+        }
+        Ok(taken)
     }
 
     /// Why a principal cannot be registered, if it cannot.

@@ -79,8 +79,12 @@ impl Cluster {
             databases: AtomicU32::new(0),
         };
         cluster.start();
-        println!("{}", cluster.sql("postgres", "SELECT version()"));
         cluster
+    }
+
+    /// The server's version.
+    pub(crate) fn version(&self) -> String {
+        self.sql("postgres", "SELECT version()")
     }
 
     /// A file of the cluster's folder that its server can read.

@@ -43,7 +43,7 @@ fn mark_of(race: Race, round: u64, racer: u64) -> JtiMark {
     let number = device_of(race, round);
     let jti = if race == Race::Jti { 100 } else { racer };
     let live_max = if race == Race::LastPlace { 1 } else { 99 };
-    let until_s = (race != Race::Deletion || racer % 2 == 0).then_some(NOW_S + 300);
+    let until_s = (race != Race::Deletion || racer.is_multiple_of(2)).then_some(NOW_S + 300);
     let token_digest = [u8::try_from(racer).expect("eight"); 16];
     JtiMark { kid: kid(number), token_digest, until_s, live_max, ..mark(jti) }
 }

@@ -11,6 +11,7 @@ use crate::records::*;
 
 #[tokio::test]
 async fn the_postgres_store_keeps_every_promise() {
+    println!("{}", Cluster::shared().version());
     let kept = conformance::run(
         async |_| open(&Cluster::shared().database()).await,
         |promise| println!("postgres: {}", promise.name),
