@@ -114,7 +114,9 @@ impl Admission {
     /// [`Refusal`]; to the peer all that lies before a good signature is one answer.
     pub async fn connect(&self, request: ConnectRequest<'_>) -> Result<Connected, Refusal> {
         let judged = self.judge_connect(&request);
-        self.decide("connect", request.listener_registry, request.peer, judged).await
+        let connected = self.decide("connect", request.listener_registry, request.peer, judged).await?;
+        self.tally_admitted("connect", &connected.registry, connected.kind, &connected.name);
+        Ok(connected)
     }
 
     /// Whether nothing has changed since `connected` was answered: not its principal, its keys, its

@@ -10,6 +10,7 @@
 //! the question finds the change, and no blocked device stays connected.
 
 mod admin_token;
+mod audit;
 mod bearer;
 mod binding;
 mod cache;
@@ -59,6 +60,7 @@ use drawbridge_names::{KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::{AuditEntry, JtiMark, JtiOutcome, Key, KeyState, Store, StoreError};
 
 pub use admin_token::ADMIN_TOKEN_PREFIX;
+pub use audit::{CHECKPOINT_ACTION, CHECKPOINT_TYP, SUMMARY_ACTION};
 pub use bearer::{Audience, Authorized, Caller};
 pub use binding::{BindingRequest, Dpop, Presentation};
 pub use cas::{CaFacts, fingerprint_hex};
@@ -179,6 +181,7 @@ struct Inner {
     passwords: Passwords,
     proofs: Proofs,
     limits: Limits,
+    desk: audit::Desk,
 }
 
 impl std::fmt::Debug for Admission {
@@ -202,6 +205,7 @@ impl Admission {
         settings: AdmissionConfig,
     ) -> Result<Self, AdmissionError> {
         let inner = Inner {
+            desk: audit::Desk::default(),
             limits: Limits::new(&settings.limits, clock.instant()),
             cache: Cache::new(settings.principals_cached_max),
             passwords: Passwords::new(&settings, &*random),
@@ -300,6 +304,7 @@ impl Admission {
             Ok(_) => self.inner.counters.admitted(),
             Err(refusal) => {
                 self.inner.counters.refused(refusal);
+                self.tally_refused(registry, refusal);
                 if self.inner.journal.takes(self.inner.clock.instant(), refusal.word()) {
                     tracing::info!(
                         what,
@@ -318,6 +323,7 @@ impl Admission {
 
     /// Logs that a token was issued; never the token.
     fn note_issued(&self, what: &'static str, registry: &RegistryName, peer: Peer, grant: &TokenGrant) {
+        self.tally_admitted(what, registry, grant.kind, &grant.name);
         if self.inner.journal.takes(self.inner.clock.instant(), what) {
             tracing::info!(
                 what,

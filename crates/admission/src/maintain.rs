@@ -12,6 +12,7 @@ impl Admission {
         if let Err(error) = self.maintain_issuer_keys().await {
             tracing::warn!("the keys of an issuer were not looked after: {error}");
         }
+        self.maintain_audit(false).await;
         let took = self.inner.clock.instant().saturating_duration_since(began);
         tracing::trace!(?took, "maintenance");
     }
@@ -19,5 +20,6 @@ impl Admission {
     /// As [`Self::maintain`], before the server stops: what waits in memory is written.
     pub async fn settle(&self) {
         self.maintain_last_used().await;
+        self.maintain_audit(true).await;
     }
 }

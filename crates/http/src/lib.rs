@@ -177,7 +177,9 @@ fn operator_paths() -> Router<HttpState> {
         .route("/v1/policies/{id}", get(policies::show).put(policies::set))
         .route("/v1/principals/{id}/policy", put(policies::attach))
         .route("/v1/can", get(can::can))
-        .route("/v1/audit", get(audit::tail))
+        .route("/v1/audit", get(audit::rows))
+        .route("/v1/audit:heads", get(audit::heads))
+        .route("/v1/audit:export", get(audit::export))
         .route("/v1/registries", get(registries::list).post(registries::add))
         .route("/v1/registries/{name}", get(registries::show).patch(registries::change))
         .route(

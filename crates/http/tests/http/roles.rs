@@ -115,6 +115,8 @@ const ROUTES: &[(&str, &str, Takes)] = &[
     ("PUT", "/v1/principals/{id}/policy", Takes::Operator),
     ("GET", "/v1/can", Takes::Viewer),
     ("GET", "/v1/audit", Takes::Viewer),
+    ("GET", "/v1/audit:heads", Takes::Viewer),
+    ("GET", "/v1/audit:export", Takes::Viewer),
     ("GET", "/v1/registries/{name}", Takes::Viewer),
     ("PATCH", "/v1/registries/{name}", Takes::Admin),
     ("GET", "/v1/registries/{name}/issuer-keys", Takes::Viewer),
