@@ -374,7 +374,7 @@ impl Admission {
         let name = PrincipalName::parse(name)
             .map_err(|error| Refusal::Enrolment(format!("`client_id_hint`: {error}")))?;
         let keys = self.proven_keys(&realm, &name, &digest, request)?;
-        self.claim(&realm, &enrolment, name, keys, Actor::Device).await
+        self.claim(&realm, &enrolment, name, keys, request.peer).await
     }
 
     /// Judges keys and proofs, one for one.
@@ -430,14 +430,14 @@ impl Admission {
         enrolment: &Enrolment,
         name: PrincipalName,
         public: Vec<PublicKey>,
-        actor: fn(PrincipalName) -> Actor,
+        peer: Peer,
     ) -> Result<Registered, Refusal> {
         let registry = &realm.record.name;
         judge_claim(&enrolment.names, &name, &public)?;
         let Applicant { principal, keys, mut detail, registration_token } =
             self.applicant(registry, &name, &public, enrolment.policy.clone(), !enrolment.auto);
         detail["enrolment"] = json!(enrolment.id);
-        let actor = actor(name.clone());
+        let actor = Actor::Device(name.clone());
         let audit = self.audit(&actor, "device.enrol", name.as_str(), &detail);
         let (principal, keys) = (Principal { enrolment: Some(enrolment.id.clone()), ..principal }, keys);
         let stored = self
@@ -452,7 +452,7 @@ impl Admission {
             Enrol::Refused(why) => {
                 let by =
                     |principal: &Principal| principal.enrolment.as_deref() == Some(enrolment.id.as_str());
-                self.registered_before(registry, &name, &public, why, by).await
+                self.registered_before(registry, &name, &public, why, peer, by).await
             }
         }
     }
@@ -508,6 +508,7 @@ impl Admission {
         name: &PrincipalName,
         public: &[PublicKey],
         why: AddPrincipal,
+        peer: Peer,
         by: impl FnOnce(&Principal) -> bool,
     ) -> Result<Registered, Refusal> {
         match why {
@@ -526,6 +527,7 @@ impl Admission {
         if !by(&known.principal) || !public.iter().all(is_active) {
             return Err(Refusal::NameInUse);
         }
+        self.charge_principal(registry, known.principal.uid, peer)?;
         if known.principal.blocked {
             return Err(Refusal::Blocked);
         }

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::cache::Loaded;
 use crate::enrol::{Applicant, RegisterRequest, Registered, device_policy, over};
 use crate::registries::Realm;
-use crate::{Actor, Admission, unavailable};
+use crate::{Actor, Admission, Peer, unavailable};
 
 /// How long the enrolment of a statement may be good, in seconds, whatever the statement says: a year. Then
 /// the next device makes a new one.
@@ -46,13 +46,19 @@ impl Admission {
                 if keys.len() != 1 || keys[0].thumbprint() != kid.as_str() {
                     return Err(Refusal::Statement("it is for another key (`cnf.jkt`)".to_owned()));
                 }
-                return self.admit_stated(&realm, &maker, &stated, &name, &keys).await;
+                return self.admit_stated(&realm, &maker, &stated, &name, &keys, request.peer).await;
             }
             StatedDevices::Named(ref name) => EnrolmentNames::Ids(vec![name.to_string()]),
             StatedDevices::Pattern(ref pattern) => EnrolmentNames::Pattern(pattern.clone()),
         };
         let enrolment = self.enrolment_of(&realm, &maker, &stated, names, authority).await?;
-        self.claim(&realm, &enrolment, name, keys, Actor::Device).await
+        let claimed = self.claim(&realm, &enrolment, name, keys, request.peer).await;
+        claimed.map_err(|refusal| match refusal {
+            Refusal::EnrolmentOver(why) => {
+                Refusal::Statement(format!("its enrolment {} {why}", enrolment.id))
+            }
+            refusal => refusal,
+        })
     }
 
     /// Judges a statement and whether its signer may make any.
@@ -89,6 +95,7 @@ impl Admission {
         stated: &Stated,
         name: &PrincipalName,
         public: &[drawbridge_jose::PublicKey],
+        peer: Peer,
     ) -> Result<Registered, Refusal> {
         let registry = &realm.record.name;
         let policy = self.policy_of_maker(realm, &maker.principal).await?;
@@ -102,8 +109,10 @@ impl Admission {
             AddPrincipal::Added => self.registered(registry, name, registration_token).await,
             why => {
                 // Registered by its own statement before, or by its operator: with this key it is the same.
-                self.registered_before(registry, name, public, why, |there| there.registration.is_some())
-                    .await
+                self.registered_before(registry, name, public, why, peer, |there| {
+                    there.registration.is_some()
+                })
+                .await
             }
         }
     }
