@@ -233,6 +233,34 @@ const PUBLISHED_FAULTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("CVE-2017-15361: keys that can be factored", &["RSA key with the ROCA fingerprint"]),
+    (
+        "what some of seven other libraries take: extensions that are not understood",
+        &["crit empty", "crit unknown", "crit naming a header that is absent", "b64 false, payload raw"],
+    ),
+    (
+        "what some of seven other libraries take: one token with two readings",
+        &["alg twice, none first", "alg twice, none last", "sub twice", "BOM before the header"],
+    ),
+    (
+        "what some of seven other libraries take: one token with two spellings",
+        &[
+            "signature with double padding",
+            "signature with stray bits",
+            "signature with a trailing newline",
+            "header with a leading space",
+        ],
+    ),
+    (
+        "what all of seven other libraries refuse too",
+        &[
+            "alg \"es256\"",
+            "psychic signature, r = s = 0 (CVE-2022-21449)",
+            "r = s = n",
+            "DER signature",
+            "four segments",
+            "header is an array",
+        ],
+    ),
 ];
 
 const HEADER: &[u8] = br#"{"alg":"ES256","typ":"JWT"}"#;
