@@ -109,7 +109,7 @@ pub enum Command {
     Pub(PubArgs),
     /// Subscribe with the identity in --as DIR and print what comes
     Sub(SubArgs),
-    /// Read the audit
+    /// Read, export and check the audit
     #[command(subcommand)]
     Audit(AuditCommand),
     /// Say what an error code of a log, an answer or a reason string means, and the mend
@@ -618,6 +618,23 @@ pub enum AuditCommand {
         /// How many
         #[arg(long, default_value_t = 20)]
         count: usize,
+        /// Go on with those that come
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Check every chain, every signed checkpoint, and that nothing was cut off since a head kept earlier
+    Verify {
+        /// A file of `audit export` instead of the server
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// The head that an earlier check printed
+        #[arg(long, value_name = "HEAD")]
+        since: Option<String>,
+    },
+    /// Write all of it to a file, one JSON object a line
+    Export {
+        /// The file; it must not exist
+        file: PathBuf,
     },
 }
 

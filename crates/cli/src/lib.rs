@@ -12,6 +12,7 @@ macro_rules! say {
 }
 
 pub mod args;
+mod audit;
 mod control;
 mod device;
 mod enrol;
@@ -65,7 +66,7 @@ pub fn execute(cli: &Cli) -> Result<(), Failure> {
         Command::State(command) => control::state(common, command),
         Command::Pub(command) => session::publish(common, command),
         Command::Sub(command) => session::subscribe(common, command),
-        Command::Audit(command) => policy::audit(common, command),
+        Command::Audit(command) => audit::audit(common, command),
         Command::Explain { code } => explain(common, code),
         Command::Serve(_) | Command::CheckConfig { .. } => {
             Err(Failure::Usage("this command is served by the `drawbridge` binary itself".to_owned()))

@@ -6,7 +6,7 @@ use drawbridge_names::PolicyName;
 use drawbridge_policy::{Policy, PolicyError};
 use serde_json::{Value, json};
 
-use crate::args::{Action, AuditCommand, Common, DEFAULT_REGISTRY, PolicyCommand, RegistryCommand};
+use crate::args::{Action, Common, DEFAULT_REGISTRY, PolicyCommand, RegistryCommand};
 use crate::output::{self, cell};
 use crate::server::escape;
 use crate::{Failure, Server, files};
@@ -145,13 +145,6 @@ pub(crate) fn registry(common: &Common, command: &RegistryCommand) -> Result<(),
     Ok(())
 }
 
-pub(crate) fn audit(common: &Common, command: &AuditCommand) -> Result<(), Failure> {
-    let AuditCommand::Tail { count } = command;
-    let answer = Server::find(common)?.call("GET", &format!("/v1/audit?limit={count}"), None)?.json();
-    listing(common, &answer["items"], &["seq", "at", "actor", "action", "subject"], &["device", "list"]);
-    Ok(())
-}
-
 /// The same place, another registry.
 fn within(common: &Common, registry: &str) -> Common {
     Common { registry: registry.to_owned(), ..common.clone() }
@@ -161,7 +154,7 @@ fn first_name(items: &Value) -> Option<&str> {
     items[0]["name"].as_str()
 }
 
-fn listing(common: &Common, items: &Value, columns: &[&str], next: &[&str]) {
+pub(crate) fn listing(common: &Common, items: &Value, columns: &[&str], next: &[&str]) {
     if common.json {
         output::json(items);
         return;
