@@ -1,10 +1,11 @@
 //! The HTTPS side over real TLS sockets: a memory store, a fake clock, devices of the testkit, and a
 //! client that writes bytes and so can be as wrong as it likes.
 
-mod enrolment;
 mod binding;
+mod enrolment;
 mod errors;
 mod fleet;
+mod keys;
 mod operate;
 mod roles;
 mod surface;

@@ -173,7 +173,6 @@ async fn keys_are_added_in_every_form_and_retired_by_their_thumbprint() {
     let keys = world.admin(Ask::get("/v1/devices/lamp/keys")).await.json();
     let states: Vec<_> = keys["items"].as_array().expect("items").iter().map(|key| &key["state"]).collect();
     assert_eq!(states, ["retired", "active", "active", "active"]);
-    // The `certificate` form also takes a plain PEM, the `pem` form no certificate.
     let none = world
         .admin(Ask::post("/v1/devices/lamp/keys").json(&json!({ "jwk": jwk(&second), "pem": "x" })))
         .await;
