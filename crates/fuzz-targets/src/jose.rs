@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use drawbridge_jose::{
-    Algorithm, BadSignature, Claims, Jws, JwsError, KeyError, Padding, ParseOptions, PublicKey, SigningKey,
-    Verify, base64url_encode, ecdsa_der_to_raw, sha256,
+    Algorithm, BadSignature, CertificateKey, Claims, Jws, JwsError, KeyError, Padding, ParseOptions,
+    PublicKey, SigningKey, Verify, base64url_encode, ecdsa_der_to_raw, sha256,
 };
 use serde_json::Value;
 
@@ -222,13 +222,18 @@ pub(crate) mod public_key {
     pub(crate) fn run(data: &[u8]) -> Outcome {
         let Some((&form, rest)) = data.split_first() else { return Outcome::refused("empty") };
         let text = || std::str::from_utf8(rest).ok();
-        let read = match form % 6 {
+        let read = match form % 7 {
             0 => PublicKey::recognise(rest),
             1 => PublicKey::from_spki_der(rest),
             2 => PublicKey::from_certificate_der(rest),
             3 => text().map_or(Err(KeyError::Unrecognised), PublicKey::from_pem),
             4 => text().map_or(Err(KeyError::Unrecognised), PublicKey::from_spki_pem),
-            _ => text().map_or(Err(KeyError::Unrecognised), PublicKey::from_bare_base64),
+            5 => text().map_or(Err(KeyError::Unrecognised), PublicKey::from_bare_base64),
+            _ => text().map_or(Err(KeyError::Unrecognised), |text| {
+                let read = CertificateKey::from_pem(text)?;
+                assert_eq!(CertificateKey::from_der(&read.der).as_ref(), Ok(&read));
+                Ok(read.key)
+            }),
         };
         let key = match read {
             Ok(key) => key,
@@ -236,7 +241,7 @@ pub(crate) mod public_key {
         };
         super::jwk::survives(&key);
         let spki = key.spki_der();
-        match form % 6 {
+        match form % 7 {
             1 => assert_eq!(spki, rest, "a key has one encoding"),
             2 => {
                 assert!(rest.windows(spki.len()).any(|window| window == spki), "a key out of the certificate")
@@ -249,7 +254,7 @@ pub(crate) mod public_key {
             _ => {}
         }
         // A text names one key: what two readers could read differently is refused.
-        if let Some(text) = text().filter(|_| matches!(form % 6, 3 | 4)) {
+        if let Some(text) = text().filter(|_| matches!(form % 7, 3 | 4 | 6)) {
             assert_eq!(text.matches("-----BEGIN ").count(), 1);
             assert!(!text.contains("PRIVATE"));
         }
@@ -274,6 +279,9 @@ pub(crate) mod public_key {
         let certificate = include_bytes!("certificate.der");
         seeds.push([&[2][..], certificate].concat());
         seeds.push([&[0][..], certificate].concat());
+        let body = base64::engine::general_purpose::STANDARD.encode(certificate);
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        seeds.extend([3, 6].map(|form: u8| [&[form][..], pem.as_bytes()].concat()));
         seeds
     }
 }

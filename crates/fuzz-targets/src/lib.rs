@@ -9,6 +9,7 @@
 //! rightly signed, and a few edits of a good token that is then rightly signed. In the last mode it is known
 //! beforehand whether the token is good, so wrong refusals are found too.
 
+mod certificates;
 mod forms;
 mod jose;
 mod mqtt;
@@ -115,6 +116,8 @@ targets! {
     connect_jwt: tokens, mutate::JSON_WORDS, 6000;
     /// An access token of our own issuer.
     access_token: tokens, mutate::JSON_WORDS, 9000;
+    /// The certificate of a TLS client, and the chain to a CA.
+    client_certificate: certificates, mutate::KEY_WORDS, 2000;
     /// A form body.
     form_body: forms, mutate::FORM_WORDS, 2000;
     /// A policy document.

@@ -47,6 +47,7 @@ targets! {
     legacy_pop: 6_000, 5, 0;
     connect_jwt: 4_000, 8, 45;
     access_token: 4_000, 7, 35;
+    client_certificate: 5_000, 4, 0;
     form_body: 30_000, 3, 0;
     policy_document: 3_000, 3, 0;
     grant: 10_000, 4, 0;
