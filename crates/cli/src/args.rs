@@ -69,7 +69,7 @@ pub enum Command {
     /// Add and list registries
     #[command(subcommand)]
     Registry(RegistryCommand),
-    /// Add, list, remove keys of a device or application
+    /// Add, list, change, remove, revoke keys of a device or application
     #[command(subcommand)]
     Key(KeyCommand),
     /// Permit devices to register themselves, and approve, reject or undo those that have
@@ -198,6 +198,19 @@ pub enum DeviceCommand {
         /// The device
         id: String,
     },
+    /// Make a new secret for it and print it, this once; the password or secret before it is dead
+    Secret {
+        /// The device
+        id: String,
+    },
+    /// Set its password, read from standard input, one line; the password or secret before it is dead
+    Password {
+        /// The device
+        id: String,
+        /// Take the password away instead
+        #[arg(long)]
+        remove: bool,
+    },
     /// Delete it with its keys
     Delete {
         /// The device
@@ -255,6 +268,9 @@ pub struct DeviceAdd {
     /// Policy [default: device]
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
+    /// Read its password from standard input, one line; without --key it gets no key then
+    #[arg(long)]
+    pub password_stdin: bool,
     /// Accept its IoT IdP style JWTs without `aud` and `exp` on the alias paths (a weakness)
     #[arg(long)]
     pub legacy_assertions: bool,
@@ -276,6 +292,9 @@ pub enum AppCommand {
         /// Public key: PEM, JWK or DER
         #[arg(long = "key", value_name = "FILE")]
         keys: Vec<PathBuf>,
+        /// Read its password from standard input, one line; without --key it gets no key then
+        #[arg(long)]
+        password_stdin: bool,
         /// Policy; without one it may do nothing
         #[arg(long, value_name = "NAME")]
         policy: Option<String>,
@@ -289,6 +308,19 @@ pub enum AppCommand {
     Show {
         /// The application
         name: String,
+    },
+    /// Make a new secret for it and print it, this once; the password or secret before it is dead
+    Secret {
+        /// The application
+        name: String,
+    },
+    /// Set its password, read from standard input, one line; the password or secret before it is dead
+    Password {
+        /// The application
+        name: String,
+        /// Take the password away instead
+        #[arg(long)]
+        remove: bool,
     },
     /// Delete an application
     Delete {
@@ -315,26 +347,57 @@ pub enum RegistryCommand {
         /// Its name
         name: String,
     },
+    /// Change settings of a registry; what is left out stays
+    Set(RegistrySet),
+    /// List the keys of its issuer: which one signs, which comes next, which are still believed
+    Keys {
+        /// Its name
+        name: String,
+    },
+    /// Publish the next key of its issuer, which signs from tomorrow on
+    RotateKey {
+        /// Its name
+        name: String,
+        /// The key was stolen: a new one signs at once, and all that the old ones signed is dead
+        #[arg(long)]
+        now: bool,
+    },
+}
+
+/// `drawbridge registry set`.
+#[derive(Debug, Args)]
+pub struct RegistrySet {
+    /// Its name
+    pub name: String,
+    /// Form of access tokens: `at+jwt` or `opaque`
+    #[arg(long, value_name = "FORMAT", value_parser = ["at+jwt", "opaque"])]
+    pub token_format: Option<String>,
+    /// Life of an access token, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub token_life_s: Option<u32>,
+    /// How far a device's clock may be off, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub clock_skew_s: Option<u32>,
+    /// Trust in devices' clocks: `none`, `coarse` or `good`
+    #[arg(long, value_name = "TRUST", value_parser = ["none", "coarse", "good"])]
+    pub clock: Option<String>,
+    /// Algorithm of the issuer's next key: `ES256`, `RS256` or `EdDSA`
+    #[arg(long, value_name = "ALG", value_parser = ["ES256", "RS256", "EdDSA"])]
+    pub issuer_algorithm: Option<String>,
 }
 
 /// `drawbridge key ...`.
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
-    /// Register a further key
-    Add {
-        /// Device or application
-        id: String,
-        /// Public key: PEM, JWK, DER or certificate
-        file: PathBuf,
-        /// A label; may stand as `kid` in its JWTs
-        #[arg(long)]
-        label: Option<String>,
-    },
-    /// List keys
+    /// Register a further key, or one in the place of another
+    Add(KeyAdd),
+    /// List keys: state, label, end, last use
     List {
         /// Device or application
         id: String,
     },
+    /// Change label or validity of a key
+    Set(KeySet),
     /// Retire a key and close what it opened
     Remove {
         /// Device or application
@@ -342,6 +405,59 @@ pub enum KeyCommand {
         /// Key id (thumbprint)
         kid: String,
     },
+    /// A key is in wrong hands: retire it, also the last one, and end all that its owner has opened
+    Revoke {
+        /// Device or application
+        id: String,
+        /// Key id (thumbprint)
+        kid: String,
+        /// Why, for the audit
+        #[arg(long, value_name = "TEXT", default_value = "compromised")]
+        reason: String,
+    },
+}
+
+/// `drawbridge key add`.
+#[derive(Debug, Args)]
+pub struct KeyAdd {
+    /// Device or application
+    pub id: String,
+    /// Public key: PEM, JWK, DER, or a certificate (in PEM its end becomes the end of the key)
+    pub file: PathBuf,
+    /// A label; may stand as `kid` in its JWTs
+    #[arg(long)]
+    pub label: Option<String>,
+    /// Not accepted before this time, such as 2030-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub not_before: Option<String>,
+    /// Not accepted from this time on, or `never`
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
+    /// The key whose place it takes
+    #[arg(long, value_name = "KID")]
+    pub replaces: Option<String>,
+    /// How long that one may still be used: `0` retires it at once [default: as the server's settings say]
+    #[arg(long, value_name = "TIME", requires = "replaces")]
+    pub grace: Option<String>,
+}
+
+/// `drawbridge key set`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(["label", "not_before", "expires"]))]
+pub struct KeySet {
+    /// Device or application
+    pub id: String,
+    /// Key id (thumbprint)
+    pub kid: String,
+    /// A label; an empty one takes it away
+    #[arg(long)]
+    pub label: Option<String>,
+    /// Not accepted before this time, such as 2030-01-31T12:00:00Z, or `never` for no such bound
+    #[arg(long, value_name = "TIME")]
+    pub not_before: Option<String>,
+    /// Not accepted from this time on, or `never`
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
 }
 
 /// `drawbridge enrol ...`.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use drawbridge_device::{DeviceIdentity, MqttClient, Qos, random_id};
 use drawbridge_jose::{Algorithm, PublicKey, SigningKey};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
-use crate::args::{AppCommand, Common, DeviceAdd, DeviceCommand, KeyCommand};
+use crate::args::{AppCommand, Common, DeviceAdd, DeviceCommand, KeyAdd, KeyCommand, KeySet};
 use crate::output::{self, cell};
 use crate::server::escape;
 use crate::{Failure, Server, files};
@@ -20,6 +21,8 @@ pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Fai
         DeviceCommand::Block { id } => act(common, id, "block"),
         DeviceCommand::Unblock { id } => act(common, id, "unblock"),
         DeviceCommand::Revoke { id } => act(common, id, "revoke"),
+        DeviceCommand::Secret { id } => make_secret(common, Kind::Device, id),
+        DeviceCommand::Password { id, remove } => set_password(common, Kind::Device, id, *remove),
         DeviceCommand::Delete { id } => delete(common, Kind::Device, id),
         DeviceCommand::Enrol { id, out, mqtts } => {
             crate::enrol::device(common, id, out.as_deref(), mqtts.as_deref())
@@ -35,10 +38,11 @@ pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Fai
 
 pub(crate) fn app(common: &Common, command: &AppCommand) -> Result<(), Failure> {
     match command {
-        AppCommand::Add { name, keys, policy, out } => {
+        AppCommand::Add { name, keys, password_stdin, policy, out } => {
             let keys = keys.iter().map(|path| files::public_key(path)).collect::<Result<Vec<_>, _>>()?;
             let body = json!({ "policy": policy });
-            add(common, Kind::Application, name, keys, body, out.as_deref())?;
+            let password = if *password_stdin { Some(password_from_stdin()?) } else { None };
+            add(common, Kind::Application, name, keys, password, body, out.as_deref())?;
             if policy.is_none() && !common.json {
                 say!("it may do nothing until `policy attach` gives it a policy");
             }
@@ -47,6 +51,8 @@ pub(crate) fn app(common: &Common, command: &AppCommand) -> Result<(), Failure> 
         }
         AppCommand::List => list(common, Kind::Application),
         AppCommand::Show { name } => show(common, Kind::Application, name),
+        AppCommand::Secret { name } => make_secret(common, Kind::Application, name),
+        AppCommand::Password { name, remove } => set_password(common, Kind::Application, name, *remove),
         AppCommand::Delete { name } => delete(common, Kind::Application, name),
     }
 }
@@ -94,7 +100,8 @@ fn device_add(common: &Common, add_args: &DeviceAdd) -> Result<(), Failure> {
         body["assertion_profile"] = "legacy".into();
     }
     let id = &add_args.id;
-    let made = add(common, Kind::Device, id, keys, body, add_args.out.as_deref())?;
+    let password = if add_args.password_stdin { Some(password_from_stdin()?) } else { None };
+    let made = add(common, Kind::Device, id, keys, password, body, add_args.out.as_deref())?;
     match made {
         Some(folder) => {
             output::next_with_identity(common, &["device", "run", id, "--as", &folder.to_string_lossy()]);
@@ -104,17 +111,18 @@ fn device_add(common: &Common, add_args: &DeviceAdd) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Registers a principal; without keys one is made here, and its private half never leaves.
+/// Registers a principal; without keys and password a key is made here, and its private half never leaves.
 fn add(
     common: &Common,
     kind: Kind,
     name: &str,
     mut keys: Vec<PublicKey>,
+    password: Option<Zeroizing<String>>,
     mut body: Value,
     out: Option<&Path>,
 ) -> Result<Option<PathBuf>, Failure> {
     let server = Server::find(common)?;
-    let made = keys.is_empty();
+    let made = keys.is_empty() && password.is_none();
     let folder = match out {
         Some(folder) => folder.to_owned(),
         None => PathBuf::from(".").join(name),
@@ -142,8 +150,18 @@ fn add(
     body["keys"] = keys.iter().map(key_body).collect::<Result<Vec<_>, _>>()?.into();
     let discovery = server.discovery()?;
     let mut answer = server.create(kind.path(), name, &body)?.json();
+    if let Some(password) = &password
+        && let Err(refused) = put_password(&server, kind, name, password)
+    {
+        // Made by this very command and of no use as it is: all or nothing.
+        server.call("DELETE", &format!("{}/{}", kind.path(), escape(name)), None)?;
+        return Err(refused);
+    }
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut said = vec![format!("{} {name} registered with key {}", kind.verb(), keys[0].thumbprint())];
+    let proofs =
+        [keys.first().map(|key| format!("key {}", key.thumbprint())), password.map(|_| "a password".into())];
+    let proofs: Vec<String> = proofs.into_iter().flatten().collect();
+    let mut said = vec![format!("{} {name} registered with {}", kind.verb(), proofs.join(" and "))];
     let written = match secret {
         Some(key) => {
             let identity = DeviceIdentity {
@@ -175,6 +193,54 @@ fn add(
         say!("{}", said.join("\n"));
     }
     Ok(written)
+}
+
+/// One line without its line end.
+fn password_from_stdin() -> Result<Zeroizing<String>, Failure> {
+    let mut line = Zeroizing::new(String::new());
+    std::io::stdin().read_line(&mut line).map_err(|e| Failure::Usage(format!("standard input: {e}")))?;
+    let text = line.strip_suffix('\n').unwrap_or(&line);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        return Err(Failure::Usage("standard input has no password; write it there in one line".to_owned()));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+fn put_password(server: &Server, kind: Kind, name: &str, password: &str) -> Result<(), Failure> {
+    let path = format!("{}/{}/password", kind.path(), escape(name));
+    server.call("PUT", &path, Some(&json!({ "password": password }))).map(drop)
+}
+
+fn set_password(common: &Common, kind: Kind, name: &str, remove: bool) -> Result<(), Failure> {
+    let server = Server::find(common)?;
+    if remove {
+        server.call("DELETE", &format!("{}/{}/password", kind.path(), escape(name)), None)?;
+    } else {
+        put_password(&server, kind, name, &password_from_stdin()?)?;
+    }
+    let done = if remove { "taken away" } else { "set" };
+    if common.json {
+        output::json(&json!({ "name": name, "password": done }));
+    } else {
+        say!("the password of {name} is {done}; its tokens and sessions have ended");
+    }
+    output::next(common, &[kind.verb(), "show", name]);
+    Ok(())
+}
+
+fn make_secret(common: &Common, kind: Kind, name: &str) -> Result<(), Failure> {
+    let server = Server::find(common)?;
+    let path = format!("{}/{}/secret", kind.path(), escape(name));
+    let answer = server.call("POST", &path, None)?.json();
+    if common.json {
+        output::json(&answer);
+    } else {
+        say!("{}", answer["client_secret"].as_str().unwrap_or_default());
+        say!("it is shown this once; {name} sends it as client_secret, or as its MQTT password");
+    }
+    output::next(common, &[kind.verb(), "show", name]);
+    Ok(())
 }
 
 /// `ca.pem` and `device.json` for a device whose key was made elsewhere.
@@ -289,38 +355,9 @@ fn delete(common: &Common, kind: Kind, id: &str) -> Result<(), Failure> {
 
 pub(crate) fn key(common: &Common, command: &KeyCommand) -> Result<(), Failure> {
     match command {
-        KeyCommand::Add { id, file, label } => {
-            let key = files::public_key(file)?;
-            let server = Server::find(common)?;
-            let mut body = key_body(&key)?;
-            if let Some(label) = label {
-                body["label"] = label.clone().into();
-            }
-            let path = format!("{}/keys", principal(&server, id)?.1);
-            let answer = server.call("POST", &path, Some(&body))?;
-            if common.json {
-                output::json(&answer.json());
-            } else {
-                say!("{id} has the key {} now", key.thumbprint());
-                output::next(common, &["key", "list", id]);
-            }
-        }
-        KeyCommand::List { id } => {
-            let server = Server::find(common)?;
-            let (kind, path) = principal(&server, id)?;
-            let answer = server.call("GET", &format!("{path}/keys"), None)?.json();
-            let keys = answer["keys"].as_array().or(answer["items"].as_array()).cloned().unwrap_or_default();
-            if common.json {
-                output::json(&Value::Array(keys));
-            } else {
-                let row = |key: &Value| {
-                    ["kid", "alg", "state", "label", "expires"].iter().map(|m| cell(&key[*m])).collect()
-                };
-                let rows: Vec<Vec<String>> = keys.iter().map(row).collect();
-                output::table(&["kid", "alg", "state", "label", "expires"], &rows);
-                output::next(common, &[kind.verb(), "show", id]);
-            }
-        }
+        KeyCommand::Add(add) => key_add(common, add),
+        KeyCommand::List { id } => key_list(common, id),
+        KeyCommand::Set(set) => key_set(common, set),
         KeyCommand::Remove { id, kid } => {
             let server = Server::find(common)?;
             let path = format!("{}/keys/{}", principal(&server, id)?.1, escape(kid));
@@ -331,7 +368,109 @@ pub(crate) fn key(common: &Common, command: &KeyCommand) -> Result<(), Failure> 
                 say!("the key {kid} of {id} is retired; sessions and tokens it opened are ended");
                 output::next(common, &["key", "list", id]);
             }
+            Ok(())
         }
+        KeyCommand::Revoke { id, kid, reason } => {
+            let server = Server::find(common)?;
+            let path = format!("{}/keys/{}/revoke", principal(&server, id)?.1, escape(kid));
+            let answer = server.call("POST", &path, Some(&json!({ "reason": reason })))?.json();
+            if common.json {
+                output::json(&answer);
+            } else {
+                say!(
+                    "the key {kid} of {id} is retired for ever; every token and session of {id} is dead (epoch {})",
+                    cell(&answer["epoch"])
+                );
+                output::next(common, &["key", "list", id]);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A time of the command line as the API takes it: `never` is no bound.
+fn time_or_never(text: &str) -> Value {
+    if text == "never" { Value::Null } else { text.into() }
+}
+
+fn key_add(common: &Common, add: &KeyAdd) -> Result<(), Failure> {
+    let KeyAdd { id, file, label, not_before, expires, replaces, grace } = add;
+    let key = files::public_key(file)?;
+    let mut body = match files::certificate_pem(file)? {
+        // The certificate says more than its key: until when it is good.
+        Some(pem) => json!({ "certificate": pem }),
+        None => key_body(&key)?,
+    };
+    if let Some(label) = label {
+        body["label"] = label.clone().into();
+    }
+    for (member, time) in [("not_before", not_before), ("expires", expires)] {
+        if let Some(time) = time {
+            body[member] = time_or_never(time);
+        }
+    }
+    if let Some(replaces) = replaces {
+        body["replaces"] = replaces.clone().into();
+    }
+    if let Some(grace) = grace {
+        body["grace_s"] = files::duration(grace)?.as_secs().into();
+    }
+    let server = Server::find(common)?;
+    let path = format!("{}/keys", principal(&server, id)?.1);
+    let answer = server.call("POST", &path, Some(&body))?.json();
+    if common.json {
+        output::json(&answer);
+        return Ok(());
+    }
+    say!("{id} has the key {} now", key.thumbprint());
+    if let Some(previous) = answer["previous"].as_object() {
+        let of = |member: &str| cell(previous.get(member).unwrap_or(&Value::Null));
+        say!(
+            "{} was replaced and ends at {}, or with the first login by the new key",
+            of("kid"),
+            of("expires")
+        );
+    }
+    output::next(common, &["key", "list", id]);
+    Ok(())
+}
+
+fn key_list(common: &Common, id: &str) -> Result<(), Failure> {
+    const COLUMNS: [&str; 7] = ["kid", "alg", "state", "label", "not_before", "expires", "last_used"];
+    let server = Server::find(common)?;
+    let (kind, path) = principal(&server, id)?;
+    let answer = server.call("GET", &format!("{path}/keys"), None)?.json();
+    let keys = answer["items"].as_array().cloned().unwrap_or_default();
+    if common.json {
+        output::json(&Value::Array(keys));
+        return Ok(());
+    }
+    let row = |key: &Value| COLUMNS.iter().map(|member| cell(&key[*member])).collect();
+    let rows: Vec<Vec<String>> = keys.iter().map(row).collect();
+    output::table(&COLUMNS, &rows);
+    output::next(common, &[kind.verb(), "show", id]);
+    Ok(())
+}
+
+fn key_set(common: &Common, set: &KeySet) -> Result<(), Failure> {
+    let KeySet { id, kid, label, not_before, expires } = set;
+    let mut body = json!({});
+    if let Some(label) = label {
+        body["label"] = if label.is_empty() { Value::Null } else { label.clone().into() };
+    }
+    for (member, time) in [("not_before", not_before), ("expires", expires)] {
+        if let Some(time) = time {
+            body[member] = time_or_never(time);
+        }
+    }
+    let server = Server::find(common)?;
+    let path = format!("{}/keys/{}", principal(&server, id)?.1, escape(kid));
+    let answer = server.call("PATCH", &path, Some(&body))?.json();
+    if common.json {
+        output::json(&answer);
+    } else {
+        say!("the key {kid} of {id} is changed; what it has opened ends with it");
+        output::next(common, &["key", "list", id]);
     }
     Ok(())
 }

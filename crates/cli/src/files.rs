@@ -25,6 +25,12 @@ pub(crate) fn public_key(path: &Path) -> Result<PublicKey, Failure> {
     PublicKey::recognise(&bytes).map_err(|e| bad(e.to_string()))
 }
 
+/// The text of a file that is a certificate in PEM.
+pub(crate) fn certificate_pem(path: &Path) -> Result<Option<String>, Failure> {
+    let bytes = read(path, "wanted a public key or certificate: PEM, JWK or DER")?;
+    Ok(String::from_utf8(bytes).ok().filter(|text| text.contains("-----BEGIN CERTIFICATE-----")))
+}
+
 /// The private key in a PKCS#8 PEM file.
 pub(crate) fn private_key(path: &Path) -> Result<SigningKey, Failure> {
     const WANTED: &str = "wanted a private key in PKCS#8 PEM (`-----BEGIN PRIVATE KEY-----`)";

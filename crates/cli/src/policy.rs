@@ -141,6 +141,40 @@ pub(crate) fn registry(common: &Common, command: &RegistryCommand) -> Result<(),
                 }
             }
         }
+        RegistryCommand::Set(set) => {
+            let within = within(common, &set.name);
+            let mut body = json!({});
+            let members = [
+                ("token_format", set.token_format.as_ref().map(|word| json!(word))),
+                ("token_life_s", set.token_life_s.map(|seconds| json!(seconds))),
+                ("clock_skew_s", set.clock_skew_s.map(|seconds| json!(seconds))),
+                ("clock", set.clock.as_ref().map(|word| json!(word))),
+                ("issuer_algorithm", set.issuer_algorithm.as_ref().map(|word| json!(word))),
+            ];
+            for (name, value) in members {
+                if let Some(value) = value {
+                    body[name] = value;
+                }
+            }
+            let path = format!("/v1/registries/{}", escape(&set.name));
+            output::json(&Server::find(&within)?.call("PATCH", &path, Some(&body))?.json());
+            output::next(common, &["registry", "keys", &set.name]);
+        }
+        RegistryCommand::Keys { name } => {
+            let within = within(common, name);
+            let path = format!("/v1/registries/{}/issuer-keys", escape(name));
+            let answer = Server::find(&within)?.call("GET", &path, None)?.json();
+            let next = ["registry", "rotate-key", name];
+            listing(common, &answer["items"], &["kid", "state", "alg", "signs_from", "until"], &next);
+        }
+        RegistryCommand::RotateKey { name, now } => {
+            let within = within(common, name);
+            let body = json!({ "when": if *now { "now" } else { "planned" } });
+            let path = format!("/v1/registries/{}/issuer-keys", escape(name));
+            let answer = Server::find(&within)?.call("POST", &path, Some(&body))?.json();
+            let next = ["registry", "keys", name];
+            listing(common, &answer["items"], &["kid", "state", "alg", "signs_from", "until"], &next);
+        }
     }
     Ok(())
 }
