@@ -641,6 +641,15 @@ mod tests {
     }
 
     #[test]
+    fn a_full_queue_of_password_checks_says_when_to_come_again() {
+        for failure in [Failure::from(Refusal::Busy), Failure::from(AdmissionError::Busy)] {
+            let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+            assert_eq!((failure.status, failure.oauth.0), (unavailable, unavailable));
+            assert_eq!((failure.code, failure.retry_after_s), ("DB-1045", Some(1)));
+        }
+    }
+
+    #[test]
     fn each_path_has_its_dialect() {
         let table = [
             ("/oauth/token", Dialect::OAuth),

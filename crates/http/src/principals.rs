@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use drawbridge_admission::{Actor, AdmissionError, NewApplication, NewDevice};
+use drawbridge_identity::Verifier;
 use drawbridge_names::{PolicyName, PrincipalKind, PrincipalName, RegistryName};
 use drawbridge_registry::Known;
 use serde::Deserialize;
@@ -360,6 +361,14 @@ fn shown(state: &HttpState, status: StatusCode, known: &Known) -> Response {
     (status, [(ETAG, etag::write(known.principal.revision))], Json(body)).into_response()
 }
 
+/// `password`, `generated`, or nothing: what it could log in with besides its keys.
+fn secret_kind(kept: Option<&[u8]>) -> Option<&'static str> {
+    kept.and_then(Verifier::from_bytes).map(|kept| match kept {
+        Verifier::Password(_) => "password",
+        Verifier::Secret(_) => "generated",
+    })
+}
+
 /// A principal as `/v1` shows it at this second.
 pub(crate) fn principal_json(known: &Known, now_s: u64) -> Value {
     let principal = &known.principal;
@@ -374,6 +383,7 @@ pub(crate) fn principal_json(known: &Known, now_s: u64) -> Value {
         "policy": principal.policy.as_ref().map(PolicyName::as_str),
         "assertion_profile": if principal.legacy_assertions { "legacy" } else { "standard" },
         "attributes": principal.attributes,
+        "secret": secret_kind(principal.password.as_deref()),
         "created": wire_time::from_s(principal.created_s),
         "revision": principal.revision,
         "keys": keys,

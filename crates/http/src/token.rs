@@ -84,7 +84,7 @@ fn token_type(grant: &TokenGrant) -> &'static str {
 }
 
 /// Source: RFC 8693 section 2.1.
-const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+pub(crate) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// Source: RFC 8693 section 3.
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 

@@ -10,9 +10,11 @@
 mod bad_input;
 mod clients;
 mod command_line;
+mod credentials;
 mod demo;
 mod device_library;
 mod durability;
+mod enrolment;
 mod harness;
 mod invariants;
 mod oauth;

@@ -422,6 +422,11 @@ async fn secrets_and_passwords_log_in_by_basic_and_by_post_and_are_made_by_the_o
     let password = "p:ss wörd+%41";
     let set = Ask::new("PUT", "/v1/devices/lamp/password").json(&json!({ "password": password }));
     assert_eq!(world.admin(set).await.status, 204);
+    for (path, kind) in [("/v1/applications/backend", "generated"), ("/v1/devices/lamp", "password")] {
+        let shown = world.admin(Ask::get(path)).await;
+        assert_eq!(shown.json()["secret"], kind);
+        assert!(!shown.text.contains("dbs_"), "{}", shown.text);
+    }
     let form = |id: &str, secret: &str| {
         let encoded: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
         format!("grant_type=client_credentials&client_id={id}&client_secret={encoded}")
@@ -466,6 +471,4 @@ async fn secrets_and_passwords_log_in_by_basic_and_by_post_and_are_made_by_the_o
         assert_eq!(world.admin(Ask::new("DELETE", path)).await.status, status, "{path}");
     }
     refused(&world.send(basic("lamp", password)).await, 401, "invalid_client");
-    let shown = world.admin(Ask::get("/v1/applications/backend")).await;
-    assert!(!shown.text.contains("dbs_"), "{}", shown.text);
 }
