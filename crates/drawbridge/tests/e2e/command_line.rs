@@ -36,7 +36,7 @@ fn exit_codes_tell_usage_denied_not_found_unavailable_and_conflict_apart() {
 }
 
 /// A line of every command, in an order in which each succeeds. `KID` is the key in `second.jwk`.
-const EVERY_COMMAND: [&str; 36] = [
+const EVERY_COMMAND: [&str; 50] = [
     "device add lamp --out ids/lamp",
     "device add own --key second.jwk --out ids/own",
     "device delete own",
@@ -58,6 +58,7 @@ const EVERY_COMMAND: [&str; 36] = [
     "--registry plant device list",
     "key add lamp third.jwk",
     "key list lamp",
+    "key set lamp KID --label spare --expires 2099-01-01T00:00:00Z",
     "key remove lamp KID",
     "can lamp publish devices/lamp/events/x",
     "token mint --key ids/lamp/key.pem --device lamp --aud bridge --life 5m",
@@ -69,9 +70,22 @@ const EVERY_COMMAND: [&str; 36] = [
     "pub devices/lamp/state on --as ids/lamp",
     "state list lamp",
     "device run lamp --as ids/lamp --count 1",
+    "device import gw.ndjson",
+    "gateway link gw lamp",
+    "gateway list gw",
+    "gateway list --of lamp",
+    "gateway unlink gw lamp",
+    "enrol create --id pump-1 --out pump.token",
+    "enrol list",
+    "device enrol pump-1 --token-file pump.token --out ids/pump-1",
+    "enrol approve pump-1",
+    "enrol undo pump-1",
+    "ca add ROOT",
+    "ca list",
     "explain not-proven",
     "audit tail",
     "device revoke lamp",
+    "key revoke lamp KID",
     "app delete idle",
 ];
 
@@ -84,7 +98,9 @@ fn every_command() -> (Core, Vec<Vec<String>>) {
     for (name, key) in [("second.jwk", &second), ("third.jwk", &third)] {
         fs::write(place.join(name), key.public_key().to_jwk_json()).expect("write");
     }
-    let word = |word: &str| word.replace("KID", third.public_key().thumbprint());
+    fs::write(place.join("gw.ndjson"), "{\"id\":\"gw\",\"gateway\":true}\n").expect("write");
+    let root = core.data().join("ca.pem").to_string_lossy().into_owned();
+    let word = |word: &str| word.replace("KID", third.public_key().thumbprint()).replace("ROOT", &root);
     let lines = EVERY_COMMAND.map(|line| line.split(' ').map(word).collect());
     (core, lines.into())
 }
