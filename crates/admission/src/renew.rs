@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use drawbridge_identity::{AliasLogin, NotProven, Refusal};
 use drawbridge_names::{PrincipalKind, PrincipalName, RegistryName};
-use drawbridge_policy::Rights;
+use drawbridge_policy::{Grant, Rights};
 
 use crate::admin_token::OPAQUE_TOKEN_PREFIX;
 use crate::cache::Loaded;
@@ -129,12 +129,13 @@ pub(crate) fn alias_scope(scope: Option<&str>, rights: &Rights) -> Result<AliasL
             }
         } else if !rules.alias_scopes.iter().any(|allowed| allowed == word) {
             grants += 1;
-            if grants > 1 || judge_grant(Some(word), rights).is_err() {
+            if grants > 1 || Grant::parse_scope(word).is_err() {
                 let word: String = word.chars().take(64).flat_map(char::escape_debug).collect();
                 return Err(Refusal::Scope(format!(
-                    "`{word}` is no word of `alias_scopes` in the policy, nor a grant that it allows"
+                    "`{word}` is outside the policy, whose `alias_scopes` do not name it"
                 )));
             }
+            judge_grant(Some(word), rights)?;
         }
         words.push(word);
     }

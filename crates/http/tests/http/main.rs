@@ -9,4 +9,5 @@ mod keys;
 mod operate;
 mod roles;
 mod surface;
+mod tokens;
 mod world;

@@ -23,7 +23,7 @@ async fn unknown_paths_are_404_and_unknown_methods_405_with_allow_in_the_dialect
         "/oauth",
         "/oauth/authorize",
         "/as",
-        "/as/renew/token",
+        "/as/renew/tokens",
         "/r/ghost/v1/devices",
         "/r/default/v1/devices",
         "/r/",
@@ -34,7 +34,7 @@ async fn unknown_paths_are_404_and_unknown_methods_405_with_allow_in_the_dialect
         "/.well-known/oauth-authorization-server/r/ghost",
         "/.well-known/oauth-authorization-server/x",
         "/.well-known/",
-        "/v1/self/keys/x",
+        "/v1/self/keys/x/y",
     ] {
         let answer = world.send(Ask::get(path)).await;
         assert_eq!(answer.status, 404, "{path}: {answer:?}");
@@ -78,23 +78,42 @@ async fn unknown_paths_are_404_and_unknown_methods_405_with_allow_in_the_dialect
 async fn the_metadata_documents_are_one_and_know_only_the_stored_issuer() {
     let world = World::new().await;
     let answer = world.send(Ask::get("/.well-known/oauth-authorization-server")).await;
+    let methods = json!([
+        "private_key_jwt",
+        "client_secret_basic",
+        "client_secret_post",
+        "tls_client_auth",
+        "self_signed_tls_client_auth",
+    ]);
+    let algorithms = json!(["ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"]);
     let expected = json!({
         "issuer": "https://id.example",
         "token_endpoint": "https://id.example/oauth/token",
+        "introspection_endpoint": "https://id.example/oauth/introspect",
+        "revocation_endpoint": "https://id.example/oauth/revoke",
+        "registration_endpoint": "https://id.example/oauth/register",
         "jwks_uri": "https://id.example/oauth/jwks",
         "response_types_supported": [],
-        "grant_types_supported": ["client_credentials"],
-        "token_endpoint_auth_methods_supported": [
-            "private_key_jwt", "client_secret_basic", "client_secret_post", "tls_client_auth",
-            "self_signed_tls_client_auth",
-        ],
-        "dpop_signing_alg_values_supported": ["ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"],
+        "grant_types_supported":
+            ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"],
+        "token_endpoint_auth_methods_supported": methods,
+        "introspection_endpoint_auth_methods_supported": methods,
+        "revocation_endpoint_auth_methods_supported": methods,
+        "token_endpoint_auth_signing_alg_values_supported": algorithms,
+        "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
+        "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
+        "introspection_signing_alg_values_supported": ["ES256"],
+        "dpop_signing_alg_values_supported": algorithms,
         "tls_client_certificate_bound_access_tokens": true,
-        "token_endpoint_auth_signing_alg_values_supported":
-            ["ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"],
+        "scopes_supported": [
+            "self:read", "commands:send", "config:read", "config:write", "state:read", "registry:read",
+            "registry:operate", "registry:admin",
+        ],
         "subject_types_supported": ["public"],
         "bridge_audience": "https://id.example/mqtt",
         "api_audience": "https://id.example/v1",
+        "challenge_endpoint": "https://id.example/oauth/challenge",
+        "time_endpoint": "https://id.example/v1/time",
     });
     assert_eq!((answer.status, answer.json()), (200, expected.clone()));
     let openid = world.send(Ask::get("/.well-known/openid-configuration")).await;
@@ -104,12 +123,41 @@ async fn the_metadata_documents_are_one_and_know_only_the_stored_issuer() {
 
     let jwks = world.send(Ask::get("/oauth/jwks")).await;
     assert_eq!(jwks.header("content-type"), Some("application/jwk-set+json"));
+    // No longer than the next key is published before it signs.
+    assert_eq!(jwks.header("cache-control"), Some("public, max-age=3600"));
     let key = &jwks.json()["keys"][0];
     assert_eq!(
         (key["kty"].as_str(), key["crv"].as_str(), key["d"].as_str()),
         (Some("EC"), Some("P-256"), None)
     );
     assert!(key["kid"].is_string() && key["alg"] == "ES256", "{key}");
+}
+
+#[tokio::test]
+async fn every_endpoint_that_the_metadata_names_is_there() {
+    let world = World::new().await;
+    let plant = NewRegistry::named(RegistryName::parse("plant").expect("plant"), None);
+    world.admission.create_registry(plant, &Actor::Admin).await.expect("plant");
+    for (document, prefix) in [
+        ("/.well-known/openid-configuration", ""),
+        ("/.well-known/oauth-authorization-server/r/plant", "/r/plant"),
+    ] {
+        let metadata = world.send(Ask::get(document)).await.json();
+        let mut named = 0;
+        for (member, url) in metadata.as_object().expect("an object") {
+            let method = match member.as_str() {
+                "jwks_uri" => "GET",
+                member if member.ends_with("_endpoint") => "POST",
+                _ => continue,
+            };
+            let path = url.as_str().and_then(|url| url.strip_prefix(ISSUER)).expect("below the issuer");
+            assert!(path.starts_with(prefix), "{path}");
+            let answer = world.send(Ask::new(method, path)).await;
+            assert!(![404, 405, 501].contains(&answer.status) && answer.status < 500, "{path}: {answer:?}");
+            named += 1;
+        }
+        assert!(named >= 6, "{metadata}");
+    }
 }
 
 #[tokio::test]
