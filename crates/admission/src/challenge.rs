@@ -34,14 +34,14 @@ impl Admission {
     /// [`drawbridge_identity::is_time_nonce`]. Answers the JWT and the time in ms since 1970-01-01 UTC.
     ///
     /// # Errors
-    /// [`Refusal`] when there is no such registry, or the key cannot sign.
-    pub async fn signed_time(
+    /// [`Refusal`] when there is no such registry, the address has asked too often, or the key cannot sign.
+    pub fn signed_time(
         &self,
         registry: &RegistryName,
         nonce: &str,
         peer: Peer,
     ) -> Result<(String, u64), Refusal> {
-        let decision = self.charge_question(peer).and_then(|()| self.sign_time(registry, nonce));
+        let decision = self.charge_signature(peer).and_then(|()| self.sign_time(registry, nonce));
         self.note("time", Some(registry), peer, decision)
     }
 

@@ -32,7 +32,7 @@ impl Admission {
         named: Option<&KeyId>,
         peer: Peer,
     ) -> Result<KeyRemoved, Refusal> {
-        let judged = self.judge_removal(registry, remove, named);
+        let judged = self.judge_removal(registry, remove, named, peer);
         self.decide("key-remove", Some(registry), peer, judged).await
     }
 
@@ -41,6 +41,7 @@ impl Admission {
         registry: &RegistryName,
         remove: &str,
         named: Option<&KeyId>,
+        peer: Peer,
     ) -> Result<KeyRemoved, Refusal> {
         if remove.is_empty() {
             return Err(Refusal::NoCredential);
@@ -55,6 +56,7 @@ impl Admission {
             presented.verify(candidate.as_ref(), &rules, now_s, &self.inner.checker)?
         };
         let loaded = loaded.expect("a removal is verified with the keys of a principal that was loaded");
+        self.charge_principal(registry, loaded.principal.uid, peer)?;
         judge_state(&loaded)?;
         let (principal, kid, signer) = (&loaded.principal, removal.kid, &removal.asserted.kid);
         if named.is_some_and(|named| *named != kid) {

@@ -8,6 +8,7 @@ use drawbridge_names::{KeyId, RegistryName};
 use drawbridge_registry::{JtiOutcome, Key, KeyRotation, KeyState, RotateKey};
 
 use crate::cache::Loaded;
+use crate::issue::judge_state;
 use crate::{Actor, Admission, Peer, kid_of, unavailable};
 
 /// The answer to a key update.
@@ -62,9 +63,7 @@ impl Admission {
         };
         let loaded = loaded.expect("an update is verified with the keys of a principal that was loaded");
         self.charge_principal(registry, loaded.principal.uid, peer)?;
-        if loaded.principal.blocked {
-            return Err(Refusal::Blocked);
-        }
+        judge_state(&loaded)?;
         verify_pop(pop, update, &updated.new_key, &rules, updated.dates, now_s, &self.inner.checker)?;
         self.rotate(registry, &loaded, &updated.asserted, &updated.new_key, retire_old).await
     }
@@ -104,9 +103,7 @@ impl Admission {
         };
         let loaded = loaded.expect("an update is verified with the keys of a principal that was loaded");
         self.charge_principal(registry, loaded.principal.uid, peer)?;
-        if loaded.principal.blocked {
-            return Err(Refusal::Blocked);
-        }
+        judge_state(&loaded)?;
         let form = verify_legacy_pop(pop, update, &updated.new_key, &self.inner.checker)?;
         tracing::debug!(device = %loaded.principal.name, ?form, "legacy proof of possession");
         self.rotate(registry, &loaded, &updated.asserted, &updated.new_key, true).await

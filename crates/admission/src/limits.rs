@@ -333,6 +333,14 @@ impl Admission {
         self.inner.limits.enter(peer, self.inner.clock.instant(), LIGHT).map(drop)
     }
 
+    /// Charges an address for a question that makes the server sign, such as one for the time.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`].
+    pub(crate) fn charge_signature(&self, peer: Peer) -> Result<(), Refusal> {
+        self.inner.limits.enter(peer, self.inner.clock.instant(), 1).map(drop)
+    }
+
     /// Charges a principal for a login or key update, after its signature was found good.
     pub(crate) fn charge_principal(
         &self,

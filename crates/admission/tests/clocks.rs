@@ -3,10 +3,10 @@
 
 mod world;
 
-use drawbridge_admission::{Actor, Admission, Peer, Refusal};
+use drawbridge_admission::{Actor, Admission, LoginRequest, NewRegistry, Peer, Refusal};
 use drawbridge_identity::{NONCE_LIFE_S, NoncePurpose, Nonces};
-use drawbridge_names::KeyId;
-use drawbridge_registry::{ClockTrust, PrincipalSettings};
+use drawbridge_names::{KeyId, RegistryName};
+use drawbridge_registry::{ClockTrust, PrincipalSettings, RegistrySettings};
 use drawbridge_testkit::{Draft, TestDevice};
 use serde_json::json;
 use world::{BRIDGE, ISSUER, World};
@@ -253,6 +253,31 @@ async fn i7_an_assertion_with_a_nonce_is_good_once_also_without_dates() {
 }
 
 #[tokio::test]
+async fn the_registry_says_how_far_clocks_are_trusted_unless_the_record_does() {
+    let world = World::new().await;
+    let settings = RegistrySettings { clock: Clockless, ..RegistrySettings::default() };
+    let name = RegistryName::parse("plant").expect("a name");
+    let new = NewRegistry { settings, ..NewRegistry::named(name.clone(), None) };
+    let (record, _) = world.admission.create_registry(new, &Actor::Admin).await.expect("made");
+    let (plain, exact) = (TestDevice::new("plain"), TestDevice::new("exact"));
+    for device in [&plain, &exact] {
+        world.register_in(&name, device, false).await;
+    }
+    let settings = PrincipalSettings { clock: Some(Trusted), ..PrincipalSettings::default() };
+    world.admission.set_settings(&name, &exact.name, settings, None, &Actor::Admin).await.expect("set");
+    let login = async |device: &TestDevice| {
+        let jwt = device.assertion(&record.issuer, world.now_s()).sign();
+        let request = LoginRequest::with_assertion(&jwt, Peer::default());
+        world.admission.login(&name, request).await.map(|_| ()).map_err(|refusal| refusal.word())
+    };
+    assert_eq!((login(&plain).await, login(&exact).await), (Err("nonce-required"), Ok(())));
+    let other = challenge(&world, NoncePurpose::Assertion);
+    let jwt = plain.assertion(&record.issuer, world.now_s()).with("nonce", json!(other)).sign();
+    let found = world.admission.login(&name, LoginRequest::with_assertion(&jwt, Peer::default())).await;
+    assert_eq!(found.expect_err("a nonce of another registry"), Refusal::NonceStale);
+}
+
+#[tokio::test]
 async fn two_assertions_may_carry_one_nonce() {
     let world = World::new().await;
     let device = world.device("sensor").await;
@@ -313,8 +338,7 @@ async fn i11_a_prober_learns_nothing_of_a_devices_clock() {
 async fn the_time_is_signed_for_whoever_asks_with_a_nonce() {
     let world = World::new().await;
     let nonce = "0123456789abcdef";
-    let (jwt, now_ms) =
-        world.admission.signed_time(&world.registry, nonce, Peer::default()).await.expect("signed");
+    let (jwt, now_ms) = world.admission.signed_time(&world.registry, nonce, Peer::default()).expect("signed");
     assert_eq!(now_ms, world.now_s() * 1000);
     let jwks = world.admission.jwks_json(&world.registry).expect("published");
     let keys: serde_json::Value = serde_json::from_str(&jwks).expect("JSON");

@@ -34,7 +34,7 @@ pub(crate) async fn time(
     if !is_time_nonce(&body.nonce) {
         return Err(Failure::bad_request("`nonce` is not 16 to 64 characters of base64url"));
     }
-    let (jwt, now_ms) = state.admission.signed_time(&registry, &body.nonce, peer).await?;
+    let (jwt, now_ms) = state.admission.signed_time(&registry, &body.nonce, peer)?;
     let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     Ok((no_store, Json(json!({ "time": jwt, "now": wire_time::from_ms(now_ms) }))).into_response())
 }
