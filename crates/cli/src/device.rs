@@ -293,7 +293,7 @@ fn list(common: &Common, kind: Kind) -> Result<(), Failure> {
                 .map_or(0, |keys| keys.iter().filter(|key| key["state"] == "active").count());
             vec![
                 cell(&item["name"]),
-                if item["blocked"] == true { "blocked".to_owned() } else { "active".to_owned() },
+                state_of(item).to_owned(),
                 keys.to_string(),
                 cell(&item["policy"]),
                 cell(&item["assertion_profile"]),
@@ -307,6 +307,14 @@ fn list(common: &Common, kind: Kind) -> Result<(), Failure> {
         (None, Kind::Application) => output::next(common, &["app", "add", "backend"]),
     }
     Ok(())
+}
+
+fn state_of(item: &Value) -> &'static str {
+    match (item["blocked"] == true, item["pending"] == true) {
+        (true, _) => "blocked",
+        (false, true) => "pending",
+        (false, false) => "active",
+    }
 }
 
 fn show(common: &Common, kind: Kind, id: &str) -> Result<(), Failure> {

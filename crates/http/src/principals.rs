@@ -379,6 +379,8 @@ pub(crate) fn principal_json(known: &Known, now_s: u64) -> Value {
         "uid": principal.uid.to_string(),
         "registry": principal.registry.as_str(),
         "blocked": principal.blocked,
+        "pending": principal.pending,
+        "enrolment": principal.enrolment,
         "epoch": principal.epoch.0,
         "policy": principal.policy.as_ref().map(PolicyName::as_str),
         "assertion_profile": if principal.legacy_assertions { "legacy" } else { "standard" },

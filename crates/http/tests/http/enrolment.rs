@@ -97,6 +97,8 @@ async fn a_fleet_enrols_waits_is_approved_and_logs_in() {
     let again = world.enrol(&pump, &token).await;
     assert_eq!((again.status, again.json()["client_id"].as_str()), (200, Some("pump-1")));
     assert_ne!(again.json()["registration_access_token"], answer["registration_access_token"]);
+    let record = world.admin(Ask::get("/v1/devices/pump-1")).await.json();
+    assert_eq!((&record["pending"], &record["enrolment"]), (&json!(true), &json!(id)));
     let waiting = world.admin(Ask::get("/v1/enrolments/-/devices?pending=true")).await.json();
     assert_eq!((waiting["items"][0]["name"].as_str(), waiting["items"][1].as_str()), (Some("pump-1"), None));
 
