@@ -32,7 +32,12 @@ const BATCH: u64 = 1000;
 
 fn main() {
     let devices = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(100_000);
-    let cluster = Cluster::new(&["shared_buffers=1GB", "max_wal_size=4GB", "max_connections=200"]);
+    let cluster = Cluster::new(&[
+        "shared_buffers=1GB",
+        "max_wal_size=4GB",
+        "max_connections=200",
+        "log_min_duration_statement=40",
+    ]);
     let url = cluster.database();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(run(&cluster, &url, devices));

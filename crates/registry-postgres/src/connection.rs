@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
@@ -13,11 +14,15 @@ use crate::fault::Fault;
 use crate::tls::Tls;
 use crate::url::Target;
 
+/// A connection is replaced then: its plans may be those for smaller tables, its address out of date.
+const LIFE_MAX: Duration = Duration::from_secs(600);
+
 /// For the whole way: addresses in turn, TLS, the password, the session.
 const OPEN_MAX: Duration = Duration::from_secs(10);
 
-/// Every session. Every query of this store has its index: the planner shall take it also while the
-/// tables are small, since it keeps the plan when they are large. A server that was told to answer
+/// Every session. Every query of this store has its index, and joins go from row to row: the planner
+/// shall do so also while the tables are small, since it keeps the plan when they are large (for the same
+/// reason batches of rows are looked up by `LATERAL (... LIMIT 1)`, which it cannot turn round). A server that was told to answer
 /// before a commit is on disk (`synchronous_commit=off`) is told otherwise.
 const SESSION: &str = "
     SET search_path = drawbridge;
@@ -26,6 +31,8 @@ const SESSION: &str = "
     SET idle_in_transaction_session_timeout = '15s';
     SET default_transaction_isolation = 'read committed';
     SET enable_seqscan = off;
+    SET enable_hashjoin = off;
+    SET enable_mergejoin = off;
     SET jit = off;
     SET client_min_messages = warning;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
@@ -42,6 +49,7 @@ type Answers<'a> = Pin<Box<dyn Future<Output = Result<Vec<Row>, tokio_postgres::
 pub(crate) struct Connection {
     client: Client,
     statements: Mutex<HashMap<&'static str, Statement>>,
+    opened: Instant,
 }
 
 impl Connection {
@@ -56,7 +64,7 @@ impl Connection {
                 }
             });
             client.batch_execute(SESSION).await?;
-            Ok(Self { client, statements: Mutex::new(HashMap::new()) })
+            Ok(Self { client, statements: Mutex::new(HashMap::new()), opened: Instant::now() })
         };
         match tokio::time::timeout(OPEN_MAX, opening).await {
             Ok(opened) => opened,
@@ -67,9 +75,9 @@ impl Connection {
         }
     }
 
-    /// Whether it is known to be gone.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.client.is_closed()
+    /// Whether it is known to be gone, or has served its time.
+    pub(crate) fn is_over(&self) -> bool {
+        self.client.is_closed() || self.opened.elapsed() > LIFE_MAX
     }
 
     /// Asks once.

@@ -23,7 +23,10 @@ pub(crate) const FACTS: &str = "
                 ELSE k.lasting_jti END
     FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::text[], $5::boolean[], $6::bigint[])
          WITH ORDINALITY AS g (registry, uid, jti_digest, kid, timed, now_s, place)
-    LEFT JOIN principal_key k ON k.registry = g.registry AND k.kid = g.kid AND k.uid = g.uid
+    LEFT JOIN LATERAL (
+        SELECT k.state, k.lasting_jti FROM principal_key k
+        WHERE k.registry = g.registry AND k.kid = g.kid AND k.uid = g.uid LIMIT 1
+    ) k ON TRUE
     LEFT JOIN LATERAL (
         SELECT t.token_digest FROM timed_jti t
         WHERE t.registry = g.registry AND t.uid = g.uid AND t.jti_digest = g.jti_digest AND t.until_s > g.now_s

@@ -17,14 +17,16 @@ use crate::principals::{COUNT_REVISION, LOCK};
 use crate::rows::{bits, clamped, read_key, value};
 use crate::transaction::Tx;
 
-/// Which of some keys are somebody's, or may be nobody's any more.
-pub(crate) const TAKEN: &str = "
-    SELECT kid FROM principal_key WHERE registry = $1 AND kid = ANY ($2)
-    UNION ALL SELECT kid FROM spent_key WHERE registry = $1 AND kid = ANY ($2)";
+/// Whether a key is somebody's, or may be nobody's any more.
+const TAKEN: &str = "
+    SELECT 1 FROM principal_key WHERE registry = $1 AND kid = $2
+    UNION ALL SELECT 1 FROM spent_key WHERE registry = $1 AND kid = $2";
 
 /// Which of some keys may be nobody's any more. Asked after they are written, when nobody else can spend
 /// them.
-pub(crate) const SPENT: &str = "SELECT 1 FROM spent_key WHERE registry = $1 AND kid = ANY ($2)";
+pub(crate) const SPENT: &str = "
+    SELECT 1 FROM unnest($2::text[]) AS g (kid) CROSS JOIN LATERAL
+        (SELECT 1 FROM spent_key s WHERE s.registry = $1 AND s.kid = g.kid LIMIT 1) s";
 
 /// Notes the keys of a principal about to be deleted that may never be registered again.
 pub(crate) const SPEND_RETIRED: &str = "
@@ -185,7 +187,7 @@ pub(crate) async fn rotate(
             (LOCK, place),
             (jti::FACTS, &columns.facts()),
             (OF, place),
-            (TAKEN, &[&registry.as_str(), &vec![new.kid.as_str()]]),
+            (TAKEN, &[&registry.as_str(), &new.kid.as_str()]),
         ])
         .await?;
     let Held { there, admitted, keys, new_is_taken } = Held::read(&held, &keys, &taken)?;
@@ -282,10 +284,11 @@ pub(crate) async fn touch(
     let (kids, times): (Vec<&str>, Vec<i64>) = newest.into_iter().unzip();
     let update = "
         WITH due AS MATERIALIZED (
-            SELECT k.kid, g.used_s FROM unnest($2::text[], $3::bigint[]) AS g (kid, used_s)
-            JOIN principal_key k ON k.registry = $1 AND k.kid = g.kid
-            WHERE k.last_used_s IS NULL OR k.last_used_s < g.used_s
-            ORDER BY k.kid FOR UPDATE OF k
+            SELECT k.kid, g.used_s FROM unnest($2::text[], $3::bigint[]) AS g (kid, used_s) CROSS JOIN LATERAL
+                (SELECT k.kid FROM principal_key k
+                 WHERE k.registry = $1 AND k.kid = g.kid
+                   AND (k.last_used_s IS NULL OR k.last_used_s < g.used_s)
+                 LIMIT 1 FOR UPDATE) k
         )
         UPDATE principal_key k SET last_used_s = GREATEST(k.last_used_s, due.used_s) FROM due
         WHERE k.registry = $1 AND k.kid = due.kid";
@@ -322,7 +325,8 @@ async fn hold(
     new: Option<&KeyId>,
 ) -> Result<Held, Fault> {
     let place: Params<'_> = &[&registry.as_str(), &bits(uid.0)];
-    let new: Vec<&str> = new.map(KeyId::as_str).into_iter().collect();
+    // No key id is empty.
+    let new = new.map_or("", KeyId::as_str);
     let [held, keys, taken] =
         tx.ask([(LOCK, place), (OF, place), (TAKEN, &[&registry.as_str(), &new])]).await?;
     Held::read(&held, &keys, &taken)

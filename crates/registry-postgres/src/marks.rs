@@ -30,10 +30,9 @@ const LANES: usize = 2;
 
 /// Holds those principals that nobody else holds.
 const LOCK_FREE: &str = "
-    SELECT p.registry, p.uid FROM principal p
-    JOIN (SELECT DISTINCT * FROM unnest($1::text[], $2::bigint[]) AS g (registry, uid)) g
-      ON p.registry = g.registry AND p.uid = g.uid
-    ORDER BY p.registry, p.uid FOR UPDATE OF p SKIP LOCKED";
+    SELECT p.registry, p.uid FROM unnest($1::text[], $2::bigint[]) AS g (registry, uid) CROSS JOIN LATERAL
+        (SELECT p.registry, p.uid FROM principal p WHERE p.registry = g.registry AND p.uid = g.uid
+         LIMIT 1 FOR UPDATE SKIP LOCKED) p";
 
 /// The way in.
 pub(crate) struct Marks {

@@ -128,7 +128,7 @@ impl Pool {
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(connection) = idle.pop() {
-            if !connection.is_closed() {
+            if !connection.is_over() {
                 return Some(connection);
             }
         }
@@ -170,7 +170,7 @@ impl Lease<'_> {
     /// All that was asked is answered, and no transaction is open: others may use it.
     pub(crate) fn give_back(mut self) {
         if let Some(connection) = self.connection.take()
-            && !connection.is_closed()
+            && !connection.is_over()
         {
             self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         }

@@ -33,11 +33,20 @@ pub(crate) const LOCK: &str = "
 /// Which names, numbers and keys are taken: one statement, so that all are of one moment. Whoever comes
 /// second after another of the same name is told of the name, never of what else they have in common.
 const TAKEN: &str = "
-    SELECT name, kind, NULL::bigint, NULL::text FROM principal WHERE registry = $1 AND name = ANY ($2)
-    UNION ALL SELECT NULL, NULL, uid, NULL FROM principal WHERE registry = $1 AND uid = ANY ($3)
-    UNION ALL SELECT NULL, NULL, uid, NULL FROM spent_uid WHERE registry = $1 AND uid = ANY ($3)
-    UNION ALL SELECT NULL, NULL, NULL, kid FROM principal_key WHERE registry = $1 AND kid = ANY ($4)
-    UNION ALL SELECT NULL, NULL, NULL, kid FROM spent_key WHERE registry = $1 AND kid = ANY ($4)";
+    SELECT p.name, p.kind, NULL::bigint, NULL::text FROM unnest($2::text[]) AS g (name) CROSS JOIN LATERAL
+        (SELECT p.name, p.kind FROM principal p WHERE p.registry = $1 AND p.name = g.name LIMIT 1) p
+    UNION ALL
+    SELECT NULL, NULL, g.uid, NULL FROM unnest($3::bigint[]) AS g (uid) CROSS JOIN LATERAL
+        (SELECT 1 FROM principal p WHERE p.registry = $1 AND p.uid = g.uid LIMIT 1) p
+    UNION ALL
+    SELECT NULL, NULL, g.uid, NULL FROM unnest($3::bigint[]) AS g (uid) CROSS JOIN LATERAL
+        (SELECT 1 FROM spent_uid s WHERE s.registry = $1 AND s.uid = g.uid LIMIT 1) s
+    UNION ALL
+    SELECT NULL, NULL, NULL, g.kid FROM unnest($4::text[]) AS g (kid) CROSS JOIN LATERAL
+        (SELECT 1 FROM principal_key k WHERE k.registry = $1 AND k.kid = g.kid LIMIT 1) k
+    UNION ALL
+    SELECT NULL, NULL, NULL, g.kid FROM unnest($4::text[]) AS g (kid) CROSS JOIN LATERAL
+        (SELECT 1 FROM spent_key s WHERE s.registry = $1 AND s.kid = g.kid LIMIT 1) s";
 
 pub(crate) const COUNT_REVISION: &str =
     "UPDATE principal SET revision = revision + 1 WHERE registry = $1 AND uid = $2";
@@ -204,7 +213,9 @@ impl<'a> NewPrincipals<'a> {
                 $16::bigint[], $17::bigint[]
             ) AS g (name) ORDER BY g.name";
         // Asked after the rows are written, when nobody else can spend these any more.
-        let spent_uids = "SELECT 1 FROM spent_uid WHERE registry = $1 AND uid = ANY ($2)";
+        let spent_uids = "
+            SELECT 1 FROM unnest($2::bigint[]) AS g (uid) CROSS JOIN LATERAL
+                (SELECT 1 FROM spent_uid s WHERE s.registry = $1 AND s.uid = g.uid LIMIT 1) s";
         let registry_text = registry.as_str();
         let principal_params: Params<'_> = &[
             &registry_text,
