@@ -67,10 +67,7 @@ impl Admission {
         }
         match binding.certificate.and_then(ClientCertificate::digest) {
             Some(digest) => Ok(Some(Confirmation::Certificate(digest))),
-            None => Err(Refusal::Binding(
-                "this client gets bound tokens only; send a DPoP proof, or connect with a client certificate"
-                    .to_owned(),
-            )),
+            None => Err(unbound()),
         }
     }
 
@@ -160,4 +157,11 @@ impl Admission {
         let live_max = self.inner.config.jti_live_max;
         self.inner.proofs.use_up(loaded.principal.uid, proven, self.now_s(), live_max)
     }
+}
+
+/// Who gets bound tokens only has named nothing to bind one to.
+pub(crate) fn unbound() -> Refusal {
+    Refusal::Binding(
+        "this principal gets bound tokens only; send a DPoP proof, or connect with a client certificate".to_owned(),
+    )
 }

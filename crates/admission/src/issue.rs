@@ -9,6 +9,7 @@ use drawbridge_policy::{Rights, TokenForm};
 use drawbridge_registry::{AddToken, KeptToken, TokenFormat};
 
 use crate::Admission;
+use crate::binding::unbound;
 use crate::cache::Loaded;
 use crate::client::Client;
 use crate::clock::random_id;
@@ -106,6 +107,10 @@ impl Admission {
         let Issuance { loaded, client_id, scope, resource, akid, asserted, .. } = issuance;
         let (record, principal) = (&realm.record, &loaded.principal);
         judge_state(loaded)?;
+        // Whatever way it came: the aliases know no binding, and a gateway binds to its own key or to none.
+        if principal.settings.bound_tokens && issuance.confirmation.is_none() {
+            return Err(unbound());
+        }
         let api_audience = realm.api_audience();
         let for_bridge = match resource.filter(|resource| !resource.is_empty()) {
             None => true,

@@ -226,6 +226,25 @@ async fn a_password_is_no_secret_of_an_application_that_must_have_bound_tokens()
 }
 
 #[tokio::test]
+async fn no_way_leads_to_a_token_without_binding_where_the_operator_wants_it_bound() {
+    let world = World::new().await;
+    let device = world.legacy_device("old").await;
+    world.application("backend", &TestDevice::new("backend"), "").await;
+    let settings = PrincipalSettings { bound_tokens: true, ..PrincipalSettings::default() };
+    let set = |name: PrincipalName| {
+        let settings = settings.clone();
+        async { world.admission.set_settings(&world.registry, &{ name }, settings, None, &Actor::Admin).await }
+    };
+    world.legacy_login(&device.legacy_login().sign()).await.expect("not yet");
+    set(device.name.clone()).await.expect("set");
+    let by_alias = world.legacy_login(&device.legacy_login().sign()).await;
+    let by_key = world.login(&device.assertion(world::ISSUER, world.now_s()).sign()).await;
+    for refused in [by_alias, by_key] {
+        assert!(matches!(refused.map(drop), Err(Refusal::Binding(_))));
+    }
+}
+
+#[tokio::test]
 async fn the_audit_names_the_change_and_never_the_secret() {
     let world = World::new().await;
     world.device("lamp").await;
