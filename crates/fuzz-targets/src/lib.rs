@@ -10,12 +10,15 @@
 //! beforehand whether the token is good, so wrong refusals are found too.
 
 mod certificates;
+mod edits;
 mod forms;
 mod jose;
+mod kind;
 mod mqtt;
 mod mutate;
 mod names;
 mod policy;
+mod rules;
 mod tokens;
 mod world;
 

@@ -7,517 +7,20 @@ use drawbridge_identity::{
     KeyUpdate, LegacyLogin, LegacyUpdate, NoncePurpose, Refusal, SoftwareStatement, verify_dpop,
     verify_enrolment_proof, verify_legacy_pop, verify_pop,
 };
-use drawbridge_jose::{Algorithm, PublicKey, Sign as _, SigningKey, base64url_encode, sha256};
+use drawbridge_jose::{PublicKey, Sign as _, base64url_encode, sha256};
 use serde_json::{Map, Value, json};
 
-use crate::world::{
-    BRIDGE, CONNECT_LIFE_S_MAX, CONNECT_RULES, DEVICE, ISSUER, LIFE_S_MAX, NOT_BEFORE_S, NOW_S, PROJECT,
-    SKEW_S, TOKEN_BYTES_MAX, WORLD, signed,
+use crate::Outcome;
+use crate::edits::{ACCESS_TOKEN, AUTHORITY, Draft, UPDATE, URL, jwk};
+use crate::kind::{Kind, embedded_key, judge_refusal};
+use crate::rules::{
+    DAY_S, are_dates, assertion_fits, aud_is, dates_of, has_none, is_device, is_good_key, is_of_new_key,
+    is_url, jti_fits, kid_fits, legacy_fits, nonce_of, seconds, times_fit, typ_is,
 };
-use crate::{Outcome, judge_code, judge_text};
-
-/// A token in the making.
-#[derive(Clone)]
-struct Draft {
-    header: Map<String, Value>,
-    claims: Map<String, Value>,
-}
-
-impl Draft {
-    fn new(typ: Option<&str>, claims: Value) -> Self {
-        let mut header = Map::new();
-        if let Some(typ) = typ {
-            header.insert("typ".into(), typ.into());
-        }
-        let Value::Object(claims) = claims else { unreachable!("claims are an object") };
-        Self { header, claims }
-    }
-
-    fn header(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.header.insert(name.into(), value.into());
-        self
-    }
-}
-
-type Judge = fn(&str, DeviceClock) -> Result<(), Refusal>;
-type Good = fn(&Map<String, Value>, &Map<String, Value>, DeviceClock) -> bool;
-
-/// What a target is made of.
-struct Kind {
-    draft: Draft,
-    /// Keys that may sign, the right ones first; a stranger's comes last.
-    keys: Vec<&'static SigningKey>,
-    /// The code under test.
-    judge: Judge,
-    /// Whether a token of this header and these claims, rightly signed, is good: written without our parsers.
-    good: Good,
-    /// Whether padding is tolerated.
-    padded: bool,
-    /// Whether a refusal may be told to the peer before this token itself was proven (a proof inside a proven request).
-    inner: bool,
-    /// Whether the right key is the one in the header.
-    embedded: bool,
-    token_bytes_max: usize,
-}
-
-impl Kind {
-    fn of_device(draft: Draft, judge: Judge, good: Good) -> Self {
-        let keys = WORLD.keys.iter().collect();
-        Self {
-            draft,
-            keys,
-            judge,
-            good,
-            padded: false,
-            inner: false,
-            embedded: false,
-            token_bytes_max: TOKEN_BYTES_MAX,
-        }
-    }
-
-    /// Bytes to a token: `mode` (and above it how far the device's clock is trusted), `key`, then what the mode
-    /// says.
-    fn run(&self, data: &[u8]) -> Outcome {
-        let (Some(&mode), Some(&key)) = (data.first(), data.get(1)) else { return Outcome::refused("empty") };
-        let rest = &data[2..];
-        let clock = [DeviceClock::Good, DeviceClock::Coarse, DeviceClock::None, DeviceClock::Good]
-            [usize::from(mode / 3) % 4];
-        let keys = self.keys.len();
-        let key = self.keys.get(usize::from(key) % (keys + 1)).copied();
-        let key = key.unwrap_or(&WORLD.stranger);
-        let (token, edited) = match mode % 3 {
-            0 => match std::str::from_utf8(rest) {
-                Ok(text) => (text.to_owned(), None),
-                Err(_) => return Outcome::refused("no text"),
-            },
-            1 => {
-                let cut = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
-                (signed(&rest[..cut], rest.get(cut + 1..).unwrap_or_default(), key), None)
-            }
-            _ => {
-                let draft = edit(&self.started(key), key, rest);
-                let text = |map: &Map<String, Value>| Value::Object(map.clone()).to_string();
-                (signed(text(&draft.header).as_bytes(), text(&draft.claims).as_bytes(), key), Some(draft))
-            }
-        };
-        let by_right_key = self.is_signed(&token);
-        let found = (self.judge)(&token, clock);
-        if let Err(refusal) = &found {
-            judge_refusal(refusal, &token);
-            assert!(
-                self.inner || by_right_key || !refusal.is_proven(),
-                "told before it was proven: {refusal}"
-            );
-        }
-        if found.is_ok() {
-            assert!(by_right_key, "accepted without a good signature");
-            assert!(token.len() <= self.token_bytes_max);
-            let parts: Vec<&str> = token.split('.').collect();
-            let [header, claims] = [parts[0], parts[1]].map(|part| {
-                let bytes = URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).expect("it was read");
-                let value: Value = serde_json::from_slice(&bytes).expect("strict JSON is JSON");
-                value.as_object().expect("an object").clone()
-            });
-            assert!((self.good)(&header, &claims, clock), "accepted: {header:?} {claims:?}");
-        }
-        if let Some(draft) = edited {
-            let fits = token.len() <= self.token_bytes_max
-                && Value::Object(draft.header.clone()).to_string().len() <= 1024
-                && !holds_nul(&draft.header)
-                && !holds_nul(&draft.claims);
-            let wanted = by_right_key
-                && fits
-                && plain_header(&draft.header, key)
-                && (self.good)(&draft.header, &draft.claims, clock);
-            assert_eq!(
-                found.is_ok(),
-                wanted,
-                "{clock:?} {:?} for {:?} {:?}",
-                found.err(),
-                draft.header,
-                draft.claims
-            );
-        }
-        match found {
-            Ok(()) => Outcome::accepted(),
-            Err(refusal) => Outcome::refused(format!("{} {}", refusal.code(), refusal.reason())),
-        }
-    }
-
-    /// The draft with what depends on the key.
-    fn started(&self, key: &SigningKey) -> Draft {
-        let draft = self.draft.clone();
-        if self.embedded { draft.header("jwk", jwk(key)) } else { draft }
-    }
-
-    /// Whether one of the right keys signed, found out with the primitives alone.
-    fn is_signed(&self, token: &str) -> bool {
-        let parts: Vec<&str> = token.split('.').collect();
-        let [header, payload, signature] = parts.as_slice() else { return false };
-        let trimmed = if self.padded { signature.trim_end_matches('=') } else { signature };
-        let Ok(signature) = URL_SAFE_NO_PAD.decode(trimmed) else { return false };
-        let message = &token.as_bytes()[..header.len() + 1 + payload.len()];
-        if self.embedded {
-            return embedded_key(header).is_some_and(|key| verifies(&key, message, &signature));
-        }
-        self.keys.iter().any(|key| verifies(key.public_key(), message, &signature))
-    }
-
-    fn seeds(&self) -> Vec<Vec<u8>> {
-        let mut seeds = Vec::new();
-        for (at, key) in (0_u8..).zip(&self.keys) {
-            let draft = edit(&self.started(key), key, &[]);
-            let [header, claims] = [draft.header, draft.claims].map(|map| Value::Object(map).to_string());
-            let token = signed(header.as_bytes(), claims.as_bytes(), key);
-            seeds.push([&[0, at][..], token.as_bytes()].concat());
-            seeds.push([&[1, at][..], header.as_bytes(), &[0], claims.as_bytes()].concat());
-        }
-        // Edits: none, and a few seconds and audiences that are right or almost.
-        seeds.push(vec![2, 0]);
-        seeds.push(vec![2, 1]);
-        for (at, name) in (0_u8..).zip(NAMES) {
-            if ["exp", "iat", "nbf"].contains(name) {
-                seeds.extend([14, 18, 22, 24, 30].map(|value| vec![2, 0, at, value]));
-            }
-        }
-        seeds.push(vec![2, 0, 2, 49]);
-        seeds.push(vec![2, 0, 4, 22, 5, 22]);
-        seeds
-    }
-}
-
-/// The key in the header of a token, as another reader of JSON finds it.
-fn embedded_key(header: &str) -> Option<PublicKey> {
-    let header = URL_SAFE_NO_PAD.decode(header).ok()?;
-    let header: Value = serde_json::from_slice(&header).ok()?;
-    PublicKey::from_jwk(header.get("jwk")?.to_string().as_bytes()).ok()
-}
-
-/// The signature under the primitives of the library below, without anything of ours but the key's bytes.
-fn verifies(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
-    use aws_lc_rs::signature::{
-        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm,
-    };
-    let (primitive, bytes): (&'static dyn VerificationAlgorithm, usize) = match key.algorithm() {
-        Algorithm::Es256 => (&ECDSA_P256_SHA256_FIXED, 65),
-        Algorithm::Es384 => (&ECDSA_P384_SHA384_FIXED, 97),
-        Algorithm::EdDsa => (&ED25519, 32),
-        // No key of the world is RSA; one that a proof brings is asked itself.
-        Algorithm::Rs256 | Algorithm::Ps256 => {
-            return drawbridge_jose::Verify::verify(key, message, signature).is_ok();
-        }
-    };
-    let spki = key.spki_der();
-    UnparsedPublicKey::new(primitive, &spki[spki.len() - bytes..]).verify(message, signature).is_ok()
-}
-
-fn judge_refusal(refusal: &Refusal, token: &str) {
-    judge_code(refusal.code());
-    assert!(!refusal.word().is_empty() && !refusal.reason().is_empty());
-    judge_text(&refusal.to_string(), token.as_bytes());
-    // A fault of a DPoP proof says nothing of anybody, so it may be told.
-    let harmless = matches!(refusal, Refusal::Dpop(_) | Refusal::DpopNonce | Refusal::Binding(_));
-    assert_eq!(refusal.for_owner().is_some(), refusal.is_proven() || harmless);
-    if let Some(text) = refusal.for_owner() {
-        assert!(text.chars().all(|c| matches!(c, ' '..='~') && c != '"' && c != '\\'), "{text}");
-    }
-    assert!(!refusal.to_string().contains(SECRET), "a private key is repeated");
-}
-
-/// Members that edits reach; those of the header begin with `^`.
-const NAMES: &[&str] = &[
-    "iss",
-    "sub",
-    "aud",
-    "exp",
-    "nbf",
-    "iat",
-    "jti",
-    "cnf",
-    "public_key",
-    "scope",
-    "htm",
-    "htu",
-    "upd",
-    "nonce",
-    "ath",
-    "^typ",
-    "^kid",
-    "^alg",
-    "^crit",
-    "^jwk",
-    "^x",
-    "act",
-    "uid",
-    "epoch",
-    "akid",
-    "client_id",
-];
-
-/// Stands in private keys that are offered as new keys.
-const SECRET: &str = "c2VjcmV0LW9mLXRoZS1kZXZpY2U";
-
-/// Values that edits put there; `None` takes the member away.
-fn values() -> Vec<Option<Value>> {
-    let mut values =
-        vec![None, Some(Value::Null), Some(true.into()), Some(json!([])), Some(json!({})), Some("".into())];
-    let texts = [
-        DEVICE,
-        "Sensor-17",
-        "sensor-18",
-        ISSUER,
-        BRIDGE,
-        PROJECT,
-        "https://core.example/",
-        "https://core.example/oauth/token",
-    ];
-    values.extend(texts.map(|text| Some(text.into())));
-    // From 14 on: seconds around the edges; from 39 on odd ones, from 49 on audiences.
-    let seconds = [
-        -1001, -1000, -999, -61, -60, -59, -1, 0, 8, 59, 60, 61, 299, 300, 301, 359, 360, 361, 3600, 86_399,
-        86_400, 86_401, 86_459, 86_460, 86_461,
-    ];
-    values.extend(seconds.map(|ahead_s: i64| Some((NOW_S as i64 + ahead_s).into())));
-    values.extend([
-        Some(0.into()),
-        Some((-1).into()),
-        Some((NOW_S as f64 + 60.5).into()),
-        Some((NOW_S as f64 - 60.5).into()),
-        Some(((1_u64 << 53) - 1).into()),
-        Some((1_u64 << 53).into()),
-        Some(1e300.into()),
-        Some(u64::MAX.into()),
-        Some(NOW_S.to_string().into()),
-        Some(json!([NOW_S])),
-        Some(json!([ISSUER])),
-        Some(json!([ISSUER, ISSUER])),
-        Some(json!([ISSUER, "https://other.example"])),
-        Some(json!([BRIDGE])),
-        Some(json!([PROJECT])),
-        Some(json!([7])),
-        Some("0123456789abcde".into()),
-        Some("0123456789abcdef".into()),
-        Some("0123456789abcdeg".into()),
-        Some("x".repeat(128).into()),
-        Some("x".repeat(129).into()),
-        Some("0123456789abcdeé".into()),
-        Some("0123456789abcdef\u{0}".into()),
-        Some("0123456789abcdef\n".into()),
-        Some("x".repeat(2100).into()),
-        Some("x".repeat(5000).into()),
-    ]);
-    let types = [
-        "JWT",
-        "jwt",
-        "application/jwt",
-        "Application/Client-Authentication+JWT",
-        "client-authentication+jwt",
-        "key-update+jwt",
-        "key-pop+jwt",
-        "application/key-pop+jwt",
-        "at+jwt",
-        "application/at+jwt",
-        "dpop+jwt",
-        "text/jwt",
-    ];
-    values.extend(types.map(|text| Some(text.into())));
-    values.extend(
-        ["none", "ES256", "ES384", "EdDSA", "Ed25519", "HS256", "factory"].map(|text| Some(text.into())),
-    );
-    let keys = [&WORLD.keys[0], &WORLD.keys[1], &WORLD.keys[2], &WORLD.new_key, &WORLD.stranger]
-        .map(SigningKey::public_key);
-    values.extend(keys.map(|key| Some(key.thumbprint().into())));
-    values.extend(good_keys().into_iter().map(Some));
-    let mut private = jwk(&WORLD.new_key);
-    private["d"] = SECRET.into();
-    let mut off_curve = jwk(&WORLD.new_key);
-    off_curve["x"] = off_curve["y"].clone();
-    let mut encryption = jwk(&WORLD.new_key);
-    encryption["use"] = "enc".into();
-    let oct = json!({ "kty": "oct", "k": SECRET });
-    for key in [private, off_curve, encryption, oct] {
-        values.push(Some(key.clone()));
-        values.push(Some(json!({ "jwk": key })));
-    }
-    values.extend(good_keys().into_iter().map(|key| Some(json!({ "jwk": key }))));
-    values.push(Some(json!({ "jwk": jwk(&WORLD.new_key), "jkt": "x" })));
-    values.push(Some(json!({ "jkt": WORLD.new_key.public_key().thumbprint() })));
-    let new_key = WORLD.new_key.public_key();
-    let one_line: String = new_key.to_pem().split('\n').collect();
-    values.push(Some(one_line.into()));
-    values.push(Some(new_key.to_pem().into()));
-    values.push(Some(new_key.to_pem().replace("PUBLIC", "PRIVATE").into()));
-    values.push(Some(new_key.to_pem().repeat(2).into()));
-    values.push(Some(base64::engine::general_purpose::STANDARD.encode(new_key.spki_der()).into()));
-    values.push(Some(base64url_encode(&sha256(UPDATE.as_bytes())).into()));
-    values.push(Some(base64url_encode(&sha256(b"another update")).into()));
-    for purpose in [NoncePurpose::Assertion, NoncePurpose::Enrolment, NoncePurpose::Dpop] {
-        values
-            .extend(NONCE_AGES.into_iter().chain([61]).map(|age_s| Some(WORLD.nonce(purpose, age_s).into())));
-    }
-    values.push(Some(base64url_encode(&AUTHORITY).into()));
-    values.extend(["pump-*", "*", "**", "*-7", "a/*", "pump-7"].map(|text| Some(text.into())));
-    values.extend(
-        ["key-remove+jwt", "enrolment-proof+jwt", "software-statement+jwt"].map(|text| Some(text.into())),
-    );
-    values.extend(["POST", "GET", URL].map(|text| Some(text.into())));
-    let urls = [
-        "HTTPS://Core.Example:443/oauth/token",
-        "https://core.example/oauth/%74oken",
-        "https://core.example/oauth%2Ftoken",
-        "https://core.example/oauth/token?x",
-        "https://core.example/oauth/token#x",
-        "https://core.example/oauth/token/",
-        "http://core.example/oauth/token",
-        "https://core.example@attacker.example/oauth/token",
-        "https://core.example:8443/oauth/token",
-        "https://attacker.example/oauth/token",
-    ];
-    values.extend(urls.map(|url| Some(url.into())));
-    values.push(Some(base64url_encode(&sha256(ACCESS_TOKEN.as_bytes())).into()));
-    values
-}
-
-fn jwk(key: &SigningKey) -> Value {
-    serde_json::from_str(&key.public_key().to_jwk_json()).expect("a JWK is JSON")
-}
-
-fn good_keys() -> [Value; 4] {
-    [jwk(&WORLD.new_key), jwk(&WORLD.stranger), jwk(&WORLD.keys[0]), jwk(&WORLD.keys[2])]
-}
-
-/// Pairs of bytes: which member, which value. `alg` is that of the key unless an edit says otherwise.
-fn edit(draft: &Draft, key: &SigningKey, program: &[u8]) -> Draft {
-    let mut draft = draft.clone().header("alg", key.algorithm().name());
-    let values = if program.is_empty() { Vec::new() } else { values() };
-    for pair in program.chunks_exact(2).take(8) {
-        let name = NAMES[usize::from(pair[0]) % NAMES.len()];
-        let value = &values[usize::from(pair[1]) % values.len()];
-        let (map, name) = match name.strip_prefix('^') {
-            Some(name) => (&mut draft.header, name),
-            None => (&mut draft.claims, name),
-        };
-        match value {
-            Some(value) => drop(map.insert(name.to_owned(), value.clone())),
-            None => drop(map.remove(name)),
-        }
-    }
-    draft
-}
-
-fn holds_nul(members: &Map<String, Value>) -> bool {
-    fn any(value: &Value) -> bool {
-        match value {
-            Value::String(text) => text.contains('\0'),
-            Value::Array(list) => list.iter().any(any),
-            Value::Object(members) => members.values().any(any),
-            _ => false,
-        }
-    }
-    members.values().any(any)
-}
-
-/// The rules of a header that every kind shares; `jwk` is for the kind to judge.
-fn plain_header(header: &Map<String, Value>, key: &SigningKey) -> bool {
-    let alg = header.get("alg").and_then(Value::as_str);
-    let is_alg = alg == Some(key.algorithm().name())
-        || (alg == Some("Ed25519") && key.algorithm() == Algorithm::EdDsa);
-    let is_text = |name: &str| header.get(name).is_none_or(Value::is_string);
-    let is_scalar = |name: &str| header.get(name).is_none_or(|value| !value.is_object() && !value.is_array());
-    is_alg && is_text("typ") && is_text("kid") && is_scalar("x") && !header.contains_key("crit")
-}
-
-/// `kid` names, where it names a key of the device at all, one of this algorithm.
-fn kid_fits(header: &Map<String, Value>) -> bool {
-    let kid = header.get("kid").and_then(Value::as_str).unwrap_or_default();
-    let alg = header.get("alg").and_then(Value::as_str).and_then(Algorithm::from_header);
-    WORLD.keys.iter().all(|key| {
-        let label = if key.algorithm() == Algorithm::Es256 { "factory" } else { "no label" };
-        (key.public_key().thumbprint() != kid && label != kid) || Some(key.algorithm()) == alg
-    })
-}
-
-fn typ_is(header: &Map<String, Value>, wanted: &[&str], absent: bool) -> bool {
-    let Some(typ) = header.get("typ") else { return absent };
-    let typ = typ.as_str().unwrap_or_default().to_ascii_lowercase();
-    wanted.contains(&typ.strip_prefix("application/").unwrap_or(&typ))
-}
-
-/// `Err` for anything but seconds.
-fn seconds(claims: &Map<String, Value>, name: &str) -> Result<Option<u64>, ()> {
-    let Some(value) = claims.get(name) else { return Ok(None) };
-    let number = value.as_f64().ok_or(())?;
-    if !(0.0..9_007_199_254_740_992.0).contains(&number) { Err(()) } else { Ok(Some(number as u64)) }
-}
-
-/// `exp`, where there is one, is not past, `iat` and `nbf` are not ahead, and `iat` is after the revocation.
-fn times_fit(claims: &Map<String, Value>, skew_s: u64, revocation: bool) -> bool {
-    let not_ahead = |name| seconds(claims, name).is_ok_and(|at| at.is_none_or(|at_s| at_s <= NOW_S + skew_s));
-    let after =
-        seconds(claims, "iat").is_ok_and(|iat| !revocation || iat.is_none_or(|iat_s| iat_s > NOT_BEFORE_S));
-    let exp = seconds(claims, "exp").is_ok_and(|exp| exp.is_none_or(|exp_s| NOW_S < exp_s + skew_s));
-    not_ahead("iat") && not_ahead("nbf") && after && exp
-}
-
-fn aud_is(claims: &Map<String, Value>, wanted: &str) -> bool {
-    claims.get("aud").is_some_and(|aud| *aud == json!(wanted) || *aud == json!([wanted]))
-}
-
-fn jti_fits(claims: &Map<String, Value>) -> bool {
-    let jti = claims.get("jti").and_then(Value::as_str).unwrap_or_default();
-    (16..=128).contains(&jti.len()) && jti.bytes().all(|byte| (b' '..=b'~').contains(&byte))
-}
-
-fn is_device(claims: &Map<String, Value>, name: &str, absent: bool) -> bool {
-    claims.get(name).map_or(absent, |found| found == DEVICE)
-}
-
-fn has_none(claims: &Map<String, Value>, names: &[&str]) -> bool {
-    names.iter().all(|name| !claims.contains_key(*name))
-}
-
-/// How old the nonce of a JWT may show it to be; `Err` for one that is none.
-fn nonce_of(claims: &Map<String, Value>, purpose: NoncePurpose) -> Result<Option<u64>, ()> {
-    let Some(nonce) = claims.get("nonce") else { return Ok(None) };
-    NONCE_AGES.into_iter().find(|age_s| *nonce == WORLD.nonce(purpose, *age_s)).map(Some).ok_or(())
-}
-
-/// Ages of the good nonces among the values, in seconds.
-const NONCE_AGES: [u64; 3] = [0, 30, 60];
-const DAY_S: u64 = 86_400;
-
-fn assertion_fits(claims: &Map<String, Value>, clock: DeviceClock) -> bool {
-    let owner = is_device(claims, "iss", false) && is_device(claims, "sub", false);
-    if !owner || !aud_is(claims, ISSUER) || !jti_fits(claims) {
-        return false;
-    }
-    let Ok(nonce) = nonce_of(claims, NoncePurpose::Assertion) else { return false };
-    let ahead_s = seconds(claims, "exp").ok().flatten().map(|exp_s| exp_s.saturating_sub(NOW_S));
-    let lives = |skew_s| ahead_s.is_some_and(|ahead_s| ahead_s <= LIFE_S_MAX + skew_s);
-    match (nonce, clock) {
-        (None, DeviceClock::Good) => lives(SKEW_S) && times_fit(claims, SKEW_S, true),
-        (None, DeviceClock::Coarse | DeviceClock::None) => false,
-        (Some(_), DeviceClock::Coarse) => {
-            let recent =
-                seconds(claims, "iat").is_ok_and(|iat| iat.is_none_or(|iat_s| iat_s + DAY_S >= NOW_S));
-            lives(DAY_S) && times_fit(claims, DAY_S, false) && recent
-        }
-        (Some(_), DeviceClock::None) => are_dates(claims),
-        (Some(_), DeviceClock::Good) => {
-            let at = |name: &str| seconds(claims, name).ok().flatten();
-            let fits = |exp_s: u64, iat_s: u64| exp_s > iat_s && exp_s - iat_s <= LIFE_S_MAX + SKEW_S;
-            are_dates(claims)
-                && at("exp").is_some_and(|exp_s| at("iat").is_none_or(|iat_s| fits(exp_s, iat_s)))
-        }
-    }
-}
-
-/// Dates that are not compared with the time.
-fn are_dates(claims: &Map<String, Value>) -> bool {
-    let is_date =
-        |name| seconds(claims, name).is_ok_and(|at| at.is_none_or(|at_s| at_s <= u64::from(u32::MAX)));
-    is_date("exp") && is_date("iat") && is_date("nbf")
-}
+use crate::world::{
+    BRIDGE, CONNECT_LIFE_S_MAX, CONNECT_RULES, DEVICE, ISSUER, LIFE_S_MAX, NOW_S, PROJECT, SKEW_S,
+    TOKEN_BYTES_MAX, WORLD,
+};
 
 fn assertion_claims() -> Value {
     json!({
@@ -593,35 +96,6 @@ kind!(
     )
 );
 
-/// Of the keys that edits put there it is known; others are asked without what is not known to matter.
-fn is_good_key(key: &Value) -> bool {
-    good_keys().contains(key)
-        || (key.get("d").is_none()
-            && key.get("k").is_none()
-            && key.to_string().len() <= 2048
-            && PublicKey::from_jwk(key.to_string().as_bytes()).is_ok())
-}
-
-/// The update that proofs of possession are for; only its bytes matter.
-const UPDATE: &str = "eyJhbGciOiJFZERTQSIsInR5cCI6ImtleS11cGRhdGUrand0In0.e30.AA";
-
-fn dates_of(clock: DeviceClock) -> Dates {
-    match clock {
-        DeviceClock::Good => Dates::Skew,
-        DeviceClock::Coarse => Dates::Day,
-        DeviceClock::None => Dates::Any,
-    }
-}
-
-/// The key and its `kid` in the header, where there are any, are the new key.
-fn is_of_new_key(header: &Map<String, Value>) -> bool {
-    let thumbprint = WORLD.new_key.public_key().thumbprint();
-    let same = |key: &Value| {
-        PublicKey::from_jwk(key.to_string().as_bytes()).is_ok_and(|key| key.thumbprint() == thumbprint)
-    };
-    header.get("jwk").is_none_or(same) && header.get("kid").is_none_or(|kid| kid == thumbprint)
-}
-
 kind!(key_pop, {
     let claims = json!({ "aud": ISSUER, "jti": "0123456789abcdef", "upd": base64url_encode(&sha256(UPDATE.as_bytes())) });
     let mut kind = Kind::of_device(
@@ -677,9 +151,6 @@ kind!(
     )
 );
 
-/// Stands for the enrolment token.
-const AUTHORITY: [u8; 32] = [11; 32];
-
 kind!(enrolment_proof, {
     let claims = json!({
         "aud": ISSUER, "sub": DEVICE, "nonce": WORLD.nonce(NoncePurpose::Enrolment, 30), "eth": base64url_encode(&AUTHORITY),
@@ -716,9 +187,6 @@ kind!(enrolment_proof, {
     kind.inner = true;
     kind
 });
-
-const URL: &str = "https://core.example/oauth/token";
-const ACCESS_TOKEN: &str = "dbo_an-access-token";
 
 /// The request of the proof: at the token endpoint, there with a nonce wanted, or with an access token.
 fn dpop_request(clock: DeviceClock) -> (bool, Option<&'static str>) {
@@ -779,30 +247,6 @@ kind!(dpop_proof, {
     kind.embedded = true;
     kind
 });
-
-/// Whether a text is another spelling of [`URL`].
-fn is_url(text: &str) -> bool {
-    let Some((scheme, rest)) = text.split_once("://") else { return false };
-    let at = rest.find('/').unwrap_or(rest.len());
-    let (host, path) = (rest[..at].to_ascii_lowercase(), &rest[at..]);
-    // No escape is left that could stand for one of the slashes.
-    let mut plain = String::new();
-    let mut bytes = path.bytes();
-    while let Some(byte) = bytes.next() {
-        let escaped = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        match byte {
-            b'%' => match (escaped(bytes.next()), escaped(bytes.next())) {
-                (Some(high), Some(low)) => plain.push(char::from((high * 16 + low) as u8)),
-                _ => return false,
-            },
-            byte => plain.push(char::from(byte)),
-        }
-    }
-    scheme.eq_ignore_ascii_case("https")
-        && ["core.example", "core.example:443", "core.example:"].contains(&host.as_str())
-        && plain == "/oauth/token"
-        && path.matches('/').count() == 2
-}
 
 kind!(
     software_statement,
@@ -900,17 +344,6 @@ kind!(
         },
     )
 );
-
-fn legacy_fits(header: &Map<String, Value>, claims: &Map<String, Value>) -> bool {
-    typ_is(header, &["jwt"], false)
-        && header.get("kid").is_some_and(|kid| kid == DEVICE)
-        && !header.contains_key("jwk")
-        && is_device(claims, "sub", false)
-        && is_device(claims, "iss", true)
-        && (!claims.contains_key("aud") || aud_is(claims, ISSUER))
-        && times_fit(claims, SKEW_S, true)
-        && jti_fits(claims)
-}
 
 kind!(connect_jwt, {
     let claims = json!({ "sub": DEVICE, "aud": BRIDGE, "iat": NOW_S, "exp": NOW_S + 3600 });
@@ -1040,7 +473,11 @@ pub(crate) mod legacy_pop {
 
 #[cfg(test)]
 mod tests {
+    use drawbridge_jose::SigningKey;
+
     use super::*;
+    use crate::edits::edit;
+    use crate::world::signed;
 
     fn kinds() -> [(&'static str, &'static Kind); 11] {
         [

@@ -4,6 +4,8 @@
 //! `DRAWBRIDGE_FUZZ_SECONDS` makes each target run for so long instead of a fixed number of inputs, and
 //! `DRAWBRIDGE_FUZZ_SEED` begins elsewhere.
 
+#![expect(clippy::print_stdout, reason = "a run tells its seed and what it reached, under --nocapture")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
