@@ -269,6 +269,7 @@ pub trait Store: Send + Sync {
     /// as [`Self::add_principal`] does (so of two of one name or key in a batch the first is added), and those
     /// that cannot be added leave the others alone. All become principals of this registry, whatever their
     /// records say. The row is written if at least one was added. Answers in the order given.
+    /// Other changes may wait until it is written: keep a batch to 1,000 or fewer.
     async fn import_principals(
         &self,
         registry: &RegistryName,
