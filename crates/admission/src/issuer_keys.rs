@@ -331,7 +331,7 @@ impl Admission {
                 (changed, ("issuer-key.add", detail))
             }
         };
-        self.keep_issuer_keys(registry, changed, actor, &detail.0, &detail.1).await?;
+        self.keep_issuer_keys(registry, changed, actor, detail.0, &detail.1).await?;
         self.issuer_keys(registry)
     }
 

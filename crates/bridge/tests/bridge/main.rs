@@ -7,3 +7,4 @@ mod control;
 mod invariants;
 mod limits;
 mod rig;
+mod tokens;

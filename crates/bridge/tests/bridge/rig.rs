@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::client::{Client, Level, tls_config};
 
-const ISSUER: &str = "https://bridge.test";
+pub(crate) const ISSUER: &str = "https://bridge.test";
 const AUDIENCE: &str = "https://bridge.test/mqtt";
 
 /// The machine's clocks.
@@ -78,9 +78,10 @@ pub(crate) fn rig(change: impl FnOnce(&mut BridgeConfig)) -> Rig {
 async fn furnished(clock: &Arc<dyn Clock>) -> Admission {
     let random = Arc::new(SeededRandom::new(7));
     let config = AdmissionConfig::default();
-    let admission = Admission::open(Arc::new(MemoryStore::new()), Arc::clone(clock), random, sealer(), config)
-        .await
-        .expect("a store");
+    let admission =
+        Admission::open(Arc::new(MemoryStore::new()), Arc::clone(clock), random, sealer(), config)
+            .await
+            .expect("a store");
     let mut registry = NewRegistry::named(registry(), Some(ISSUER.to_owned()));
     // Sessions end exactly when their tokens do.
     registry.clock_skew_s = Some(0);
