@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use drawbridge_jose::PublicKey;
 use drawbridge_names::{Epoch, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
-use drawbridge_registry::{AddPrincipal, Changed, Known, Principal, PrincipalChange, StoreError};
+use drawbridge_registry::{
+    AddPrincipal, Changed, Known, Principal, PrincipalChange, PrincipalSettings, StoreError,
+};
 use serde_json::{Value, json};
 
 use crate::keys::NewKey;
@@ -57,13 +59,31 @@ impl Admission {
         device: NewDevice,
         actor: &Actor,
     ) -> Result<Known, AdmissionError> {
+        self.add_device_with(registry, device, PrincipalSettings::default(), actor).await
+    }
+
+    /// Registers a device with what else its operator has set.
+    ///
+    /// # Errors
+    /// As [`Self::add_device`]; [`AdmissionError::DeviceRole`] for roles.
+    pub async fn add_device_with(
+        &self,
+        registry: &RegistryName,
+        device: NewDevice,
+        settings: PrincipalSettings,
+        actor: &Actor,
+    ) -> Result<Known, AdmissionError> {
         let NewDevice { name, keys, policy, legacy_assertions, attributes } = device;
+        if !settings.roles.is_empty() {
+            return Err(AdmissionError::DeviceRole(name));
+        }
         let policy =
             policy.unwrap_or_else(|| PolicyName::parse(DEVICE_POLICY).expect("`device` is a policy name"));
         let principal = Principal {
             policy: Some(policy),
             legacy_assertions,
             attributes,
+            settings,
             ..self.new_principal(registry, name, PrincipalKind::Device)
         };
         self.add(principal, keys, actor, "device.add").await
@@ -79,9 +99,23 @@ impl Admission {
         application: NewApplication,
         actor: &Actor,
     ) -> Result<Known, AdmissionError> {
+        self.add_application_with(registry, application, PrincipalSettings::default(), actor).await
+    }
+
+    /// Registers an application with what else its operator has set, its roles among it.
+    ///
+    /// # Errors
+    /// As [`Self::add_application`].
+    pub async fn add_application_with(
+        &self,
+        registry: &RegistryName,
+        application: NewApplication,
+        settings: PrincipalSettings,
+        actor: &Actor,
+    ) -> Result<Known, AdmissionError> {
         let NewApplication { name, keys, policy } = application;
-        let principal =
-            Principal { policy, ..self.new_principal(registry, name, PrincipalKind::Application) };
+        let new = self.new_principal(registry, name, PrincipalKind::Application);
+        let principal = Principal { policy, settings, ..new };
         self.add(principal, keys, actor, "app.add").await
     }
 
@@ -128,6 +162,7 @@ impl Admission {
             "kids": keys.iter().map(|key| key.kid.as_str()).collect::<Vec<_>>(),
             "policy": principal.policy.as_ref().map(PolicyName::as_str),
             "legacy_assertions": principal.legacy_assertions,
+            "settings": principal.settings,
         });
         let audit = self.audit(actor, action, name.as_str(), &detail);
         match self.inner.store.add_principal(principal, keys, audit).await? {

@@ -295,6 +295,9 @@ pub enum AppCommand {
         /// Read its password from standard input, one line; without --key it gets no key then
         #[arg(long)]
         password_stdin: bool,
+        /// What it may do beyond its policy: viewer, operator, admin, introspect, manufacturer; repeat for several
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
         /// Policy; without one it may do nothing
         #[arg(long, value_name = "NAME")]
         policy: Option<String>,
@@ -308,6 +311,20 @@ pub enum AppCommand {
     Show {
         /// The application
         name: String,
+    },
+    /// Change what it may do beyond its policy
+    Set {
+        /// The application
+        name: String,
+        /// A role it has from now on: viewer, operator, admin, introspect, manufacturer; repeat for several
+        #[arg(long = "role", value_name = "ROLE", conflicts_with = "no_roles")]
+        roles: Vec<String>,
+        /// Take all its roles away
+        #[arg(long)]
+        no_roles: bool,
+        /// Its access tokens must be bound to a key or certificate (`true`), or need not be (`false`)
+        #[arg(long, value_name = "BOOL")]
+        bound_tokens: Option<bool>,
     },
     /// Make a new secret for it and print it, this once; the password or secret before it is dead
     Secret {

@@ -38,12 +38,15 @@ pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Fai
 
 pub(crate) fn app(common: &Common, command: &AppCommand) -> Result<(), Failure> {
     match command {
-        AppCommand::Add { name, keys, password_stdin, policy, out } => {
+        AppCommand::Add { name, keys, password_stdin, roles, policy, out } => {
             let keys = keys.iter().map(|path| files::public_key(path)).collect::<Result<Vec<_>, _>>()?;
-            let body = json!({ "policy": policy });
+            let mut body = json!({ "policy": policy });
+            if !roles.is_empty() {
+                body["roles"] = json!(roles);
+            }
             let password = if *password_stdin { Some(password_from_stdin()?) } else { None };
             add(common, Kind::Application, name, keys, password, body, out.as_deref())?;
-            if policy.is_none() && !common.json {
+            if policy.is_none() && roles.is_empty() && !common.json {
                 say!("it may do nothing until `policy attach` gives it a policy");
             }
             output::next(common, &["app", "show", name]);
@@ -51,10 +54,45 @@ pub(crate) fn app(common: &Common, command: &AppCommand) -> Result<(), Failure> 
         }
         AppCommand::List => list(common, Kind::Application),
         AppCommand::Show { name } => show(common, Kind::Application, name),
+        AppCommand::Set { name, roles, no_roles, bound_tokens } => {
+            app_set(common, name, roles, *no_roles, *bound_tokens)
+        }
         AppCommand::Secret { name } => make_secret(common, Kind::Application, name),
         AppCommand::Password { name, remove } => set_password(common, Kind::Application, name, *remove),
         AppCommand::Delete { name } => delete(common, Kind::Application, name),
     }
+}
+
+fn app_set(
+    common: &Common,
+    name: &str,
+    roles: &[String],
+    no_roles: bool,
+    bound_tokens: Option<bool>,
+) -> Result<(), Failure> {
+    let mut body = json!({});
+    if no_roles || !roles.is_empty() {
+        body["roles"] = json!(roles);
+    }
+    if let Some(bound) = bound_tokens {
+        body["bound_tokens"] = json!(bound);
+    }
+    if body == json!({}) {
+        let wanted = "nothing to set; name --role ROLE, --no-roles or --bound-tokens BOOL";
+        return Err(Failure::Usage(wanted.to_owned()));
+    }
+    let path = format!("/v1/applications/{}", escape(name));
+    let answer = Server::find(common)?.call("PATCH", &path, Some(&body))?.json();
+    if common.json {
+        output::json(&answer);
+        return Ok(());
+    }
+    let roles: Vec<&str> =
+        answer["roles"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let roles = if roles.is_empty() { "none".to_owned() } else { roles.join(", ") };
+    say!("{name} has the roles: {roles}");
+    output::next(common, &["app", "show", name]);
+    Ok(())
 }
 
 /// The two kinds of principals and where the API has them.

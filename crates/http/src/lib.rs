@@ -149,7 +149,10 @@ fn principal_paths(collection: &str, kind: PrincipalKind) -> Router<HttpState> {
     let at = |rest: &str| format!("{collection}{rest}");
     Router::new()
         .route(&at(""), get(principals::list).post(principals::add))
-        .route(&at("/{id}"), get(principals::show).put(principals::put).delete(principals::remove))
+        .route(
+            &at("/{id}"),
+            get(principals::show).put(principals::put).patch(principals::patch).delete(principals::remove),
+        )
         .route(&at("/{id}/block"), post(principals::block))
         .route(&at("/{id}/unblock"), post(principals::unblock))
         .route(&at("/{id}/revoke"), post(principals::revoke))

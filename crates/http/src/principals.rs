@@ -1,6 +1,8 @@
 //! `/v1/devices` and `/v1/applications`: the records of principals. Both collections work alike; which
 //! one is meant comes as an extension of the route.
 
+use std::collections::BTreeSet;
+
 use axum::extract::{FromRequestParts, RawPathParams, State};
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION};
 use axum::http::request::Parts;
@@ -10,7 +12,7 @@ use axum::{Extension, Json};
 use drawbridge_admission::{Actor, AdmissionError, NewApplication, NewDevice};
 use drawbridge_identity::Verifier;
 use drawbridge_names::{PolicyName, PrincipalKind, PrincipalName, RegistryName};
-use drawbridge_registry::Known;
+use drawbridge_registry::{CertificateSubject, ClockTrust, Known, PrincipalSettings, Role};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -105,6 +107,38 @@ pub(crate) struct PrincipalBody {
     policy: Option<String>,
     assertion_profile: Option<Profile>,
     attributes: Option<Texts>,
+    /// `null`: as the registry says.
+    #[serde(default, deserialize_with = "given")]
+    clock: Option<Option<ClockTrust>>,
+    gateway: Option<bool>,
+    roles: Option<BTreeSet<Role>>,
+    /// `null`: none.
+    #[serde(default, deserialize_with = "given")]
+    certificate_subject: Option<Option<CertificateSubject>>,
+    bound_tokens: Option<bool>,
+}
+
+/// Tells a member that is `null` from one that is not there.
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    value: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(value).map(Some)
+}
+
+impl PrincipalBody {
+    /// What is set of a principal, with what the body names laid over it.
+    fn settings(&self, before: &PrincipalSettings) -> PrincipalSettings {
+        PrincipalSettings {
+            clock: self.clock.unwrap_or(before.clock),
+            gateway: self.gateway.unwrap_or(before.gateway),
+            roles: self.roles.clone().unwrap_or_else(|| before.roles.clone()),
+            certificate_subject: self
+                .certificate_subject
+                .clone()
+                .unwrap_or_else(|| before.certificate_subject.clone()),
+            bound_tokens: self.bound_tokens.unwrap_or(before.bound_tokens),
+        }
+    }
 }
 
 /// Which assertions a device may log in with.
@@ -126,6 +160,21 @@ pub(crate) async fn add(
     let text = body.name.clone().ok_or_else(|| Failure::bad_request("the member `name` is missing"))?;
     let name = PrincipalName::parse(&text).map_err(Failure::bad_name)?;
     create(&state, &registry, kind, name, body, caller.actor()).await
+}
+
+/// `PATCH` on one principal: changes those members that the body names, of one that is there.
+pub(crate) async fn patch(
+    State(state): State<HttpState>,
+    At { registry, kind, name, actor }: At,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<KEY_BODY_BYTES_MAX, PrincipalBody>,
+) -> Result<Response, Failure> {
+    if body.name.is_some() || !body.keys.is_empty() {
+        return Err(Failure::bad_request("a name stays, and keys have a path of their own; leave both out"));
+    }
+    let there = matching(&state, &registry, kind, &name, &headers).await?;
+    change(&state, &registry, there, body, &actor).await?;
+    Ok(shown(&state, StatusCode::OK, &found(&state, &registry, kind, &name).await?))
 }
 
 /// `PUT` on one principal: makes it, or changes those members of the one that is there that the body
@@ -176,6 +225,10 @@ async fn change(
     }
     let admission = &state.admission;
     let mut revision = principal.revision;
+    let settings = body.settings(&principal.settings);
+    if settings != principal.settings {
+        revision = admission.set_settings(registry, name, settings, Some(revision), actor).await?.revision;
+    }
     if let Some(legacy) = body.assertion_profile.map(|profile| profile == Profile::Legacy)
         && legacy != principal.legacy_assertions
     {
@@ -205,12 +258,13 @@ async fn create(
     let policy = body.policy.as_deref().map(policy_name).transpose()?;
     let keys = body.keys.iter().map(KeyBody::parse).collect::<Result<Vec<_>, _>>()?;
     let legacy_assertions = body.assertion_profile == Some(Profile::Legacy);
+    let settings = body.settings(&PrincipalSettings::default());
     let Texts(attributes) = body.attributes.unwrap_or_default();
     let admission = &state.admission;
     let (collection, known) = match kind {
         PrincipalKind::Device => {
             let device = NewDevice { name, keys, policy, legacy_assertions, attributes };
-            ("devices", admission.add_device(registry, device, actor).await?)
+            ("devices", admission.add_device_with(registry, device, settings, actor).await?)
         }
         PrincipalKind::Application if legacy_assertions || !attributes.is_empty() => {
             let detail = "an application has neither `attributes` nor legacy assertions; leave both out";
@@ -218,7 +272,7 @@ async fn create(
         }
         PrincipalKind::Application => {
             let application = NewApplication { name, keys, policy };
-            ("applications", admission.add_application(registry, application, actor).await?)
+            ("applications", admission.add_application_with(registry, application, settings, actor).await?)
         }
     };
     let name = &known.principal.name;
@@ -385,6 +439,11 @@ pub(crate) fn principal_json(known: &Known, now_s: u64) -> Value {
         "policy": principal.policy.as_ref().map(PolicyName::as_str),
         "assertion_profile": if principal.legacy_assertions { "legacy" } else { "standard" },
         "attributes": principal.attributes,
+        "clock": principal.settings.clock,
+        "gateway": principal.settings.gateway,
+        "roles": principal.settings.roles,
+        "certificate_subject": principal.settings.certificate_subject,
+        "bound_tokens": principal.settings.bound_tokens,
         "secret": secret_kind(principal.password.as_deref()),
         "created": wire_time::from_s(principal.created_s),
         "revision": principal.revision,

@@ -67,7 +67,9 @@ fn a_device_enrols_itself_waits_is_approved_publishes_and_is_undone() {
     assert!(ok(&core, &format!("enrol approve --all {id}")).contains("1 device(s)"));
     let said = ok(&core, "enrol undo pump-1");
     assert!(said.contains("one claim more"), "{said}");
-    wait_for("end of the session", Duration::from_secs(2), || client.receive(Duration::from_millis(50)).err());
+    wait_for("end of the session", Duration::from_secs(2), || {
+        client.receive(Duration::from_millis(50)).err()
+    });
     assert_eq!(code(&core, "device show pump-1"), 4);
     ok(&core, "device enrol pump-3 --token-file pump.token --out ids/pump-3");
     ok(&core, "enrol reject pump-3");
@@ -99,8 +101,10 @@ fn a_file_of_devices_is_imported_its_faults_are_kept_and_a_cut_run_goes_on() {
     assert!(said.contains("4 lines: 2 added, 0 were there, 2 refused"), "{said}");
     let faults = fs::read_to_string(core.place().join("fleet.ndjson.errors")).expect("the faults");
     let faults: Vec<Value> = faults.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
-    let mut found: Vec<(u64, &str)> =
-        faults.iter().map(|f| (f["line"].as_u64().expect("a line"), f["error"].as_str().expect("a code"))).collect();
+    let mut found: Vec<(u64, &str)> = faults
+        .iter()
+        .map(|f| (f["line"].as_u64().expect("a line"), f["error"].as_str().expect("a code")))
+        .collect();
     found.sort_unstable();
     assert_eq!(found, [(3, "DB-4207"), (4, "DB-4227")]);
 
@@ -113,7 +117,8 @@ fn a_file_of_devices_is_imported_its_faults_are_kept_and_a_cut_run_goes_on() {
     // As a run leaves it that was cut after its first part.
     let many: String = (1..=5_100).map(|n| format!("{{\"id\":\"m{n}\"}}\n")).collect();
     fs::write(core.place().join("many.ndjson"), &many).expect("written");
-    let state = json!({ "file_bytes": many.len(), "lines": 5_000, "added": 4_990, "exists": 0, "errors": 10 });
+    let state =
+        json!({ "file_bytes": many.len(), "lines": 5_000, "added": 4_990, "exists": 0, "errors": 10 });
     let progress = core.place().join("many.ndjson.progress");
     fs::write(&progress, state.to_string()).expect("written");
     let output = core.cli(&["device", "import", "many.ndjson", "--resume", "--json"]);
@@ -121,8 +126,11 @@ fn a_file_of_devices_is_imported_its_faults_are_kept_and_a_cut_run_goes_on() {
     assert_eq!((&done["lines"], &done["added"]), (&json!(5_100), &json!(5_090)));
     assert!(!progress.exists(), "it is done");
     assert_eq!((code(&core, "device show m5001"), code(&core, "device show m5000")), (0, 4));
-    fs::write(&progress, json!({ "file_bytes": 1, "lines": 1, "added": 1, "exists": 0, "errors": 0 }).to_string())
-        .expect("written");
+    fs::write(
+        &progress,
+        json!({ "file_bytes": 1, "lines": 1, "added": 1, "exists": 0, "errors": 0 }).to_string(),
+    )
+    .expect("written");
     assert_eq!(code(&core, "device import many.ndjson --resume"), 2, "another file");
 
     ok(&core, "gateway link gw pump-1");

@@ -78,6 +78,7 @@ const ROUTES: &[(&str, &str, Takes)] = &[
     ("POST", "/v1/devices", Takes::Operator),
     ("GET", "/v1/devices/{id}", Takes::Viewer),
     ("PUT", "/v1/devices/{id}", Takes::Operator),
+    ("PATCH", "/v1/devices/{id}", Takes::Operator),
     ("DELETE", "/v1/devices/{id}", Takes::Operator),
     ("POST", "/v1/devices/{id}/block", Takes::Operator),
     ("POST", "/v1/devices/{id}/unblock", Takes::Operator),
@@ -95,6 +96,7 @@ const ROUTES: &[(&str, &str, Takes)] = &[
     ("POST", "/v1/applications", Takes::Admin),
     ("GET", "/v1/applications/{id}", Takes::Viewer),
     ("PUT", "/v1/applications/{id}", Takes::Admin),
+    ("PATCH", "/v1/applications/{id}", Takes::Admin),
     ("DELETE", "/v1/applications/{id}", Takes::Admin),
     ("POST", "/v1/applications/{id}/block", Takes::Admin),
     ("POST", "/v1/applications/{id}/unblock", Takes::Admin),
@@ -233,7 +235,7 @@ fn routes_of_the_source() -> BTreeSet<(String, String)> {
             let call = &call[..end];
             let path = call.split('"').nth(1).expect("a path").to_owned();
             let collections: &[&str] =
-                if call.starts_with("&at(") { &["/v1/devices", "/v1/applications"] } else { &[""] };
+                if call.trim_start().starts_with("&at(") { &["/v1/devices", "/v1/applications"] } else { &[""] };
             let mut methods = 0;
             for method in ["get", "post", "put", "patch", "delete"] {
                 if [" ", ".", "("].iter().any(|before| call.contains(&format!("{before}{method}("))) {
@@ -271,6 +273,7 @@ async fn an_operator_cannot_become_more_than_it_is() {
         ("PUT", "/v1/principals/ops/policy", json!({ "policy": "device" })),
         ("PUT", "/v1/principals/boss/policy", json!({ "policy": "device" })),
         ("PUT", "/v1/applications/ops", json!({ "policy": "device" })),
+        ("PATCH", "/v1/applications/ops", json!({ "roles": ["admin"] })),
         ("PUT", "/v1/applications/new", json!({ "keys": [{ "jwk": jwk }] })),
         ("POST", "/v1/applications", json!({ "name": "new" })),
         ("POST", "/v1/applications/boss/keys", json!({ "jwk": jwk })),
@@ -334,4 +337,35 @@ async fn a_role_taken_away_is_gone_with_the_next_request_and_no_token_carries_mo
     let refused =
         world.admission.set_settings(&registry(), &name("lamp"), settings, None, &Actor::Admin).await;
     assert_eq!(refused.map(drop).map_err(|error| error.word()), Err("device-role"));
+}
+
+#[tokio::test]
+async fn an_admin_sets_what_a_principal_is_and_a_device_gets_no_role() {
+    let world = World::new().await;
+    let jwk: Value = serde_json::from_str(&TestDevice::new("x").public_key().to_jwk_json()).expect("a JWK");
+    let body = json!({ "name": "desk", "keys": [{ "jwk": jwk }], "roles": ["viewer"], "bound_tokens": true });
+    let made = world.admin(Ask::post("/v1/applications").json(&body)).await;
+    assert_eq!((made.status, &made.json()["roles"]), (201, &json!(["viewer"])), "{}", made.text);
+    let patch = async |path: &str, body: Value| world.admin(Ask::new("PATCH", path).json(&body)).await;
+    let subject = json!({ "san_dns": "desk.example" });
+    let body = json!({ "roles": ["operator", "introspect"], "certificate_subject": subject });
+    let changed = patch("/v1/applications/desk", body).await.json();
+    assert_eq!(changed["roles"], json!(["operator", "introspect"]));
+    assert_eq!((&changed["certificate_subject"], &changed["bound_tokens"]), (&subject, &json!(true)));
+    let cleared = patch("/v1/applications/desk", json!({ "certificate_subject": null, "roles": [] })).await;
+    assert_eq!(
+        (&cleared.json()["certificate_subject"], &cleared.json()["roles"]),
+        (&Value::Null, &json!([]))
+    );
+
+    world.device("lamp").await;
+    let lamp = patch("/v1/devices/lamp", json!({ "clock": "none", "gateway": true })).await.json();
+    assert_eq!((&lamp["clock"], &lamp["gateway"]), (&json!("none"), &json!(true)));
+    let refused = patch("/v1/devices/lamp", json!({ "roles": ["viewer"] })).await;
+    assert_eq!((refused.status, refused.word().as_str()), (422, "device-role"), "{}", refused.text);
+    let refused =
+        world.admin(Ask::post("/v1/devices").json(&json!({ "name": "pump", "roles": ["viewer"] }))).await;
+    assert_eq!((refused.status, refused.word().as_str()), (422, "device-role"));
+    assert_eq!(patch("/v1/devices/ghost", json!({})).await.status, 404);
+    assert_eq!(patch("/v1/applications/desk", json!({ "roles": ["root"] })).await.status, 400);
 }
