@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use drawbridge_identity::{NotProven, Refusal};
 use drawbridge_names::{PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid};
-use drawbridge_registry::{AddPrincipal, ClockTrust, Key, KeyState, Known, Principal, PrincipalSettings};
+use drawbridge_registry::{
+    AddPrincipal, ClockTrust, Key, KeyState, Known, Principal, PrincipalSettings, Role,
+};
 use serde_json::json;
 
+use crate::admin_token::ADMIN_TOKEN_PREFIX;
 use crate::enrol::device_policy;
+use crate::roles::level;
 use crate::{Actor, Admission, AdmissionError, NewKey};
 
 /// A device to be imported.
@@ -112,6 +117,25 @@ impl Admission {
             pending = again;
         }
         Ok(outcomes.into_iter().map(|outcome| outcome.expect("each device was answered above")).collect())
+    }
+
+    /// Whether the token that a long import began with still stands, and with it the role: what it is bound
+    /// to was proven at its beginning.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it stands no more.
+    pub async fn still_operates(&self, registry: &RegistryName, token: &str) -> Result<(), Refusal> {
+        if token.starts_with(ADMIN_TOKEN_PREFIX) {
+            let stands = self.is_admin_token(token).await?;
+            return if stands { Ok(()) } else { Err(Refusal::NotProven(NotProven::UnknownToken)) };
+        }
+        let bytes_max = self.inner.config.http_token_bytes_max;
+        let read = self.read_token(Some(registry), token, bytes_max).await?;
+        let loaded = self.standing(&read.realm, &read.claims).await?;
+        if loaded.principal.settings.roles.iter().any(|role| level(*role) >= level(Role::Operator)) {
+            return Ok(());
+        }
+        Err(Refusal::Role(format!("{} is no operator any more", loaded.principal.name)))
     }
 
     async fn import_records(

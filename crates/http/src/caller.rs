@@ -79,6 +79,11 @@ pub(crate) fn token(headers: &HeaderMap) -> Result<&str, Failure> {
     }
 }
 
+/// The token of a request, whatever its scheme: for whoever was judged already.
+pub(crate) fn presented_token(headers: &HeaderMap) -> Result<&str, Failure> {
+    authorization(headers).map(|(_, token)| token)
+}
+
 fn authorization(headers: &HeaderMap) -> Result<(Scheme, &str), Failure> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(Refusal::NoCredential)?;

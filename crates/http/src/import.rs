@@ -21,10 +21,11 @@ use hyper::body::Frame;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use crate::HttpState;
 use crate::body::{Query, Texts, json as json_of};
-use crate::caller::Operator;
+use crate::caller::{Operator, presented_token};
 use crate::edge::InRegistry;
 use crate::failure::Failure;
 use crate::keys::KeyBody;
@@ -106,6 +107,7 @@ pub(crate) async fn import(
     let (answers, answered) = mpsc::channel(ANSWERS_MAX);
     let importer = Importer {
         actor: caller.actor().clone(),
+        token: Zeroizing::new(presented_token(&headers)?.to_owned()),
         state,
         registry,
         answers,
@@ -151,6 +153,8 @@ struct Importer {
     state: HttpState,
     registry: RegistryName,
     actor: Actor,
+    /// Asked again with every batch: an import may last longer than its caller's rights.
+    token: Zeroizing<String>,
     answers: mpsc::Sender<Bytes>,
     /// The number of the last line that was read.
     line: u64,
@@ -263,6 +267,8 @@ impl Importer {
         let places: Vec<(u64, PrincipalName)> =
             devices.iter().map(|(line, device)| (*line, device.name.clone())).collect();
         let devices = devices.into_iter().map(|(_, device)| device).collect();
+        let stands = self.state.admission.still_operates(&self.registry, &self.token).await;
+        stands.map_err(|refusal| Stop::Told(refusal.into()))?;
         let imported = self.state.admission.import(&self.registry, devices, source, &self.actor).await;
         let imported = imported.map_err(|error| Stop::Told(error.into()))?;
         for ((line, name), outcome) in places.iter().zip(imported) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use drawbridge_admission::{Actor, AdmissionConfig, SessionsEnd};
 use drawbridge_http::HttpConfig;
 use drawbridge_jose::{Algorithm, SigningKey};
-use drawbridge_registry::PrincipalSettings;
+use drawbridge_registry::{PrincipalSettings, Role};
 use drawbridge_registry_sqlite::SqliteStore;
 use drawbridge_testkit::{RecordingWatcher, TestDevice};
 use serde_json::{Value, json};
@@ -188,8 +188,53 @@ async fn a_client_that_goes_away_leaves_whole_batches_behind() {
 }
 
 #[tokio::test]
+async fn an_import_ends_with_the_rights_of_who_began_it() {
+    let world = World::new().await;
+    let ops = world.application("ops", None).await;
+    let settings =
+        |roles: &[Role]| PrincipalSettings { roles: roles.iter().copied().collect(), ..Default::default() };
+    let set = async |roles: &[Role]| {
+        let of = name("ops");
+        world
+            .admission
+            .set_settings(&registry(), &of, settings(roles), None, &Actor::Admin)
+            .await
+            .expect("set");
+    };
+    set(&[Role::Operator]).await;
+    let token = world.token(&ops, Some("https://id.example/v1"), "").await;
+    let body = lines(&(0..1_000).map(|n| json!({ "id": format!("d{n:04}") })).collect::<Vec<_>>());
+    let (first, second) = body.split_at(body.len() / 2 + 200);
+    let mut stream = world.connect().await;
+    let head = format!(
+        "POST /v1/devices:import HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nContent-Type: {NDJSON}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("written");
+    stream.write_all(first.as_bytes()).await.expect("written");
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("\"added\":500") {
+        let mut piece = [0; 4096];
+        let read = stream.read(&mut piece).await.expect("an answer");
+        assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&piece[..read]);
+    }
+    set(&[Role::Viewer]).await;
+    stream.write_all(second.as_bytes()).await.expect("written");
+    stream.read_to_end(&mut answer).await.expect("the rest");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let last = answer.lines().rfind(|line| line.starts_with('{')).expect("a last line");
+    let last: Value = serde_json::from_str(last).expect("JSON");
+    assert_eq!(
+        (&last["done"], &last["error"], &last["added"]),
+        (&json!(false), &json!("DB-1041"), &json!(500))
+    );
+    assert_eq!(world.admin(Ask::get("/v1/devices/d0999")).await.status, 404);
+}
+
+#[tokio::test]
 async fn a_fleet_of_thousands_is_imported_in_one_stream() {
-    const COUNT: usize = 5_000;
+    const COUNT: usize = 2_000;
     let folder = tempfile::tempdir().expect("a folder");
     let store = SqliteStore::open(&folder.path().join("registry.sqlite")).expect("opens");
     let world = World::with(Arc::new(store), HttpConfig::default(), AdmissionConfig::default()).await;
