@@ -31,9 +31,11 @@ enum Kind {
     EnrolmentProof,
     SoftwareStatement,
     SignedMessage,
+    KeyRemoval,
+    SignedTime,
 }
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 16] = [
     Kind::Assertion,
     Kind::PlainAssertion,
     Kind::Connect,
@@ -48,6 +50,8 @@ const KINDS: [Kind; 14] = [
     Kind::EnrolmentProof,
     Kind::SoftwareStatement,
     Kind::SignedMessage,
+    Kind::KeyRemoval,
+    Kind::SignedTime,
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +68,10 @@ enum Place {
     ProofOfLogin,
     ProofOfEnrolment,
     Statement,
+    RemoveKey,
 }
 
-const PLACES: [Place; 12] = [
+const PLACES: [Place; 13] = [
     Place::Token,
     Place::Connect,
     Place::Api,
@@ -79,6 +84,7 @@ const PLACES: [Place; 12] = [
     Place::ProofOfLogin,
     Place::ProofOfEnrolment,
     Place::Statement,
+    Place::RemoveKey,
 ];
 
 fn is_made_for(kind: Kind, place: Place) -> bool {
@@ -95,6 +101,7 @@ fn is_made_for(kind: Kind, place: Place) -> bool {
             | (Kind::DpopProof, Place::ProofOfLogin)
             | (Kind::EnrolmentProof, Place::ProofOfEnrolment)
             | (Kind::SoftwareStatement, Place::Statement)
+            | (Kind::KeyRemoval, Place::RemoveKey)
     )
 }
 
@@ -145,6 +152,17 @@ async fn mint(scene: &Scene, kind: Kind) -> String {
             maker.draft(Some("software-statement+jwt"), claims).sign()
         }
         Kind::SignedMessage => device.assertion(ISSUER, now_s).typ(Some("drawbridge-msg+jws")).sign(),
+        Kind::KeyRemoval => {
+            let spare = TestDevice::new("sensor");
+            let (admission, registry) = (&world.admission, &world.registry);
+            let added = admission.add_key(registry, &device.name, spare.public_key(), None, &Actor::Admin);
+            added.await.expect("added");
+            device.removal(ISSUER, now_s, &spare.kid()).sign()
+        }
+        Kind::SignedTime => {
+            let answer = world.admission.signed_time(&world.registry, "0123456789abcdef", Peer::default());
+            answer.expect("signed").0
+        }
     }
 }
 
@@ -168,6 +186,7 @@ async fn present(scene: &Scene, place: Place, jwt: &str) -> Result<(), Refusal> 
             let pop = new.legacy_pop(jwt);
             admission.legacy_update_key(registry, jwt, &pop, peer).await.map(|_| ())
         }
+        Place::RemoveKey => admission.remove_own_key(registry, jwt, None, peer).await.map(|_| ()),
         Place::ProofOfLogin => {
             let assertion = device.assertion(ISSUER, world.now_s()).sign();
             let dpop = Some(Dpop { proof: jwt, method: "POST", url: TOKEN_URL });
@@ -221,7 +240,7 @@ async fn i9_every_kind_of_jwt_is_good_at_its_own_place_and_refused_at_every_othe
         }
     }
     println!("{accepted} accepted, {refused} refused");
-    assert_eq!((accepted, refused), (16, KINDS.len() * PLACES.len() - 16));
+    assert_eq!((accepted, refused), (17, KINDS.len() * PLACES.len() - 17));
 }
 
 #[tokio::test]
