@@ -125,6 +125,12 @@ pub(crate) const FORM_WORDS: &[&str] = &[
 
 pub(crate) const POLICY_WORDS: &[&str] = &[
     "[[allow]]\n",
+    "[token]\n",
+    "life_s = ",
+    "format = ",
+    "\"opaque\"",
+    "renewals_max = ",
+    "alias_scopes = ",
     "[[deny]]\n",
     "publish = ",
     "subscribe = ",

@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use drawbridge_names::{PolicyName, RegistryName, TopicFilter, TopicName};
 use drawbridge_policy::{
-    Grant, PAIRS_MAX, Policy, PolicyError, Rights, SCOPE_BYTES_MAX, SOURCE_BYTES_MAX, Variables,
+    Grant, PAIRS_MAX, Policy, PolicyError, Rights, SCOPE_BYTES_MAX, SOURCE_BYTES_MAX, TOKEN_LIFE_S_MAX,
+    Variables,
 };
 
 use crate::world::WORLD;
@@ -83,6 +84,15 @@ pub(crate) mod policy_document {
         assert!(text.len() <= SOURCE_BYTES_MAX);
         assert_eq!((policy.source(), policy.name()), (text, &name));
         let again = Policy::parse(&name, policy.source()).expect("it was faultless");
+        let token = policy.token();
+        assert_eq!(token, again.token());
+        assert!(token.life_s.is_none_or(|life_s| (1..=TOKEN_LIFE_S_MAX).contains(&life_s)));
+        assert!(token.alias_scopes.len() <= 64);
+        for word in &token.alias_scopes {
+            // A word of a scope (RFC 6749 section 3.3), which stands alone in a list of words.
+            assert!((1..=64).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_graphic()), "{word:?}");
+            assert!(!word.contains(['"', '\\']), "{word:?}");
+        }
         let (rights, again) = match (compile(&policy), compile(&again)) {
             (Ok(rights), Ok(again)) => (rights, again),
             (Err(error), Err(_)) => return refused(&error),
@@ -121,6 +131,8 @@ pub(crate) mod policy_document {
             "[[allow]]\npublish = [\"sites/${attr.site}/${device}/#\"]\n",
             "[[allow]]\nsubscribe = [\"r/${registry}/+\"]\n[[allow]]\npublish = [\"a\", \"a/b\"]\n",
             "[[deny]]\nsubscribe = ['''a/#''']\n",
+            "[token]\nlife_s = 600\nformat = \"opaque\"\nrenewals_max = 3\nalias_scopes = [\"temp\", \"tenant.demo\"]\n[[allow]]\npublish = [\"a\"]\n",
+            "[token]\nlife_s = 600\nformat = \"opaque\"\nrenewals_max = 3\nalias_scopes = [\"temp\", \"tenant.demo\"]\n[[allow]]\npublish = [\"a\"]\n",
         ]
         .map(|text| text.as_bytes().to_vec())
         .to_vec()
