@@ -1,13 +1,16 @@
 //! One connection: its session, its prepared statements, and several statements in one round trip.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use drawbridge_registry::StoreError;
 use tokio::time::Instant;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
 use crate::fault::Fault;
@@ -54,7 +57,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Connects, and sets up the session.
-    pub(crate) async fn open(target: &Target) -> Result<Self, Fault> {
+    pub(crate) async fn open(target: &Target) -> Result<Self, StoreError> {
         let opening = async {
             let (client, connection) = target.config.connect(Tls(target.tls.clone())).await?;
             // Ends when the client is dropped or the server is gone; then every call answers so.
@@ -64,14 +67,18 @@ impl Connection {
                 }
             });
             client.batch_execute(SESSION).await?;
-            Ok(Self { client, statements: Mutex::new(HashMap::new()), opened: Instant::now() })
+            Ok::<_, Fault>(Self { client, statements: Mutex::new(HashMap::new()), opened: Instant::now() })
         };
+        let place = target.place();
         match tokio::time::timeout(OPEN_MAX, opening).await {
-            Ok(opened) => opened,
-            Err(_) => Err(Fault::Store(drawbridge_registry::StoreError::Unavailable(format!(
-                "PostgreSQL did not let us in within {} s",
+            Ok(opened) => opened.map_err(|fault| match StoreError::from(fault) {
+                StoreError::Unavailable(why) => StoreError::Unavailable(format!("{place}: {why}")),
+                other => other,
+            }),
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "{place}: PostgreSQL did not let us in within {} s",
                 OPEN_MAX.as_secs()
-            )))),
+            ))),
         }
     }
 
@@ -83,7 +90,8 @@ impl Connection {
     /// Asks once.
     pub(crate) async fn ask(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, Fault> {
         let statement = self.statement(sql).await?;
-        Ok(self.client.query(&statement, params).await?)
+        let quiet = Quiet::all(params);
+        Ok(self.client.query(&statement, &Quiet::as_params(&quiet)).await?)
     }
 
     /// Sends all statements at once, in order, and answers what each gave; the server runs them one
@@ -97,10 +105,13 @@ impl Connection {
         for statement in statements {
             prepared.push(statement?);
         }
-        let sent = asks
+        let quiet: Vec<Vec<Quiet<'_>>> = asks.iter().map(|(_, params)| Quiet::all(params)).collect();
+        let quiet: Vec<Vec<&(dyn ToSql + Sync)>> =
+            quiet.iter().map(|params| Quiet::as_params(params)).collect();
+        let sent = prepared
             .iter()
-            .zip(&prepared)
-            .map(|((_, params), statement)| Box::pin(self.client.query(statement, params)) as Answers<'_>);
+            .zip(&quiet)
+            .map(|(statement, params)| Box::pin(self.client.query(statement, params)) as Answers<'_>);
         let mut answers = Vec::with_capacity(asks.len());
         for answer in in_order(sent.collect()).await {
             answers.push(answer?);
@@ -124,6 +135,49 @@ impl Connection {
 
     fn known_statement(&self, sql: &'static str) -> Option<Statement> {
         self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned()
+    }
+}
+
+/// A value whose `Debug` shows nothing: at the level `debug` the client logs the values of each statement,
+/// and among them are secrets.
+struct Quiet<'a>(&'a (dyn ToSql + Sync));
+
+impl<'a> Quiet<'a> {
+    fn all(params: Params<'a>) -> Vec<Self> {
+        params.iter().map(|value| Self(*value)).collect()
+    }
+
+    fn as_params(quiet: &[Self]) -> Vec<&(dyn ToSql + Sync)> {
+        quiet.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
+    }
+}
+
+impl std::fmt::Debug for Quiet<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("_")
+    }
+}
+
+impl ToSql for Quiet<'_> {
+    fn to_sql(&self, kind: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        self.0.to_sql_checked(kind, out)
+    }
+
+    /// The value itself is asked when it is written.
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn to_sql_checked(
+        &self,
+        kind: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        self.0.to_sql_checked(kind, out)
+    }
+
+    fn encode_format(&self, kind: &Type) -> Format {
+        self.0.encode_format(kind)
     }
 }
 

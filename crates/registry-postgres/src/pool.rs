@@ -141,7 +141,7 @@ impl Pool {
         {
             return Err(error.clone());
         }
-        let opened = Connection::open(&self.target).await.map_err(StoreError::from);
+        let opened = Connection::open(&self.target).await;
         let down = opened.as_ref().err().map(|error| (Instant::now(), error.clone()));
         *self.down.lock().unwrap_or_else(PoisonError::into_inner) = down;
         opened

@@ -50,6 +50,19 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
+    /// Where the database is, for those who read errors.
+    pub(crate) fn place(&self) -> String {
+        let host = |host: &Host| match host {
+            Host::Tcp(name) => name.clone(),
+            #[cfg(unix)]
+            Host::Unix(folder) => folder.display().to_string(),
+        };
+        let hosts: Vec<String> = self.config.get_hosts().iter().map(host).collect();
+        let ports: Vec<String> = self.config.get_ports().iter().map(u16::to_string).collect();
+        let ports = if ports.is_empty() { "5432".to_owned() } else { ports.join(",") };
+        format!("{} port {ports}", hosts.join(","))
+    }
+
     /// Reads `postgres://USER[:PASSWORD]@HOST[:PORT]/DATABASE[?PARAMETER=VALUE&...]`.
     ///
     /// `sslmode=disable` is plain text. `require`, `verify-ca` and `verify-full` are TLS with the name
