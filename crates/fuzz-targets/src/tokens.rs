@@ -476,7 +476,7 @@ mod tests {
     use drawbridge_jose::SigningKey;
 
     use super::*;
-    use crate::edits::edit;
+    use crate::edits::{NAMES, VALUES, edit};
     use crate::world::signed;
 
     fn kinds() -> [(&'static str, &'static Kind); 11] {
@@ -504,6 +504,38 @@ mod tests {
 
     fn judged(kind: &Kind, token: &str) -> Result<(), Refusal> {
         (kind.judge)(token, DeviceClock::Good)
+    }
+
+    /// One member changed, taken away or added, with every value: the rules say beforehand what becomes of it.
+    fn every_single_edit_is_judged_as_the_rules_say(kind: &Kind) {
+        let mut accepted = 0;
+        for name in 0..NAMES.len() {
+            for value in 0..VALUES.len() {
+                let program = [2, 0, name as u8, value as u8];
+                accepted += usize::from(kind.run(&program) == Outcome::accepted());
+            }
+        }
+        assert!(NAMES.len() <= 256 && VALUES.len() <= 256, "a byte reaches them all");
+        let tried = NAMES.len() * VALUES.len();
+        assert!(accepted > tried / 5 && accepted < tried, "{accepted} of {tried} were accepted");
+    }
+
+    macro_rules! single_edits {
+        ($($name:ident)*) => {
+            mod every_single_edit {
+                $(
+                    #[test]
+                    fn $name() {
+                        super::every_single_edit_is_judged_as_the_rules_say(&super::$name::KIND);
+                    }
+                )*
+            }
+        };
+    }
+
+    single_edits! {
+        client_assertion key_update key_remove key_pop enrolment_proof software_statement dpop_proof
+        legacy_login legacy_update connect_jwt access_token
     }
 
     /// CVE-2023-51774 and RFC 8725 section 2.8: one JWT in the place of another.
