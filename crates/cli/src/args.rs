@@ -420,6 +420,7 @@ pub enum KeyCommand {
         /// Device or application
         id: String,
         /// Key id (thumbprint)
+        #[arg(allow_hyphen_values = true)]
         kid: String,
     },
     /// A key is in wrong hands: retire it, also the last one, and end all that its owner has opened
@@ -427,6 +428,7 @@ pub enum KeyCommand {
         /// Device or application
         id: String,
         /// Key id (thumbprint)
+        #[arg(allow_hyphen_values = true)]
         kid: String,
         /// Why, for the audit
         #[arg(long, value_name = "TEXT", default_value = "compromised")]
@@ -451,7 +453,7 @@ pub struct KeyAdd {
     #[arg(long, value_name = "TIME")]
     pub expires: Option<String>,
     /// The key whose place it takes
-    #[arg(long, value_name = "KID")]
+    #[arg(long, value_name = "KID", allow_hyphen_values = true)]
     pub replaces: Option<String>,
     /// How long that one may still be used: `0` retires it at once [default: as the server's settings say]
     #[arg(long, value_name = "TIME", requires = "replaces")]
@@ -465,6 +467,7 @@ pub struct KeySet {
     /// Device or application
     pub id: String,
     /// Key id (thumbprint)
+    #[arg(allow_hyphen_values = true)]
     pub kid: String,
     /// A label; an empty one takes it away
     #[arg(long)]
@@ -795,6 +798,30 @@ mod tests {
             assert!(help_of("can").contains(flag), "{flag}");
         }
         assert!(help_of("serve").contains("--data"));
+    }
+
+    #[test]
+    fn one_thumbprint_in_64_begins_with_a_dash_and_is_no_flag() {
+        let kid = "-104RJeFsrxHivbLrD6W-3RCJjq06Tfr8urixQ9rgN4";
+        let lines: [&[&str]; 6] = [
+            &["remove", "lamp", kid],
+            &["revoke", "lamp", kid],
+            &["revoke", "lamp", kid, "--reason", "stolen", "--json"],
+            &["set", "lamp", kid, "--label", "x"],
+            &["set", "--label", "x", "lamp", kid],
+            &["add", "lamp", "new.pem", "--replaces", kid, "--grace", "1h"],
+        ];
+        for line in lines {
+            let parsed = Cli::try_parse_from(["drawbridge", "key"].iter().chain(line));
+            let Command::Key(command) = parsed.expect("parses").command else { unreachable!("a key verb") };
+            let found = match command {
+                KeyCommand::Remove { kid, .. } | KeyCommand::Revoke { kid, .. } => kid,
+                KeyCommand::Set(set) => set.kid,
+                KeyCommand::Add(add) => add.replaces.expect("given"),
+                KeyCommand::List { .. } => unreachable!("not in the table"),
+            };
+            assert_eq!(found, kid, "{line:?}");
+        }
     }
 
     #[test]

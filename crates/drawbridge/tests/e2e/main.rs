@@ -18,5 +18,6 @@ mod durability;
 mod enrolment;
 mod harness;
 mod invariants;
+mod keys;
 mod oauth;
 mod readme;
