@@ -5,16 +5,17 @@
 //! private half, until the last token it may have signed has ended.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use drawbridge_identity::IssuerKey;
 use drawbridge_jose::{Algorithm, PublicKey, SigningKey};
 use drawbridge_names::{KeyId, RegistryName};
-use drawbridge_registry::{IssuerAlgorithm, RegistryRecord};
+use drawbridge_registry::{IssuerAlgorithm, RegistryRecord, StoreError};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::issue::TOKEN_LIFE_S_MAX;
-use crate::{Actor, Admission, AdmissionError, SessionsEnd, kid_of};
+use crate::{Actor, Admission, AdmissionError, SessionsEnd, background, kid_of};
 
 /// The secret that holds them all: see [`IssuerKeys::to_bytes`].
 pub(crate) const ISSUER_KEYS: &str = "issuer-keys";
@@ -302,7 +303,8 @@ impl Admission {
         actor: &Actor,
         rotation: Rotation,
     ) -> Result<Vec<IssuerKeyInfo>, AdmissionError> {
-        let _turn = self.inner.issuer_keys.lock().await;
+        let busy = "the issuer's keys are just being changed; try again".to_owned();
+        let _turn = self.turn().ok_or(AdmissionError::Store(StoreError::Unavailable(busy)))?;
         let realm = self.realm(registry).ok_or_else(|| AdmissionError::NoRegistry(registry.clone()))?;
         let (keys, now_s) = (self.kept_issuer_keys(&realm.record).await?, self.now_s());
         let plan = self.plan(&realm.record);
@@ -336,20 +338,24 @@ impl Admission {
     }
 
     /// Moves the keys of all issuers by the clock: to be called now and then, once a minute is enough. Takes
-    /// over what another server of the same store has changed.
+    /// over what another server of the same store has changed, and which tokens it has revoked.
     ///
     /// # Errors
     /// [`AdmissionError`] when the store does not answer: the keys stay as they are, and the next call tries
     /// again.
     pub async fn maintain_issuer_keys(&self) -> Result<(), AdmissionError> {
-        let _turn = self.inner.issuer_keys.lock().await;
+        // Whoever has the turn looks after them.
+        let Some(_turn) = self.turn() else { return Ok(()) };
         let now_s = self.now_s();
-        let read_s = self.inner.issuer_keys_read_s.load(std::sync::atomic::Ordering::Relaxed);
+        let read_s = self.inner.issuer_keys_read_s.load(Ordering::Relaxed);
         let read_again = now_s.abs_diff(read_s) >= READ_AGAIN_S;
         for realm in self.realms().values() {
             let plan = self.plan(&realm.record);
             if !read_again && realm.keys.step(now_s, plan).is_none() {
                 continue;
+            }
+            if read_again {
+                realm.revoked.extend(self.inner.store.revoked_jtis(&realm.record.name, now_s).await?);
             }
             let mut keys = self.kept_issuer_keys(&realm.record).await?;
             self.install_issuer_keys(&realm.record.name, &keys);
@@ -380,9 +386,15 @@ impl Admission {
             }
         }
         if read_again {
-            self.inner.issuer_keys_read_s.store(now_s, std::sync::atomic::Ordering::Relaxed);
+            self.inner.issuer_keys_read_s.store(now_s, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// The turn to change issuer keys, unless somebody has it.
+    fn turn(&self) -> Option<Turn<'_>> {
+        let taken = &self.inner.issuer_keys_taken;
+        (!taken.swap(true, Ordering::AcqRel)).then_some(Turn(taken))
     }
 
     /// The keys of a registry's issuer as the store has them; made if there are none.
@@ -437,6 +449,15 @@ impl Admission {
     }
 }
 
+/// The turn of one who changes issuer keys.
+struct Turn<'a>(&'a AtomicBool);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 /// Publishes a next key, in place of one that was to come.
 fn prepared(
     keys: &IssuerKeys,
@@ -460,8 +481,8 @@ fn added(key: &LiveKey) -> Value {
 async fn generate(algorithm: Algorithm) -> Result<SigningKey, AdmissionError> {
     let made = match algorithm {
         Algorithm::Rs256 | Algorithm::Ps256 => {
-            let making = tokio::task::spawn_blocking(move || SigningKey::generate(algorithm));
-            making.await.map_err(|e| AdmissionError::Secret(e.to_string()))?
+            let making = background::run(move || SigningKey::generate(algorithm)).await;
+            making.ok_or_else(|| AdmissionError::Secret("a key could not be made".to_owned()))?
         }
         _ => SigningKey::generate(algorithm),
     };

@@ -11,6 +11,7 @@
 
 mod admin_token;
 mod audit;
+mod background;
 mod bearer;
 mod binding;
 mod cache;
@@ -48,6 +49,7 @@ mod seal;
 mod statements;
 mod stats;
 mod tokens;
+mod turns;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -166,7 +168,7 @@ struct Inner {
     random: Arc<dyn Random>,
     sealer: Arc<dyn Seal>,
     /// Whoever changes issuer keys does it alone.
-    issuer_keys: tokio::sync::Mutex<()>,
+    issuer_keys_taken: std::sync::atomic::AtomicBool,
     issuer_keys_read_s: std::sync::atomic::AtomicU64,
     /// The gateways that have opened sessions for others.
     gateways_seen: RwLock<std::collections::HashSet<Uid>>,
@@ -214,7 +216,7 @@ impl Admission {
             clock,
             random,
             sealer,
-            issuer_keys: tokio::sync::Mutex::default(),
+            issuer_keys_taken: Default::default(),
             issuer_keys_read_s: Default::default(),
             gateways_seen: RwLock::default(),
             config: settings,

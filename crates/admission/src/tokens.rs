@@ -49,6 +49,11 @@ impl RevokedJtis {
         self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(token)
     }
 
+    /// Takes over what another server of the same store has revoked.
+    pub(crate) fn extend(&self, revoked: Vec<([u8; 16], u64)>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).extend(revoked);
+    }
+
     fn insert(&self, token: [u8; 16], until_s: u64, now_s: u64) {
         let mut revoked = self.0.write().unwrap_or_else(PoisonError::into_inner);
         revoked.retain(|_, until_s| *until_s > now_s);

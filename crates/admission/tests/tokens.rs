@@ -302,5 +302,17 @@ async fn only_the_owner_of_a_token_ends_it_and_its_sessions_and_it_stays_dead() 
         bearer(&world, &token, Audience::Bridge).await.expect_err("also after a restart");
         bearer(&world, &second, Audience::Bridge).await.expect("also after a restart");
         revoke(&world, &device, &token).await;
+
+        // Another server of the same store learns of it within a minute.
+        let other = World { admission: open(&world.store, &world.clock, 9).await, ..world };
+        let server = open(&other.store, &other.clock, 10).await;
+        let refused = async |token: &str| {
+            server.bearer(Some(&other.registry), token, Audience::Bridge, Peer::default()).await.is_err()
+        };
+        assert!(!refused(&second).await);
+        revoke(&other, &device, &second).await;
+        other.clock.advance_s(60);
+        server.maintain_issuer_keys().await.expect("maintained");
+        assert!(refused(&second).await, "{format:?}");
     }
 }
