@@ -109,6 +109,9 @@ pub enum Command {
     Pub(PubArgs),
     /// Subscribe with the identity in --as DIR and print what comes
     Sub(SubArgs),
+    /// Replace the admin credential
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// Read, export and check the audit
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -163,6 +166,10 @@ pub struct ServeArgs {
     /// Let clients without any credential in on the insecure port, with the rights of this application
     #[arg(long, value_name = "APP", requires = "insecure_mqtt_port")]
     pub insecure_anonymous: Option<String>,
+    /// Where the records are kept: `sqlite:PATH` or `postgres://USER@HOST/DATABASE` [default: a file in --data];
+    /// one with a password belongs in the environment, where `ps` does not show it
+    #[arg(long, value_name = "URL", env = "DRAWBRIDGE_STORE_URL", hide_env_values = true)]
+    pub store: Option<String>,
     /// Settings file (TOML); flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -744,6 +751,13 @@ pub struct SubArgs {
     /// Stop after so many messages; 0 runs until stopped
     #[arg(long, default_value_t = 0)]
     pub count: u64,
+}
+
+/// `drawbridge admin ...`.
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Make a new admin credential and keep it where the old one is, which is dead then
+    Rotate,
 }
 
 /// `drawbridge audit ...`.

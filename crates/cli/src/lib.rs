@@ -11,6 +11,7 @@ macro_rules! say {
     };
 }
 
+mod admin;
 pub mod args;
 mod audit;
 mod control;
@@ -66,6 +67,7 @@ pub fn execute(cli: &Cli) -> Result<(), Failure> {
         Command::State(command) => control::state(common, command),
         Command::Pub(command) => session::publish(common, command),
         Command::Sub(command) => session::subscribe(common, command),
+        Command::Admin(command) => admin::admin(common, command),
         Command::Audit(command) => audit::audit(common, command),
         Command::Explain { code } => explain(common, code),
         Command::Serve(_) | Command::CheckConfig { .. } => {

@@ -14,6 +14,7 @@ mod journal;
 mod pki;
 mod serve;
 mod settings;
+mod store;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use drawbridge_admission::{Actor, Admission, AesSeal, Clock, NewRegistry, Random};
+use drawbridge_admission::{Actor, Admission, Clock, NewRegistry};
 use drawbridge_bridge::{
     Bridge, BridgeConfig, Listener, ListenerKind, raise_open_files, server_tls, server_tls_asking,
 };
@@ -16,19 +16,14 @@ use drawbridge_cli::{Endpoints, ServeArgs};
 use drawbridge_control::Control;
 use drawbridge_http::HttpState;
 use drawbridge_names::{PrincipalName, RegistryName};
-use drawbridge_registry_sqlite::SqliteStore;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::data::{DataFolder, Mode};
 use crate::edge::{SystemClock, SystemRandom};
 use crate::pki::{self, ServerCertificate};
 use crate::settings::Settings;
+use crate::store::{OpenStore, seal_key};
 use crate::{demo, journal};
-
-/// The registry on one machine.
-const REGISTRY_FILE: &str = "registry.sqlite";
-/// What seals its secrets.
-const SEAL_KEY_FILE: &str = "seal.key";
 
 /// How often the server looks after what is due without anybody asking.
 const MAINTENANCE: Duration = Duration::from_secs(1);
@@ -159,11 +154,17 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
         true => server_tls_asking(certificate.chain.clone(), certificate.key.clone_key())?,
         false => Arc::clone(&tls),
     };
-    let sealer = Arc::new(seal_key(data, &*random)?);
-    let store = Arc::new(SqliteStore::open(&data.path(REGISTRY_FILE))?);
-    let admission =
-        Admission::open(store.clone(), clock.clone(), random.clone(), sealer, settings.admission.clone())
-            .await?;
+    let url = settings.store.url.as_ref();
+    let sealer = Arc::new(seal_key(data, &settings.seal, url, &*random)?);
+    let opened = OpenStore::open(data, url, &*random).await?;
+    let admission = Admission::open(
+        opened.store.clone(),
+        clock.clone(),
+        random.clone(),
+        sealer,
+        settings.admission.clone(),
+    )
+    .await?;
     let issuer = open_default_registry(&admission, settings, &sockets.https).await?;
     keep_admin_token(&admission, data).await?;
 
@@ -176,7 +177,7 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     )?;
     let handle = bridge.handle();
     admission.watch(Arc::new(handle.clone()));
-    let control = Arc::new(Control::new(store, Arc::new(handle), clock));
+    let control = Arc::new(Control::new(opened.store.clone(), Arc::new(handle), clock));
     bridge.serve_control(control.clone());
     let configs = control.publish_stored_configs().await?;
     tracing::info!(configs, "stored configs are ready for their devices");
@@ -205,10 +206,20 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let demo_stop = Arc::new(AtomicBool::new(false));
     let demo = is_demo.then(|| demo::start(data.root(), Arc::clone(&demo_stop)));
 
-    tokio::select! {
-        _ = interrupted.recv() => tracing::info!("interrupted; stopping"),
-        _ = terminated.recv() => tracing::info!("told to stop; stopping"),
-    }
+    let is_lost = tokio::select! {
+        _ = interrupted.recv() => {
+            tracing::info!("interrupted; stopping");
+            false
+        }
+        _ = terminated.recv() => {
+            tracing::info!("told to stop; stopping");
+            false
+        }
+        () = opened.lost() => {
+            tracing::error!("another server has taken the store over; stopping");
+            true
+        }
+    };
     data.remove_endpoints();
     demo_stop.store(true, Ordering::Relaxed);
     stop.notify_one();
@@ -222,6 +233,11 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     http.await?;
     maintenance.abort();
     drop(maintenance.await); // it never ends by itself
+    if is_lost {
+        return Err(
+            "[DB-5005] another server has taken the store over; give each server a store of its own".into()
+        );
+    }
     last.settle().await;
     Ok(())
 }
@@ -289,47 +305,6 @@ async fn open_default_registry(
         tracing::warn!(issuer = record.issuer, wanted, "the issuer was fixed at the first start and stays");
     }
     Ok(record.issuer.clone())
-}
-
-/// The key that seals the secrets of the store: made with the store, 64 characters of hex.
-fn seal_key(data: &DataFolder, random: &dyn Random) -> Result<AesSeal, StartError> {
-    let text = match data.read(SEAL_KEY_FILE)? {
-        Some(text) => zeroize::Zeroizing::new(text),
-        None if data.path(REGISTRY_FILE).exists() => {
-            let place = data.path(SEAL_KEY_FILE);
-            return Err(format!(
-                "[DB-4025] {} is missing, and the registry beside it was sealed by it; restore it from a backup",
-                place.display()
-            )
-            .into());
-        }
-        None => {
-            let mut bytes = zeroize::Zeroizing::new([0; 32]);
-            random.fill(&mut *bytes);
-            let mut line = zeroize::Zeroizing::new(String::with_capacity(65));
-            for byte in bytes.iter() {
-                line.extend(
-                    [byte >> 4, byte & 15].map(|half| char::from(b"0123456789abcdef"[usize::from(half)])),
-                );
-            }
-            line.push('\n');
-            data.replace(SEAL_KEY_FILE, line.as_bytes(), Mode::Private)?;
-            line
-        }
-    };
-    let digits = text.trim();
-    let mut key = [0; 32];
-    let halves = key.iter_mut().zip(digits.as_bytes().chunks(2));
-    let is_hex = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    for (byte, pair) in halves.filter(|_| is_hex) {
-        let digit = |at: usize| char::from(pair[at]).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        *byte = digit(0).zip(digit(1)).map_or(0, |(high, low)| high << 4 | low);
-    }
-    if !is_hex {
-        let place = data.path(SEAL_KEY_FILE);
-        return Err(format!("[DB-4025] {} is not 64 characters of hex; restore it", place.display()).into());
-    }
-    Ok(AesSeal::new(key))
 }
 
 /// The admin credential is made once; the folder keeps it for the command line, the store its hash.

@@ -12,6 +12,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 
+use crate::store::{SealSettings, StoreSettings, StoreUrl};
+
 /// The whole file.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -28,6 +30,10 @@ pub(crate) struct Settings {
     pub(crate) http: drawbridge_http::HttpConfig,
     /// What is logged.
     pub(crate) log: LogSettings,
+    /// Where the records are kept.
+    pub(crate) store: StoreSettings,
+    /// What its secrets are sealed with.
+    pub(crate) seal: SealSettings,
 }
 
 /// `[serve]`
@@ -147,6 +153,9 @@ impl Settings {
         if args.insecure_anonymous.is_some() {
             serve.insecure_anonymous.clone_from(&args.insecure_anonymous);
         }
+        if let Some(url) = &args.store {
+            settings.store.url = Some(url.clone().into());
+        }
         faults.extend(settings.faults());
         if faults.is_empty() { Ok(settings) } else { Err(faults) }
     }
@@ -181,6 +190,8 @@ impl Settings {
             },
             http: section(&mut document, "http", &mut faults),
             log: section(&mut document, "log", &mut faults),
+            store: section(&mut document, "store", &mut faults),
+            seal: section(&mut document, "seal", &mut faults),
         };
         faults.extend(document.keys().map(|name| unknown(name)));
         (settings, faults)
@@ -237,6 +248,7 @@ impl Settings {
                 format!("[DB-6003] `{key}` is {found}; wanted {least} to {most}")
             })
             .collect();
+        faults.extend(self.store.url.as_ref().and_then(StoreUrl::fault));
         for name in &self.serve.names {
             if name.parse::<IpAddr>().is_err() && DnsName::try_from(name.as_str()).is_err() {
                 faults.push(format!(

@@ -180,6 +180,9 @@ impl Drop for Lingering {
     }
 }
 
+/// Most parameters of a form or a query; no path knows as many.
+const PARAMETERS_MAX: usize = 64;
+
 /// The parameters of a form or a query. An empty one counts as absent (RFC 6749 section 3.1).
 #[derive(Debug, Default)]
 pub(crate) struct Params(BTreeMap<String, String>);
@@ -188,7 +191,10 @@ impl Params {
     /// Takes `application/x-www-form-urlencoded`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Failure> {
         let mut params = BTreeMap::new();
-        for (name, value) in form_urlencoded::parse(bytes) {
+        for (number, (name, value)) in form_urlencoded::parse(bytes).enumerate() {
+            if number == PARAMETERS_MAX {
+                return Err(Failure::bad_request(format!("there are more than {PARAMETERS_MAX} parameters")));
+            }
             if name.contains('\u{fffd}') || value.contains('\u{fffd}') || value.contains('\0') {
                 return Err(Failure::bad_request("a parameter is not UTF-8 text; encode it as such"));
             }
@@ -285,6 +291,9 @@ mod tests {
             assert!(Params::parse(bad.as_bytes()).expect_err(bad).detail.contains("twice"), "{bad}");
         }
         assert!(Params::parse(b"a=%ff").is_err());
+        let form = |count: usize| (0..count).map(|n| format!("p{n}=1&")).collect::<String>();
+        assert!(Params::parse(form(64).as_bytes()).is_ok());
+        assert!(Params::parse(form(65).as_bytes()).is_err());
         assert!(Params::parse(b"a=%00").is_err());
     }
 

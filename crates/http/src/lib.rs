@@ -8,6 +8,7 @@
 //! paths belong to registry NAME. Handlers answer a `Failure` as their error and do not
 //! know in which dialect it is written: the path decides, in one place.
 
+mod admin;
 mod aliases;
 mod audit;
 mod body;
@@ -180,6 +181,7 @@ fn operator_paths() -> Router<HttpState> {
         .route("/v1/policies/{id}", get(policies::show).put(policies::set))
         .route("/v1/principals/{id}/policy", put(policies::attach))
         .route("/v1/can", get(can::can))
+        .route("/v1/admin-token:rotate", post(admin::rotate))
         .route("/v1/audit", get(audit::rows))
         .route("/v1/audit:heads", get(audit::heads))
         .route("/v1/audit:export", get(audit::export))

@@ -50,7 +50,8 @@ impl Core {
                 "0",
             ])
             .args(&self.args)
-            .env_remove("RUST_LOG")
+            // All that can be said is said, and no secret may be in it: see `scan`.
+            .env("RUST_LOG", "debug")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
             .stderr(log)
@@ -172,6 +173,18 @@ impl Core {
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
     }
 
+    /// I10: no secret, token or key in any log. Every server of these tests is searched when it is dropped:
+    /// for what begins as our secrets do, for what looks like a JWT, and for every secret in its folders.
+    fn scan(&self) {
+        let mut secrets = Vec::new();
+        collect_secrets(self.place(), &mut secrets);
+        assert!(!secrets.is_empty(), "there is an admin credential at least");
+        for line in self.log().lines() {
+            let found = secret_like(line).or_else(|| secrets.iter().find(|s| line.contains(*s)).cloned());
+            assert!(found.is_none(), "a secret stands in the log: {line}");
+        }
+    }
+
     /// Waits until the log has a line with all of `words`.
     pub(crate) fn wait_for_log(&self, words: &[&str]) {
         wait_for(&format!("{words:?} in the log"), Duration::from_secs(10), || {
@@ -188,7 +201,57 @@ impl Drop for Core {
         }
         if std::thread::panicking() {
             eprintln!("--- server log ---\n{}", self.log());
+        } else {
+            self.scan();
         }
+    }
+}
+
+/// Every line of the files that hold private keys and credentials.
+fn collect_secrets(folder: &Path, secrets: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if path.is_dir() {
+            collect_secrets(&path, secrets);
+        } else if name == "admin-token" || name == "seal.key" || name.ends_with("key.pem") {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let lines = text.lines().map(str::trim);
+            // The last line of a PEM may be short, and then anything.
+            secrets.extend(lines.filter(|l| l.len() >= 24 && !l.starts_with("-----")).map(str::to_owned));
+        }
+    }
+}
+
+/// What looks like a token or a secret of ours.
+fn secret_like(line: &str) -> Option<String> {
+    let is_code = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let run = |text: &str| text.chars().take_while(|c| is_code(*c)).count();
+    for prefix in ["dba_", "dbe_", "dbo_", "dbs_", "dbr_"] {
+        for (at, _) in line.match_indices(prefix) {
+            if run(&line[at + 4..]) >= 16 {
+                return Some(prefix.to_owned());
+            }
+        }
+    }
+    for (at, _) in line.match_indices("eyJ") {
+        let header = run(&line[at..]);
+        let rest = &line[at + header..];
+        if header >= 10 && rest.strip_prefix('.').is_some_and(|rest| run(rest) >= 10) {
+            return Some("eyJ".to_owned());
+        }
+    }
+    None
+}
+
+#[test]
+fn the_search_for_secrets_finds_them() {
+    let token = format!("dba_{}", "A".repeat(49));
+    for bad in [&token, "Authorization: Bearer eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJsYW1wIn0.abc"] {
+        assert!(secret_like(bad).is_some(), "{bad}");
+    }
+    for good in ["tokens begin with dba_ or dbo_", "the key FSq4Gjk1kl_xHk is gone", "eyJ"] {
+        assert_eq!(secret_like(good), None, "{good}");
     }
 }
 

@@ -295,6 +295,12 @@ async fn a_header_section_beyond_16_kib_is_refused_and_one_below_is_not() {
     assert_eq!(answer.status, 431, "{answer:?}");
     let answer = world.send(Ask::get(&format!("/{}", "x".repeat(17_000)))).await;
     assert!([414, 431].contains(&answer.status), "{answer:?}");
+    let many =
+        |count: usize| (0..count).fold(Ask::get("/health"), |ask, n| ask.header(&format!("X-{n}"), "1"));
+    assert_eq!((world.send(many(80)).await.status, world.send(many(101)).await.status), (200, 431));
+    let deep = format!("{{\"name\":\"x\",\"attributes\":{}", "[".repeat(5_000));
+    let answer = world.admin(Ask::post("/v1/devices").body("application/json", deep)).await;
+    assert_eq!(answer.status, 400, "{answer:?}");
     let token = "x".repeat(4097);
     assert_eq!(world.send(Ask::get("/v1/self").bearer(&token)).await.status, 400);
 }
