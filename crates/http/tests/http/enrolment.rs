@@ -245,7 +245,9 @@ async fn every_fault_of_a_registration_has_its_answer_and_registers_nobody() {
     let mut private = jwk(&device);
     private["d"] = json!("c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I");
     let metadata = "invalid_client_metadata";
-    let table: Vec<(&str, Option<&str>, Value, u16, &str, &str)> = vec![
+    /// What is wrong, the Bearer token, the body; status, `error` and `code` of the answer.
+    type Row<'a> = (&'a str, Option<&'a str>, Value, u16, &'a str, &'a str);
+    let table: Vec<Row<'_>> = vec![
         ("no token", None, good.clone(), 401, "invalid_token", "DB-1001"),
         ("no enrolment token", Some("dba_x"), good.clone(), 401, "invalid_token", "DB-1007"),
         ("a token nobody made", Some("dbe_unknown"), good.clone(), 401, "invalid_token", "DB-1007"),

@@ -113,7 +113,7 @@ async fn an_import_adds_what_is_good_names_what_is_not_and_run_again_changes_not
     let again = world.import("", &body).await;
     assert_eq!(again.last().expect("a line")["added"], 0);
     assert_eq!(again.last().expect("a line")["exists"], 4);
-    assert_eq!(world.token(&taken, None, "").await.is_empty(), false, "who was there is as before");
+    assert!(!world.token(&taken, None, "").await.is_empty(), "who was there is as before");
 
     let rows = world.admin(Ask::get("/v1/audit?limit=50")).await.json();
     let rows: Vec<&Value> = rows["items"]
