@@ -206,6 +206,7 @@ impl Admission {
         let loaded = self.candidate(&realm.record.name, name.as_ref()).await?;
         self.verify_secret(loaded.as_deref(), password).await?;
         let loaded = loaded.expect("a password that fits is somebody's");
+        self.charge_principal(&realm.record.name, loaded.principal.uid, request.peer)?;
         let proof =
             Proof { loaded, scope: None, kid: None, ends_s: None, once: None, token: None, gateway: None };
         self.admit(&realm, proof, request.client_id, path_realm.and(path)).await

@@ -6,7 +6,7 @@
 //! not the load of an attacker who guesses.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,12 +18,12 @@ use drawbridge_jose::base64url_encode;
 use drawbridge_names::{PrincipalName, RegistryName};
 use drawbridge_registry::{Principal, PrincipalChange};
 use serde_json::json;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::admin_token::with_checksum;
 use crate::cache::Loaded;
 use crate::connect::Credential;
+use crate::turns::{NotDone, Turns};
 use crate::{Actor, Admission, AdmissionConfig, AdmissionError, EndReason, Random};
 
 /// How many right passwords are remembered at once.
@@ -32,9 +32,7 @@ const REMEMBERED_MAX: usize = 10_000;
 /// The checks that run, those that wait, and what was found right.
 pub(crate) struct Passwords {
     cost: PasswordCost,
-    running: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    waiting_max: usize,
+    turns: Turns,
     remembered: Mutex<HashMap<[u8; 32], Instant>>,
     remember: Duration,
     /// Of this process alone.
@@ -52,9 +50,7 @@ impl Passwords {
             PasswordCost { memory_kib: config.password_memory_kib, passes: config.password_passes }.bounded();
         Self {
             cost,
-            running: Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS))),
-            waiting: AtomicUsize::new(0),
-            waiting_max: config.password_queue_max,
+            turns: Turns::new(at_once, config.password_queue_max),
             remembered: Mutex::default(),
             remember: Duration::from_secs(config.password_cache_s.into()),
             mac: hmac::Key::new(hmac::HMAC_SHA256, &*key),
@@ -72,21 +68,10 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let permit = match Arc::clone(&self.running).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                let _seat = Seat::take(&self.waiting, self.waiting_max).ok_or(Refusal::Busy)?;
-                let turn = Arc::clone(&self.running).acquire_owned().await;
-                turn.expect("the semaphore is never closed")
-            }
-        };
-        let done = tokio::task::spawn_blocking(move || {
-            let done = work();
-            // Only now: a caller who went away must not make room while its memory is in use.
-            drop(permit);
-            done
-        });
-        done.await.map_err(|error| Refusal::Unavailable(format!("a password check broke off: {error}")))
+        self.turns.take(work).await.map_err(|not_done| match not_done {
+            NotDone::Full => Refusal::Busy,
+            NotDone::Broken => Refusal::Unavailable("a password check broke off".to_owned()),
+        })
     }
 
     fn tag(&self, verifier: &[u8], presented: &[u8]) -> [u8; 32] {
@@ -114,23 +99,6 @@ impl Passwords {
             remembered.clear();
         }
         remembered.insert(tag, now + self.remember);
-    }
-}
-
-/// A place among those that wait.
-struct Seat<'a>(&'a AtomicUsize);
-
-impl<'a> Seat<'a> {
-    fn take(waiting: &'a AtomicUsize, max: usize) -> Option<Self> {
-        let taken =
-            waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now < max).then_some(now + 1));
-        taken.ok().map(|_| Self(waiting))
-    }
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -264,87 +232,9 @@ mod tests {
         }
     }
 
-    fn passwords(at_once: usize, waiting: usize) -> Passwords {
-        let config = AdmissionConfig {
-            password_checks_max: at_once,
-            password_queue_max: waiting,
-            password_memory_kib: 8,
-            password_passes: 1,
-            ..AdmissionConfig::default()
-        };
-        Passwords::new(&config, &NoRandom)
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn so_many_checks_run_so_many_wait_and_the_rest_is_told_to_come_again() {
-        let passwords = Arc::new(passwords(2, 3));
-        let (open, gate) = std::sync::mpsc::channel::<()>();
-        let gate = Arc::new(Mutex::new(gate));
-        let running = Arc::new(AtomicUsize::new(0));
-        let most = Arc::new(AtomicUsize::new(0));
-        let start = || {
-            let (passwords, gate) = (Arc::clone(&passwords), Arc::clone(&gate));
-            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
-            tokio::spawn(async move {
-                let check = passwords.in_turn(move || {
-                    let now = running.fetch_add(1, Ordering::SeqCst) + 1;
-                    most.fetch_max(now, Ordering::SeqCst);
-                    gate.lock().expect("not poisoned").recv().expect("opened");
-                    running.fetch_sub(1, Ordering::SeqCst);
-                });
-                check.await
-            })
-        };
-        let admitted: Vec<_> = (0..5).map(|_| start()).collect();
-        while passwords.waiting.load(Ordering::SeqCst) < 3 {
-            tokio::task::yield_now().await;
-        }
-        for _ in 0..10 {
-            assert_eq!(passwords.in_turn(|| ()).await, Err(Refusal::Busy));
-        }
-        for _ in 0..5 {
-            open.send(()).expect("somebody waits");
-        }
-        for check in admitted {
-            check.await.expect("no panic").expect("its turn came");
-        }
-        assert_eq!(most.load(Ordering::SeqCst), 2, "never more at once");
-        assert_eq!(passwords.waiting.load(Ordering::SeqCst), 0);
-        assert_eq!(passwords.in_turn(|| 7).await, Ok(7), "and there is room again");
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn who_goes_away_leaves_its_seat_and_keeps_its_place_at_work_until_it_is_done() {
-        let passwords = Arc::new(passwords(1, 1));
-        let (open, gate) = std::sync::mpsc::channel::<()>();
-        let (began, beginning) = tokio::sync::oneshot::channel();
-        let first = Arc::clone(&passwords);
-        let first = tokio::spawn(async move {
-            let work = move || {
-                began.send(()).expect("awaited");
-                gate.recv().expect("opened");
-            };
-            first.in_turn(work).await
-        });
-        beginning.await.expect("it runs");
-        first.abort();
-        let second = Arc::clone(&passwords);
-        let second = tokio::spawn(async move { second.in_turn(|| ()).await });
-        while passwords.waiting.load(Ordering::SeqCst) < 1 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(passwords.running.available_permits(), 0, "the first still has its memory");
-        assert_eq!(passwords.in_turn(|| ()).await, Err(Refusal::Busy));
-        second.abort();
-        assert!(second.await.is_err());
-        assert_eq!(passwords.waiting.load(Ordering::SeqCst), 0, "the seat is free");
-        open.send(()).expect("it still works");
-        assert_eq!(passwords.in_turn(|| 7).await, Ok(7));
-    }
-
     #[test]
     fn what_is_remembered_has_an_end_a_bound_and_one_verifier() {
-        let passwords = passwords(1, 1);
+        let passwords = Passwords::new(&AdmissionConfig::default(), &NoRandom);
         let now = Instant::now();
         let tag = passwords.tag(b"verifier", b"password");
         assert!(!passwords.remembers(&tag, now));
