@@ -4,7 +4,7 @@
 //! random bits and cannot be: it is kept as SHA-256. What is presented tells by its prefix which of the two
 //! it is, so the cost of a check follows from that and from nothing that the server knows.
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use drawbridge_jose::sha256;
 
 /// With this every generated secret begins, so that secret scanners know it.
@@ -24,6 +24,11 @@ const PASSWORD_HEAD_BYTES: usize = 1 + 4 + 4 + 1;
 const MEMORY_KIB_MAX: u32 = 64 * 1024;
 const PASSES_MAX: u32 = 16;
 const LANES_MAX: u32 = 4;
+/// So many blocks of 1 KiB are reserved at least for a check that is not small, though it touches only its own: what is
+/// larger than 32 MiB the usual allocators take from the system and give back at once, where a smaller piece
+/// stays with the process, one for each thread that ever checked a password.
+const RESERVED_BLOCKS: usize = 33 * 1024;
+const SMALL_BLOCKS: usize = 1024;
 
 /// What the check of one password costs.
 ///
@@ -186,9 +191,15 @@ impl PasswordVerifier {
     }
 
     fn hashed(&self, password: &[u8]) -> Option<[u8; HASH_BYTES]> {
-        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, self.params()?);
+        let params = self.params()?;
+        let count = params.block_count();
+        let reserved = if count > SMALL_BLOCKS { count.max(RESERVED_BLOCKS) } else { count };
+        let mut blocks: Vec<Block> = Vec::with_capacity(reserved);
+        blocks.resize(count, Block::new());
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let mut hash = [0; HASH_BYTES];
-        argon2.hash_password_into(password, &self.salt, &mut hash).ok().map(|()| hash)
+        let hashed = argon2.hash_password_into_with_memory(password, &self.salt, &mut hash, &mut blocks);
+        hashed.ok().map(|()| hash)
     }
 }
 
