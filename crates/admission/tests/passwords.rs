@@ -233,7 +233,9 @@ async fn no_way_leads_to_a_token_without_binding_where_the_operator_wants_it_bou
     let settings = PrincipalSettings { bound_tokens: true, ..PrincipalSettings::default() };
     let set = |name: PrincipalName| {
         let settings = settings.clone();
-        async { world.admission.set_settings(&world.registry, &{ name }, settings, None, &Actor::Admin).await }
+        async {
+            world.admission.set_settings(&world.registry, &{ name }, settings, None, &Actor::Admin).await
+        }
     };
     world.legacy_login(&device.legacy_login().sign()).await.expect("not yet");
     set(device.name.clone()).await.expect("set");
