@@ -179,19 +179,17 @@ impl Admission {
         let now = self.inner.clock.instant();
         let passed =
             |since: Option<Instant>, span| since.is_none_or(|s| now.saturating_duration_since(s) >= span);
-        let seen = {
-            let mut seen = self.inner.desk.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = seen.get(registry).cloned();
-            if !all && known.as_ref().is_some_and(|seen| !passed(seen.looked, LOOK_EVERY)) {
-                return Ok(());
-            }
-            seen.entry(registry.clone()).or_default().looked = Some(now);
-            known
+        let known = {
+            let seen = self.inner.desk.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.get(registry).cloned()
         };
-        let seen = match seen {
+        let mut seen = match known {
+            Some(seen) if !all && !passed(seen.looked, LOOK_EVERY) => return Ok(()),
             Some(seen) => seen,
             None => Seen { heads: self.last_checkpoint(registry).await?, ..Seen::default() },
         };
+        seen.looked = Some(now);
+        self.remember(registry, seen.clone());
         let heads = self.inner.store.audit_heads(registry).await?;
         let news = self.rows_since(registry, &heads, &seen).await?;
         if news == 0 || !(all || news >= ROWS_MAX || passed(seen.signed, CHECKPOINT_EVERY)) {
@@ -203,9 +201,12 @@ impl Admission {
         let entry = self.audit(&Actor::Server, CHECKPOINT_ACTION, registry.as_str(), &json!({ "jws": jws }));
         self.inner.store.record(registry, entry).await?;
         let heads = heads.into_iter().map(|head| (head.writer, head.seq)).collect();
-        let seen = Seen { heads, signed: Some(now), looked: Some(now) };
-        self.inner.desk.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(registry.clone(), seen);
+        self.remember(registry, Seen { heads, signed: Some(now), looked: Some(now) });
         Ok(())
+    }
+
+    fn remember(&self, registry: &RegistryName, seen: Seen) {
+        self.inner.desk.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(registry.clone(), seen);
     }
 
     /// How many rows there are that no checkpoint names, checkpoints apart: they need none of their own.

@@ -162,6 +162,7 @@ impl Admission {
 /// Who gets bound tokens only has named nothing to bind one to.
 pub(crate) fn unbound() -> Refusal {
     Refusal::Binding(
-        "this principal gets bound tokens only; send a DPoP proof, or connect with a client certificate".to_owned(),
+        "this principal gets bound tokens only; send a DPoP proof, or connect with a client certificate"
+            .to_owned(),
     )
 }

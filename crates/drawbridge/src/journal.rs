@@ -9,6 +9,9 @@ pub(crate) fn start(settings: &LogSettings) {
     let filter = EnvFilter::try_from_default_env()
         .or_else(|_| EnvFilter::try_new(&settings.filter))
         .unwrap_or_else(|_| EnvFilter::new("info"));
+    // Below that it writes every parameter of every statement, verifiers and sealed secrets among them (I10).
+    let quiet = "tokio_postgres=info".parse().expect("a directive");
+    let filter = filter.add_directive(quiet);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
