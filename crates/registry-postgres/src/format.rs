@@ -5,6 +5,7 @@ use drawbridge_registry::StoreError;
 use crate::connection::Connection;
 use crate::fault::Fault;
 use crate::rows::{text, value};
+use crate::sole;
 
 /// The newest format known here: the number of migrations.
 pub const FORMAT: u32 = MIGRATIONS.len() as u32;
@@ -28,6 +29,8 @@ pub(crate) async fn raise(connection: &Connection) -> Result<(), Fault> {
         connection.ask(RAISING, &[]).await?;
         let found = judge(connection).await?; // again, now that nobody else can change it
         if let Some(migration) = MIGRATIONS.get(found as usize) {
+            // A server that works on the old format would not understand the new one.
+            sole::must_be_free(connection).await?;
             if found == 0 {
                 make_schema(connection).await?;
             }

@@ -4,6 +4,7 @@
 //! A group never waits for a principal that somebody else holds: its marks step out of the group and
 //! wait alone, so no login stands behind the change of another device.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use drawbridge_names::{RegistryName, Uid};
@@ -13,7 +14,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use crate::connection::Ask;
 use crate::fault::Fault;
 use crate::jti::{self, Columns, Facts, Keeping, Together, Wanted};
-use crate::pool::Pool;
+use crate::pool::{Lane, Pool};
 use crate::principals::LOCK;
 use crate::rows::{bits, value};
 use crate::sweep::Sweep;
@@ -94,21 +95,25 @@ async fn serve(arriving: Arc<Mutex<mpsc::Receiver<Waiting>>>, pool: Arc<Pool>, s
         }
         let outcomes = {
             let wanted: Vec<Wanted<'_>> = group.iter().map(Waiting::wanted).collect();
-            change!(&pool, |tx| remember(tx, &wanted, Locks::FreeOnly))
+            change!(&pool, Lane::Group, |tx| remember(tx, &wanted, Locks::FreeOnly))
         };
         let now_s = group.iter().map(|waiting| waiting.now_s).max().unwrap_or(0);
         let mut kept = 0;
         match outcomes {
             Ok(outcomes) => {
+                let mut held: HashMap<(RegistryName, Uid), Vec<Waiting>> = HashMap::new();
                 for (waiting, outcome) in group.into_iter().zip(outcomes) {
                     match outcome {
                         Some(outcome) => {
                             kept += usize::from(outcome == JtiOutcome::Fresh);
                             waiting.answer(Ok(outcome));
                         }
-                        None => alone(waiting, &pool),
+                        None => {
+                            held.entry((waiting.registry.clone(), waiting.uid)).or_default().push(waiting);
+                        }
                     }
                 }
+                held.into_values().for_each(|waiting| wait_for_principal(waiting, &pool));
             }
             Err(error) => {
                 tracing::error!(%error, marks = group.len(), "`jti` could not be remembered");
@@ -119,19 +124,22 @@ async fn serve(arriving: Arc<Mutex<mpsc::Receiver<Waiting>>>, pool: Arc<Pool>, s
     }
 }
 
-/// Remembers a mark whose principal is held by somebody, or is gone.
-fn alone(waiting: Waiting, pool: &Arc<Pool>) {
+/// Remembers marks of one principal that is held by somebody, or is gone.
+fn wait_for_principal(waiting: Vec<Waiting>, pool: &Arc<Pool>) {
     let pool = Arc::clone(pool);
     tokio::spawn(async move {
-        let outcome = {
-            let wanted = [waiting.wanted()];
+        let outcomes = {
+            let wanted: Vec<Wanted<'_>> = waiting.iter().map(Waiting::wanted).collect();
             change!(&pool, |tx| remember(tx, &wanted, Locks::Wait))
         };
-        let outcome = outcome.and_then(|outcomes| {
-            let first = outcomes.into_iter().next().flatten();
-            first.ok_or_else(|| Fault::Again.into())
-        });
-        waiting.answer(outcome);
+        match outcomes {
+            Ok(outcomes) => {
+                for (waiting, outcome) in waiting.into_iter().zip(outcomes) {
+                    waiting.answer(outcome.ok_or_else(|| Fault::Again.into()));
+                }
+            }
+            Err(error) => waiting.into_iter().for_each(|waiting| waiting.answer(Err(error.clone()))),
+        }
     });
 }
 
@@ -139,7 +147,7 @@ fn alone(waiting: Waiting, pool: &Arc<Pool>) {
 enum Locks {
     /// Marks of principals that are held have no outcome.
     FreeOnly,
-    /// For one mark.
+    /// All marks are of one principal, which is waited for.
     Wait,
 }
 
@@ -152,7 +160,7 @@ async fn remember(
     let columns = Columns::new(wanted);
     let facts: Ask<'_> = (jti::FACTS, &columns.facts());
     let (held, facts) = match (locks, wanted) {
-        (Locks::Wait, [one]) => {
+        (Locks::Wait, [one, ..]) => {
             let lock: Ask<'_> = (LOCK, &[&one.registry.as_str(), &bits(one.uid.0)]);
             let [_, facts] = tx.ask([lock, facts]).await?;
             // If there is nobody to hold, the facts say so.
@@ -162,8 +170,7 @@ async fn remember(
             let lock: Ask<'_> = (LOCK_FREE, &[columns.registries(), columns.uids()]);
             let [held, facts] = tx.ask([lock, facts]).await?;
             let read = |row: &tokio_postgres::Row| Ok((value::<String>(row, 0)?, value::<i64>(row, 1)?));
-            let held: std::collections::HashSet<(String, i64)> =
-                held.iter().map(read).collect::<Result<_, Fault>>()?;
+            let held: HashSet<(String, i64)> = held.iter().map(read).collect::<Result<_, Fault>>()?;
             (Some(held), facts)
         }
     };
@@ -187,7 +194,7 @@ async fn remember(
         (..) => tx.commit([keep_timed.ask(), keep_lasting.ask()]).await?.concat_rows(),
     };
     // What was judged fresh, but not written by this transaction, was written by another.
-    let kept: std::collections::HashSet<(String, i64, [u8; 16])> =
+    let kept: HashSet<(String, i64, [u8; 16])> =
         kept.iter().map(jti::read_kept).collect::<Result<_, Fault>>()?;
     for (wanted, outcome) in wanted.iter().zip(&mut outcomes) {
         let place = (wanted.registry.as_str().to_owned(), bits(wanted.uid.0), wanted.mark.jti_digest);

@@ -28,6 +28,8 @@ const DOWN: Duration = Duration::from_millis(250);
 pub(crate) enum Lane {
     /// One record: all connections.
     Lookup,
+    /// A group of marks, or a sweep, which wait for nobody's row: all connections, as logins need them.
+    Group,
     /// Many records: at most a quarter of them.
     List,
     /// A change: at most half of them.
@@ -96,7 +98,7 @@ impl Pool {
     pub(crate) async fn lease(&self, lane: Lane) -> Result<Lease<'_>, StoreError> {
         let permits = async {
             let own = match lane {
-                Lane::Lookup => None,
+                Lane::Lookup | Lane::Group => None,
                 Lane::List => Some(&self.lists),
                 Lane::Change => Some(&self.changes),
             };

@@ -162,6 +162,16 @@ async fn again(target: &Target, generation: u64) -> Result<Again, Fault> {
     })
 }
 
+/// Refuses if there is a sole server, and keeps new ones away until the end of the transaction.
+pub(crate) async fn must_be_free(connection: &Connection) -> Result<(), Fault> {
+    let free = connection.ask("SELECT pg_try_advisory_xact_lock(1148347239, 2)", &[]).await?;
+    if value::<bool>(free.first().ok_or_else(no_row)?, 0)? {
+        return Ok(());
+    }
+    let holder = connection.ask(HOLDER, &[]).await?;
+    Err(refused(holder.first())?.into())
+}
+
 async fn is_alive(connection: &Connection) -> bool {
     let answer = timeout(ANSWER_MAX, connection.ask("SELECT 1", &[])).await;
     matches!(answer, Ok(Ok(_)))

@@ -44,7 +44,7 @@ impl Sweep {
         let rows = i64::try_from(rows).unwrap_or(i64::MAX);
         let params: crate::connection::Params<'_> = &[&over_s, &rows];
         let asks: [Ask<'_>; 4] = [(TIMED, params), (LEFT, params), (TOKENS, params), (REVOKED, params)];
-        let Ok(lease) = pool.lease(Lane::Change).await else { return };
+        let Ok(lease) = pool.lease(Lane::Group).await else { return };
         match lease.ask_all(&asks).await {
             Ok(_) => lease.give_back(),
             Err(fault) => {

@@ -78,21 +78,18 @@ fn exactly<const N: usize>(answers: Vec<Vec<Row>>) -> [Vec<Row>; N] {
 /// The attempts of one change.
 pub(crate) struct Attempts<'p> {
     pool: &'p Pool,
+    lane: Lane,
     begun: u32,
 }
 
 impl<'p> Attempts<'p> {
-    pub(crate) fn new(pool: &'p Pool) -> Self {
-        Self { pool, begun: 0 }
+    pub(crate) fn new(pool: &'p Pool, lane: Lane) -> Self {
+        Self { pool, lane, begun: 0 }
     }
 
     pub(crate) async fn begin(&mut self) -> Result<Tx<'p>, StoreError> {
         self.begun += 1;
-        Ok(Tx {
-            lease: self.pool.lease(Lane::Change).await?,
-            writer: self.pool.writer(),
-            stage: Stage::Before,
-        })
+        Ok(Tx { lease: self.pool.lease(self.lane).await?, writer: self.pool.writer(), stage: Stage::Before })
     }
 
     /// Ends an attempt; `None`: it must be begun again.
@@ -113,6 +110,12 @@ impl<'p> Attempts<'p> {
                 tokio::time::sleep(Duration::from_millis(1 << self.begun)).await;
                 None
             }
+            Err(Fault::Store(error)) => {
+                if tx.lease.run("ROLLBACK").await.is_ok() {
+                    tx.lease.give_back();
+                }
+                Some(Err(error))
+            }
             Err(fault) => Some(Err(fault.into())),
         }
     }
@@ -121,8 +124,11 @@ impl<'p> Attempts<'p> {
 /// Runs a step, which borrows its [`Tx`], until it is done, refused, or has met others too often.
 macro_rules! change {
     ($pool:expr, |$tx:ident| $step:expr) => {
+        change!($pool, crate::pool::Lane::Change, |$tx| $step)
+    };
+    ($pool:expr, $lane:expr, |$tx:ident| $step:expr) => {
         crate::pool::within(async {
-            let mut attempts = crate::transaction::Attempts::new($pool);
+            let mut attempts = crate::transaction::Attempts::new($pool, $lane);
             loop {
                 let mut tx = attempts.begin().await?;
                 let done = {

@@ -104,6 +104,27 @@ async fn a_damaged_record_is_corrupt_and_never_a_panic() {
 }
 
 #[tokio::test]
+async fn the_format_is_not_raised_under_a_server_that_works_on_the_database() {
+    let cluster = Cluster::shared();
+    let url = cluster.database();
+    let (server, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("connects");
+    tokio::spawn(connection);
+    let lock = "SET application_name = 'drawbridge old'; SELECT pg_advisory_lock(1148347239, 2)";
+    server.batch_execute(lock).await.expect("the place is free");
+    let error = refused(&url).await;
+    assert!(matches!(error, StoreError::InUse(_)), "{error:?}");
+    assert!(error.to_string().contains("drawbridge old"), "{error}");
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'drawbridge'";
+    assert_eq!(cluster.sql(database_of(&url), schemas), "0", "nothing was made");
+    server.batch_execute("SELECT pg_advisory_unlock(1148347239, 2)").await.expect("lets go");
+    make_lamp(&open(&url).await).await;
+    // Tables that are as they should be are opened beside a server: it is `hold_sole_server` that refuses.
+    server.batch_execute(lock).await.expect("the place is free");
+    let second = open(&url).await;
+    assert!(matches!(second.hold_sole_server().await, Err(StoreError::InUse(_))));
+}
+
+#[tokio::test]
 async fn who_may_not_make_the_schema_is_told_how_it_is_made() {
     let cluster = Cluster::shared();
     let url = cluster.database();

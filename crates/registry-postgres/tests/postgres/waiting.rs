@@ -125,7 +125,7 @@ async fn concurrent_jti_share_transactions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lookups_are_answered_while_lists_and_changes_wait() {
+async fn lookups_and_logins_are_answered_while_lists_and_changes_wait() {
     let url = Cluster::shared().database();
     let store: Arc<PostgresStore> = Arc::new(open(&format!("{url}?connections=4")).await);
     make_devices(&*store, 20).await;
@@ -148,6 +148,11 @@ async fn lookups_are_answered_while_lists_and_changes_wait() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     for uid in 1..=20 {
         assert!(store.known_by_uid(&registry(), Uid(uid)).await.expect("known_by_uid").is_some());
+    }
+    for uid in 2..=20 {
+        let mark = JtiMark { kid: kid(uid), ..mark(1) };
+        let outcome = store.remember_jti(&registry(), Uid(uid), mark, NOW_S).await;
+        assert_eq!(outcome.expect("remember_jti"), JtiOutcome::Fresh);
     }
     other.batch_execute("COMMIT").await.expect("lets go");
     for task in waiting {
