@@ -233,6 +233,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "there is no other way to get some instant")]
     fn what_is_remembered_has_an_end_a_bound_and_one_verifier() {
         let passwords = Passwords::new(&AdmissionConfig::default(), &NoRandom);
         let now = Instant::now();
