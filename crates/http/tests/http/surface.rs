@@ -47,7 +47,7 @@ async fn unknown_paths_are_404_and_unknown_methods_405_with_allow_in_the_dialect
         ("GET", "/oauth/token", "POST"),
         ("POST", "/oauth/jwks", "GET,HEAD"),
         ("DELETE", "/v1/devices", "GET,HEAD,POST"),
-        ("PATCH", "/v1/devices/lamp", "GET,HEAD,PUT,DELETE"),
+        ("POST", "/v1/devices/lamp", "GET,HEAD,PUT,PATCH,DELETE"),
         ("GET", "/v1/devices/lamp/commands", "POST"),
         ("GET", "/as/token", "POST"),
         ("OPTIONS", "/v1/self", "GET,HEAD"),
