@@ -1,8 +1,11 @@
 //! Who may call what: every route of the router by every kind of caller.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use drawbridge_admission::{Actor, NewApplication, NewRegistry};
+use drawbridge_admission::{Actor, AdmissionConfig, NewApplication, NewRegistry};
+use drawbridge_http::HttpConfig;
+use drawbridge_registry::memory::MemoryStore;
 use drawbridge_registry::{PrincipalSettings, Role};
 use drawbridge_testkit::TestDevice;
 use serde_json::{Value, json};
@@ -389,4 +392,26 @@ async fn the_admin_credential_is_replaced_by_its_holder() {
     assert_eq!(world.admin(Ask::get("/v1/devices")).await.status, 401, "the old one is dead");
     let rows = world.send(Ask::get("/v1/audit?limit=1").bearer(&token)).await;
     assert_eq!((rows.status, &rows.json()["items"][0]["action"]), (200, &json!("admin.rotate")));
+}
+
+#[tokio::test]
+async fn who_guesses_too_often_is_told_in_each_dialect_when_to_come_again() {
+    let mut settings = AdmissionConfig::default();
+    settings.limits.exempt.clear();
+    settings.limits.address_burst = 2;
+    let world = World::with(Arc::new(MemoryStore::new()), HttpConfig::default(), settings).await;
+    let form = login_form(&TestDevice::new("lamp").assertion(ISSUER, world.clock.now_s()).sign());
+    let guess = format!("dba_{}", "A".repeat(49));
+    for _ in 0..2 {
+        assert_eq!(world.send(Ask::post("/oauth/token").form(&form)).await.status, 401);
+    }
+    for (ask, word) in [
+        (Ask::post("/oauth/token").form(&form), "rate_limited"),
+        (Ask::get("/v1/devices").bearer(&guess), "rate-limited"),
+        (Ask::post("/as/token").header("Authorization", &guess).form("client_id=x"), "Too Many Requests"),
+    ] {
+        let answer = world.send(ask).await;
+        assert_eq!((answer.status, answer.word().as_str()), (429, word), "{}", answer.text);
+        assert_eq!(answer.header("retry-after"), Some("1"), "{}", answer.text);
+    }
 }
