@@ -281,6 +281,9 @@ mod tests {
 
     const NOW_S: u64 = 1_795_301_000; // 22 Nov 2026
 
+    /// Case, chain, CAs, and whether it is good.
+    type Row<'a> = (&'a str, Vec<Vec<u8>>, &'a [Vec<u8>], bool);
+
     struct TestCa {
         der: Vec<u8>,
         issuer: Issuer<'static, KeyPair>,
@@ -347,7 +350,7 @@ mod tests {
         let mut changed = good.clone();
         *changed.last_mut().expect("bytes") ^= 1;
         let roots = std::slice::from_ref(&root.der);
-        let table: Vec<(&str, Vec<Vec<u8>>, &[Vec<u8>], bool)> = vec![
+        let table: Vec<Row<'_>> = vec![
             ("by the root", vec![good.clone()], roots, true),
             ("by one between", vec![far.clone(), between.der.clone()], roots, true),
             ("without extended key usage", vec![without_usage], roots, true),
