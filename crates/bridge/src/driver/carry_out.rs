@@ -271,6 +271,8 @@ fn turned_away(refusal: &Refusal) -> TurnedAway {
         Refusal::MqttClientId(_) => RefusedReason::ClientIdRefused,
         Refusal::JtiFull { .. } => RefusedReason::QuotaExceeded,
         Refusal::Unavailable(_) => RefusedReason::Unavailable,
+        Refusal::RateLimited { .. } | Refusal::TooOften { .. } => RefusedReason::TooManyConnects,
+        Refusal::Busy => RefusedReason::ServerBusy,
         _ => RefusedReason::NotAuthorized,
     };
     TurnedAway {
@@ -291,5 +293,20 @@ fn control_reason(error: &ControlError) -> ReasonCode {
         ControlError::StaleVersion { .. } | ControlError::BridgeUnavailable | ControlError::Store(_) => {
             ReasonCode::ImplementationSpecificError
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_and_a_full_queue_are_told_as_such_and_no_prober_learns_more() {
+        let limited = turned_away(&Refusal::RateLimited { retry_after_s: 1 });
+        assert_eq!((limited.told.reason, limited.told.for_owner), (RefusedReason::TooManyConnects, None));
+        let often = turned_away(&Refusal::TooOften { retry_after_s: 1 });
+        assert_eq!(often.told.reason, RefusedReason::TooManyConnects);
+        assert!(often.told.for_owner.is_some(), "its owner has proven who he is");
+        assert_eq!(turned_away(&Refusal::Busy).told.reason, RefusedReason::ServerBusy);
     }
 }
