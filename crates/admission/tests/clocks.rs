@@ -36,8 +36,11 @@ fn dated(draft: Draft<'_>, iat_s: u64, exp_s: u64) -> Draft<'_> {
     draft.with("iat", json!(iat_s)).with("exp", json!(exp_s))
 }
 
+/// Whose clock, which nonce, what it is called, what is changed, what comes of it.
+type Case = (ClockTrust, Nonce, &'static str, Change, Result<(), &'static str>);
+
 /// The draft has `iat` now and `exp` in 120 s, and nothing else that concerns time.
-const CASES: &[(ClockTrust, Nonce, &str, Change, Result<(), &str>)] = &[
+const CASES: &[Case] = &[
     // A good clock without a nonce: the numbers of the conformance suites and of the decisions.
     (Trusted, Absent, "as it should be", |d, _| d, Ok(())),
     (Trusted, Absent, "nbf 8 s ahead", |d, now| d.with("nbf", json!(now + 8)), Ok(())),
