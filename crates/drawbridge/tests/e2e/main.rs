@@ -10,6 +10,9 @@
 mod audit;
 mod bad_input;
 mod clients;
+#[path = "../../../registry-postgres/tests/postgres/cluster.rs"]
+#[allow(dead_code, reason = "the store's own tests need more of it")]
+mod cluster;
 mod command_line;
 mod credentials;
 mod demo;
@@ -20,4 +23,5 @@ mod harness;
 mod invariants;
 mod keys;
 mod oauth;
+mod postgres;
 mod readme;
