@@ -33,6 +33,7 @@ mod import;
 mod introspect;
 mod keys;
 mod metadata;
+mod openapi;
 mod own;
 mod paging;
 mod passwords;
@@ -112,6 +113,7 @@ fn public_paths() -> Router<HttpState> {
         .route("/.well-known/oauth-authorization-server", get(metadata::show))
         .route("/.well-known/openid-configuration", get(metadata::show))
         .route("/oauth/jwks", get(metadata::jwks))
+        .route("/openapi.json", get(openapi::show))
         .route("/oauth/challenge", post(challenge::challenge))
         .route("/oauth/token", post(token::token))
         .route("/oauth/register", post(register::register))

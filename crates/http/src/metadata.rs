@@ -63,6 +63,8 @@ pub(crate) struct Metadata {
     challenge_endpoint: String,
     /// Ours: the time, signed.
     time_endpoint: String,
+    /// Ours: every path as an OpenAPI document. (`service_documentation` is for people.)
+    api_description: String,
 }
 
 impl Metadata {
@@ -98,6 +100,7 @@ impl Metadata {
             api_audience: format!("{issuer}/v1"),
             challenge_endpoint: format!("{issuer}/oauth/challenge"),
             time_endpoint: format!("{issuer}/v1/time"),
+            api_description: format!("{issuer}/openapi.json"),
         }
     }
 }

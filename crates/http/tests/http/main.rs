@@ -6,6 +6,7 @@ mod enrolment;
 mod errors;
 mod fleet;
 mod keys;
+mod openapi;
 mod operate;
 mod roles;
 mod surface;

@@ -36,6 +36,7 @@ const ROUTES: &[(&str, &str, Takes)] = &[
     ("GET", "/.well-known/oauth-authorization-server", Nothing),
     ("GET", "/.well-known/openid-configuration", Nothing),
     ("GET", "/oauth/jwks", Nothing),
+    ("GET", "/openapi.json", Nothing),
     ("POST", "/oauth/challenge", Nothing),
     ("POST", "/oauth/token", Nothing),
     ("POST", "/oauth/introspect", Nothing),
@@ -233,7 +234,7 @@ async fn admin_of_another_registry(world: &World) -> String {
 
 /// The routes as the source of the router has them: `.route("PATH", get(..).post(..))`, and `at("..")`
 /// below both collections of principals.
-fn routes_of_the_source() -> BTreeSet<(String, String)> {
+pub(crate) fn routes_of_the_source() -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for file in std::fs::read_dir(folder).expect("the sources") {

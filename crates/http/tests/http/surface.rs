@@ -114,6 +114,7 @@ async fn the_metadata_documents_are_one_and_know_only_the_stored_issuer() {
         "api_audience": "https://id.example/v1",
         "challenge_endpoint": "https://id.example/oauth/challenge",
         "time_endpoint": "https://id.example/v1/time",
+        "api_description": "https://id.example/openapi.json",
     });
     assert_eq!((answer.status, answer.json()), (200, expected.clone()));
     let openid = world.send(Ask::get("/.well-known/openid-configuration")).await;
