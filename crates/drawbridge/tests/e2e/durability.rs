@@ -50,7 +50,11 @@ struct Seen {
 /// last key that it knows to be registered or with the one after, a repeated update succeeds, and the
 /// chain of the audit is whole.
 fn kills(rounds: u32) {
-    let mut core = Core::start_with(&["--issuer", "https://core.example"]);
+    kills_of(Core::start_with(&["--issuer", "https://core.example"]), rounds);
+}
+
+/// The same for a server that was started, whatever its store.
+pub(crate) fn kills_of(mut core: Core, rounds: u32) {
     let (mut accepted, mut updated, mut lost) = (0, 0, 0);
     for round in 0..rounds {
         let device = core.device(&format!("device-{round}"));

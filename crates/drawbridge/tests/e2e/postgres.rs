@@ -50,3 +50,22 @@ fn a_server_on_postgresql_keeps_a_second_one_away_and_survives_kills_and_a_resta
     core.cli_ok(&["audit", "verify"]);
     assert!(!core.log().contains(PASSWORD), "the password of the database stands in the log");
 }
+
+#[test]
+fn i7_no_jti_is_forgotten_and_no_device_lost_in_3_kills_of_a_server_on_postgresql() {
+    kills(3);
+}
+
+/// `cargo xtask soak`; the last result stands in `docs/reliability.md`.
+#[test]
+#[ignore = "long: 100 kills"]
+fn soak_i7_no_jti_is_forgotten_and_no_device_lost_in_100_kills_of_a_server_on_postgresql() {
+    kills(100);
+}
+
+fn kills(rounds: u32) {
+    let cluster = Cluster::new(&[]);
+    let url = cluster.database();
+    let core = Core::start_with(&["--issuer", "https://core.example", "--store", &url]);
+    crate::durability::kills_of(core, rounds);
+}
