@@ -51,7 +51,7 @@ impl Cluster {
     pub(crate) fn new(settings: &[&str]) -> Self {
         let programs = programs();
         let folder = tempfile::tempdir().expect("a folder").keep();
-        let janitor = janitor(&folder, &programs);
+        let janitor = janitor(&folder);
         if let Some((uid, gid)) = *server_user() {
             std::os::unix::fs::chown(&folder, Some(uid), Some(gid)).expect("root gives the folder away");
         }
@@ -70,16 +70,21 @@ impl Cluster {
         for setting in settings {
             writeln!(conf, "{setting}").expect("written");
         }
-        let cluster = Self {
+        let mut cluster = Self {
             folder,
             programs,
-            port: free_port(),
+            port: 0,
             server: Mutex::new(None),
             _janitor: janitor,
             databases: AtomicU32::new(0),
         };
-        cluster.start();
-        cluster
+        for _ in 0..5 {
+            cluster.port = free_port();
+            if cluster.try_start() {
+                return cluster;
+            }
+        }
+        panic!("the server does not start:\n{}", cluster.log());
     }
 
     /// The server's version.
@@ -99,14 +104,19 @@ impl Cluster {
         path
     }
 
-    /// Starts the server and waits until it answers.
+    /// Starts the server and waits until it answers. Its port may be somebody's for a moment.
     pub(crate) fn start(&self) {
+        wait_until("the server starts", || self.try_start());
+    }
+
+    /// `false`: the server has ended before it answered.
+    fn try_start(&self) -> bool {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.folder.join("log"))
             .expect("a log");
-        let server = as_server_user(&self.programs.join("postgres"))
+        let mut server = as_server_user(&self.programs.join("postgres"))
             .arg("-D")
             .arg(self.folder.join("data"))
             .arg("-k")
@@ -117,8 +127,15 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .expect("postgres can be run");
-        *self.server.lock().expect("not poisoned") = Some(server);
-        wait_until("the server answers", || self.try_sql("postgres", "SELECT 1").is_some());
+        let mut ended = false;
+        wait_until("the server answers", || {
+            ended = server.try_wait().expect("it is a child").is_some();
+            ended || self.try_sql("postgres", "SELECT 1").is_some()
+        });
+        if !ended {
+            *self.server.lock().expect("not poisoned") = Some(server);
+        }
+        !ended
     }
 
     /// Kills the server as the kernel would, with whatever it is doing.
@@ -260,7 +277,7 @@ fn as_server_user(program: &Path) -> Command {
     command
 }
 
-fn janitor(folder: &Path, _programs: &Path) -> Child {
+fn janitor(folder: &Path) -> Child {
     use std::os::unix::process::CommandExt;
     let script = r#"
         read -r _
