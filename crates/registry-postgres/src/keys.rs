@@ -139,7 +139,7 @@ pub(crate) async fn add(
     if active >= active_max {
         return Ok(AddKey::TooMany { active });
     }
-    finish(tx, registry, uid, Some(key), &[], audit).await?;
+    finish(tx, registry, uid, Some(key), None, &[], audit).await?;
     Ok(AddKey::Added)
 }
 
@@ -165,7 +165,7 @@ pub(crate) async fn remove(
     let place: Params<'_> = &[&registry.as_str(), &kid.as_str()];
     let marks: Params<'_> = &[&registry.as_str(), &kid.as_str(), &bits(uid.0)];
     let asks = [(retire, place), (forget_left, place), (forget, marks)];
-    finish(tx, registry, uid, None, &asks, audit).await?;
+    finish(tx, registry, uid, None, None, &asks, audit).await?;
     Ok(RemoveKey::Removed)
 }
 
@@ -208,17 +208,12 @@ pub(crate) async fn rotate(
     if jti == JtiOutcome::Full && mark.until_s.is_some() {
         return Ok(RotateKey::JtiFull);
     }
-    let new = Key { state: KeyState::Active, ..new.clone() };
-    // Written before the rest: whether it was, is asked before the rest is committed.
+    let mut old = old.clone();
+    if let Some(until_s) = old_expires_s {
+        old.enter_grace(*until_s);
+    }
     let keeping = jti::Keeping::new(&columns, mark.until_s.is_some());
-    let [kept] = tx.ask([keeping.ask()]).await?;
-    if kept.is_empty() {
-        return Err(Fault::Again);
-    }
-    match old_expires_s {
-        Some(until_s) => finish_with_grace(tx, registry, uid, old, *until_s, &new, audit).await?,
-        None => finish(tx, registry, uid, Some(&new), &[], audit).await?,
-    }
+    finish_replacing(tx, registry, uid, &old, new, Some(keeping.ask()), audit).await?;
     Ok(RotateKey::Rotated)
 }
 
@@ -239,8 +234,9 @@ pub(crate) async fn replace(
         Ok(old) => old,
         Err(refused) => return Ok(*refused),
     };
-    let new = Key { state: KeyState::Active, ..new.clone() };
-    finish_with_grace(tx, registry, uid, old, old_expires_s, &new, audit).await?;
+    let mut old = old.clone();
+    old.enter_grace(old_expires_s);
+    finish_replacing(tx, registry, uid, &old, new, None, audit).await?;
     Ok(RotateKey::Rotated)
 }
 
@@ -266,7 +262,7 @@ pub(crate) async fn change(
         &key.not_before_s.map(bits),
         &key.expires_s.map(bits),
     ];
-    finish(tx, registry, uid, None, &[(update, params)], audit).await?;
+    finish(tx, registry, uid, None, None, &[(update, params)], audit).await?;
     Ok(ChangeKey::Done(key))
 }
 
@@ -361,30 +357,31 @@ impl<'a> Replacing<'a> {
     }
 }
 
-async fn finish_with_grace(
+/// Writes the old key as it is now, the new one as active and the mark, if there is one, and commits.
+async fn finish_replacing(
     tx: &mut Tx<'_>,
     registry: &RegistryName,
     uid: Uid,
     old: &Key,
-    until_s: u64,
     new: &Key,
+    mark: Option<Ask<'_>>,
     audit: &AuditEntry,
 ) -> Result<(), Fault> {
-    let mut old = old.clone();
-    old.enter_grace(until_s);
     let update = "UPDATE principal_key SET state = $3, expires_s = $4 WHERE registry = $1 AND kid = $2";
     let params: Params<'_> =
         &[&registry.as_str(), &old.kid.as_str(), &old.state.as_str(), &old.expires_s.map(bits)];
-    finish(tx, registry, uid, Some(new), &[(update, params)], audit).await
+    let new = Key { state: KeyState::Active, ..new.clone() };
+    finish(tx, registry, uid, Some(&new), mark, &[(update, params)], audit).await
 }
 
-/// Writes a new key, if there is one, counts the change and commits.
+/// Writes a new key and a mark, if there are such, counts the change and commits.
 async fn finish(
     tx: &mut Tx<'_>,
     registry: &RegistryName,
     uid: Uid,
     new: Option<&Key>,
-    first: &[Ask<'_>],
+    mark: Option<Ask<'_>>,
+    more: &[Ask<'_>],
     audit: &AuditEntry,
 ) -> Result<(), Fault> {
     let registry_text = registry.as_str();
@@ -395,17 +392,19 @@ async fn finish(
     let key_params = rows.params(&registry_text);
     let kid_params: Params<'_> = &[&registry_text, rows.kids()];
     let place: Params<'_> = &[&registry_text, &bits(uid.0)];
-    let mut asks = first.to_vec();
+    let mut asks: Vec<Ask<'_>> = mark.into_iter().collect();
+    asks.extend_from_slice(more);
     asks.push((COUNT_REVISION, place));
     if new.is_some() {
         asks.push((INSERT, key_params.as_slice()));
     }
     asks.push((SPENT, kid_params));
-    let none_spent = |answers: &[Vec<Row>]| {
+    let is_as_judged = |answers: &[Vec<Row>]| {
         let spent = answers.last().is_some_and(|rows| !rows.is_empty());
-        if spent { Err(Fault::Again) } else { Ok(()) }
+        let kept = mark.is_none() || answers.first().is_some_and(|rows| !rows.is_empty());
+        if spent || !kept { Err(Fault::Again) } else { Ok(()) }
     };
-    audit::finish(tx, registry, &asks, none_spent, audit).await
+    audit::finish(tx, registry, &asks, is_as_judged, audit).await
 }
 
 fn active(keys: &[Key]) -> usize {
