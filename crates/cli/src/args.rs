@@ -205,6 +205,23 @@ pub enum DeviceCommand {
         /// The device
         id: String,
     },
+    /// Change what it is beyond its policy
+    Set {
+        /// The device
+        id: String,
+        /// It may act for the devices that it is linked to (`true`), or may not (`false`)
+        #[arg(long, value_name = "BOOL")]
+        gateway: Option<bool>,
+        /// Trust in its clock: `none`, `coarse`, `good`, or `registry` for what its registry says
+        #[arg(long, value_name = "TRUST", value_parser = ["none", "coarse", "good", "registry"])]
+        clock: Option<String>,
+        /// Accept its IoT IdP style JWTs (`true`, a weakness), or not (`false`)
+        #[arg(long, value_name = "BOOL")]
+        legacy_assertions: Option<bool>,
+        /// What both kinds of principals have.
+        #[command(flatten)]
+        both: PrincipalSet,
+    },
     /// Make a new secret for it and print it, this once; the password or secret before it is dead
     Secret {
         /// The device
@@ -289,6 +306,18 @@ pub struct DeviceAdd {
     pub out: Option<PathBuf>,
 }
 
+/// What `drawbridge device set` and `drawbridge app set` have in common.
+#[derive(Debug, Args)]
+pub struct PrincipalSet {
+    /// Its access tokens must be bound to a key or certificate (`true`), or need not be (`false`)
+    #[arg(long, value_name = "BOOL")]
+    pub bound_tokens: Option<bool>,
+    /// The field by which a certificate of a CA names it: subject_dn, san_dns, san_uri, san_ip or san_email,
+    /// such as `san_dns=pump-1.plant`; `none` for no field
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub certificate_subject: Option<String>,
+}
+
 /// `drawbridge app ...`.
 #[derive(Debug, Subcommand)]
 pub enum AppCommand {
@@ -329,9 +358,9 @@ pub enum AppCommand {
         /// Take all its roles away
         #[arg(long)]
         no_roles: bool,
-        /// Its access tokens must be bound to a key or certificate (`true`), or need not be (`false`)
-        #[arg(long, value_name = "BOOL")]
-        bound_tokens: Option<bool>,
+        /// What both kinds of principals have.
+        #[command(flatten)]
+        both: PrincipalSet,
     },
     /// Make a new secret for it and print it, this once; the password or secret before it is dead
     Secret {

@@ -8,7 +8,7 @@ use drawbridge_jose::{Algorithm, PublicKey, SigningKey};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::args::{AppCommand, Common, DeviceAdd, DeviceCommand, KeyAdd, KeyCommand, KeySet};
+use crate::args::{AppCommand, Common, DeviceAdd, DeviceCommand, KeyAdd, KeyCommand, KeySet, PrincipalSet};
 use crate::output::{self, cell};
 use crate::server::escape;
 use crate::{Failure, Server, files};
@@ -21,6 +21,19 @@ pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Fai
         DeviceCommand::Block { id } => act(common, id, "block"),
         DeviceCommand::Unblock { id } => act(common, id, "unblock"),
         DeviceCommand::Revoke { id } => act(common, id, "revoke"),
+        DeviceCommand::Set { id, gateway, clock, legacy_assertions, both } => {
+            let mut body = both_set(both)?;
+            if let Some(gateway) = gateway {
+                body["gateway"] = json!(gateway);
+            }
+            if let Some(clock) = clock {
+                body["clock"] = if clock == "registry" { Value::Null } else { json!(clock) };
+            }
+            if let Some(legacy) = legacy_assertions {
+                body["assertion_profile"] = json!(if *legacy { "legacy" } else { "standard" });
+            }
+            set(common, Kind::Device, id, &body)
+        }
         DeviceCommand::Secret { id } => make_secret(common, Kind::Device, id),
         DeviceCommand::Password { id, remove } => set_password(common, Kind::Device, id, *remove),
         DeviceCommand::Delete { id } => delete(common, Kind::Device, id),
@@ -54,8 +67,12 @@ pub(crate) fn app(common: &Common, command: &AppCommand) -> Result<(), Failure> 
         }
         AppCommand::List => list(common, Kind::Application),
         AppCommand::Show { name } => show(common, Kind::Application, name),
-        AppCommand::Set { name, roles, no_roles, bound_tokens } => {
-            app_set(common, name, roles, *no_roles, *bound_tokens)
+        AppCommand::Set { name, roles, no_roles, both } => {
+            let mut body = both_set(both)?;
+            if *no_roles || !roles.is_empty() {
+                body["roles"] = json!(roles);
+            }
+            set(common, Kind::Application, name, &body)
         }
         AppCommand::Secret { name } => make_secret(common, Kind::Application, name),
         AppCommand::Password { name, remove } => set_password(common, Kind::Application, name, *remove),
@@ -63,35 +80,54 @@ pub(crate) fn app(common: &Common, command: &AppCommand) -> Result<(), Failure> 
     }
 }
 
-fn app_set(
-    common: &Common,
-    name: &str,
-    roles: &[String],
-    no_roles: bool,
-    bound_tokens: Option<bool>,
-) -> Result<(), Failure> {
+fn both_set(set: &PrincipalSet) -> Result<Value, Failure> {
     let mut body = json!({});
-    if no_roles || !roles.is_empty() {
-        body["roles"] = json!(roles);
-    }
-    if let Some(bound) = bound_tokens {
+    if let Some(bound) = set.bound_tokens {
         body["bound_tokens"] = json!(bound);
     }
-    if body == json!({}) {
-        let wanted = "nothing to set; name --role ROLE, --no-roles or --bound-tokens BOOL";
-        return Err(Failure::Usage(wanted.to_owned()));
+    match set.certificate_subject.as_deref().map(|text| (text, text.split_once('='))) {
+        None => {}
+        Some(("none", _)) => body["certificate_subject"] = Value::Null,
+        Some((_, Some((field, value)))) if !value.is_empty() => {
+            body["certificate_subject"] = json!({ field: value });
+        }
+        Some((text, _)) => {
+            let wanted = format!("--certificate-subject {text}: wanted FIELD=VALUE, or `none`");
+            return Err(Failure::Usage(wanted));
+        }
     }
-    let path = format!("/v1/applications/{}", escape(name));
-    let answer = Server::find(common)?.call("PATCH", &path, Some(&body))?.json();
+    Ok(body)
+}
+
+fn set(common: &Common, kind: Kind, name: &str, body: &Value) -> Result<(), Failure> {
+    if *body == json!({}) {
+        let wanted = format!("nothing to set; see `drawbridge {} set --help`", kind.verb());
+        return Err(Failure::Usage(wanted));
+    }
+    let path = format!("{}/{}", kind.path(), escape(name));
+    let answer = Server::find(common)?.call("PATCH", &path, Some(body))?.json();
     if common.json {
         output::json(&answer);
         return Ok(());
     }
-    let roles: Vec<&str> =
-        answer["roles"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let roles = if roles.is_empty() { "none".to_owned() } else { roles.join(", ") };
-    say!("{name} has the roles: {roles}");
-    output::next(common, &["app", "show", name]);
+    for member in body.as_object().into_iter().flat_map(|body| body.keys()) {
+        let value = match &answer[member] {
+            Value::Array(words) if words.is_empty() => "none".to_owned(),
+            Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+            Value::String(word) => word.clone(),
+            Value::Null if member == "clock" => "as the registry says".to_owned(),
+            Value::Null => "none".to_owned(),
+            Value::Object(fields) => {
+                let text = |(field, value): (&String, &Value)| {
+                    format!("{field}={}", value.as_str().unwrap_or_default())
+                };
+                fields.iter().map(text).collect::<Vec<_>>().join(", ")
+            }
+            other => other.to_string(),
+        };
+        say!("{name} has {}: {value}", member.replace('_', " "));
+    }
+    output::next(common, &[kind.verb(), "show", name]);
     Ok(())
 }
 

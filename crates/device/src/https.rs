@@ -147,7 +147,8 @@ impl ApiClient {
         Ok(ApiAnswer { status, etag, text })
     }
 
-    /// Logs in with a client assertion and gets an access token.
+    /// Logs in with a client assertion and gets an access token. When the server refuses it for the time
+    /// it says, once more with the server's own time and nonce: a device needs no clock for it.
     ///
     /// # Errors
     /// [`DeviceError::Denied`] with the server's error text, [`DeviceError::Unavailable`], or what [`Self::send`] answers.
@@ -158,21 +159,19 @@ impl ApiClient {
         resource: Option<&str>,
         key: &SigningKey,
     ) -> Result<TokenAnswer, DeviceError> {
-        let jti = random_id();
-        let assertion = ClientAssertion { device, issuer, now_s: now_s(), jti: &jti }.sign(key)?;
-        let mut form = format!(
-            "grant_type=client_credentials&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion={assertion}"
-        );
-        if let Some(resource) = resource {
-            form.push_str("&resource=");
-            form.extend(resource.bytes().map(form_byte));
-        }
-        let answer = self.send(
-            "POST",
-            "/oauth/token",
-            None,
-            Some(("application/x-www-form-urlencoded", form.as_bytes())),
-        )?;
+        let answer = with_second_try(|time| {
+            let (jti, now_s) = (random_id(), time.now_s());
+            let assertion = ClientAssertion { device, issuer, now_s, jti: &jti }.signed(time.nonce(), key)?;
+            let mut form = format!(
+                "grant_type=client_credentials&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion={assertion}"
+            );
+            if let Some(resource) = resource {
+                form.push_str("&resource=");
+                form.extend(resource.bytes().map(form_byte));
+            }
+            let body = ("application/x-www-form-urlencoded", form.as_bytes());
+            self.send("POST", "/oauth/token", None, Some(body))
+        })?;
         let json = answer.json();
         match (answer.status, json["access_token"].as_str()) {
             (200, Some(token)) => Ok(TokenAnswer {
@@ -219,23 +218,56 @@ impl ApiClient {
     }
 
     /// Replaces the device's key by `new`. Store `new` before this is called: if the answer is lost,
-    /// the new key may be the one that counts.
+    /// the new key may be the one that counts. It needs no clock, as [`Self::token`].
     ///
     /// # Errors
     /// [`DeviceError::Denied`] with the server's error text, [`DeviceError::Unavailable`], or what [`Self::send`] answers.
     pub fn replace_key(&self, identity: &DeviceIdentity, new: &SigningKey) -> Result<ApiAnswer, DeviceError> {
-        let (update_jti, pop_jti) = (random_id(), random_id());
-        let (update, pop) = KeyUpdate {
-            device: &identity.device,
-            issuer: &identity.issuer,
-            now_s: now_s(),
-            update_jti: &update_jti,
-            pop_jti: &pop_jti,
-        }
-        .sign(&identity.key, new, new.public_key())?;
-        let body = serde_json::json!({ "update": update, "pop": pop, "retire": "old" }).to_string();
-        let answer = self.send("POST", "/v1/self/keys", None, Some(("application/json", body.as_bytes())))?;
+        let answer = with_second_try(|time| {
+            let (update_jti, pop_jti) = (random_id(), random_id());
+            let (update, pop) = KeyUpdate {
+                device: &identity.device,
+                issuer: &identity.issuer,
+                now_s: time.now_s(),
+                update_jti: &update_jti,
+                pop_jti: &pop_jti,
+            }
+            .signed(time.nonce(), &identity.key, new, new.public_key())?;
+            let body = serde_json::json!({ "update": update, "pop": pop, "retire": "old" }).to_string();
+            self.send("POST", "/v1/self/keys", None, Some(("application/json", body.as_bytes())))
+        })?;
         if matches!(answer.status, 200 | 201) { Ok(answer) } else { Err(refused(&answer)) }
+    }
+}
+
+/// What time a JWT is signed for.
+struct TimeToSign {
+    /// Nonce and time of the server, once it has refused our own.
+    from_server: Option<(String, u64)>,
+}
+
+impl TimeToSign {
+    fn now_s(&self) -> u64 {
+        self.from_server.as_ref().map_or_else(now_s, |(_, server_s)| *server_s)
+    }
+
+    fn nonce(&self) -> Option<&str> {
+        self.from_server.as_ref().map(|(nonce, _)| nonce.as_str())
+    }
+}
+
+/// Asks once; and, when the refusal brings nonce and time of the server, once more with both.
+fn with_second_try(
+    ask: impl Fn(TimeToSign) -> Result<ApiAnswer, DeviceError>,
+) -> Result<ApiAnswer, DeviceError> {
+    let first = ask(TimeToSign { from_server: None })?;
+    if !matches!(first.status, 400..=403) {
+        return Ok(first);
+    }
+    let json = first.json();
+    match (json["nonce"].as_str(), json["server_time"].as_u64()) {
+        (Some(nonce), Some(server_s)) => ask(TimeToSign { from_server: Some((nonce.to_owned(), server_s)) }),
+        _ => Ok(first),
     }
 }
 

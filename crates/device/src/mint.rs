@@ -63,10 +63,25 @@ impl ClientAssertion<'_> {
     /// # Errors
     /// [`DeviceError::Key`] when the key cannot sign.
     pub fn sign(&self, key: &dyn Sign) -> Result<String, DeviceError> {
-        let claims = json!({
+        self.signed(None, key)
+    }
+
+    /// Signs it with a nonce of the server, for a device whose clock the server does not trust.
+    ///
+    /// # Errors
+    /// [`DeviceError::Key`] when the key cannot sign.
+    pub fn sign_with_nonce(&self, nonce: &str, key: &dyn Sign) -> Result<String, DeviceError> {
+        self.signed(Some(nonce), key)
+    }
+
+    pub(crate) fn signed(&self, nonce: Option<&str>, key: &dyn Sign) -> Result<String, DeviceError> {
+        let mut claims = json!({
             "iss": self.device, "sub": self.device, "aud": self.issuer,
             "iat": self.now_s, "exp": self.now_s + 60, "jti": self.jti,
         });
+        if let Some(nonce) = nonce {
+            claims["nonce"] = json!(nonce);
+        }
         sign("client-authentication+jwt", None, &claims, key)
     }
 }
@@ -98,12 +113,40 @@ impl KeyUpdate<'_> {
         new: &dyn Sign,
         new_public: &PublicKey,
     ) -> Result<(String, String), DeviceError> {
+        self.signed(None, old, new, new_public)
+    }
+
+    /// Signs both, the update with a nonce of the server: for a device whose clock the server does not
+    /// trust.
+    ///
+    /// # Errors
+    /// [`DeviceError::Key`] when a key cannot sign.
+    pub fn sign_with_nonce(
+        &self,
+        nonce: &str,
+        old: &dyn Sign,
+        new: &dyn Sign,
+        new_public: &PublicKey,
+    ) -> Result<(String, String), DeviceError> {
+        self.signed(Some(nonce), old, new, new_public)
+    }
+
+    pub(crate) fn signed(
+        &self,
+        nonce: Option<&str>,
+        old: &dyn Sign,
+        new: &dyn Sign,
+        new_public: &PublicKey,
+    ) -> Result<(String, String), DeviceError> {
         let jwk: serde_json::Value = serde_json::from_str(&new_public.to_jwk_json())
             .map_err(|e| DeviceError::Key(format!("the new key has no JWK form: {e}")))?;
-        let claims = json!({
+        let mut claims = json!({
             "iss": self.device, "sub": self.device, "aud": self.issuer,
             "iat": self.now_s, "exp": self.now_s + 60, "jti": self.update_jti, "cnf": { "jwk": jwk },
         });
+        if let Some(nonce) = nonce {
+            claims["nonce"] = json!(nonce);
+        }
         let update = sign("key-update+jwt", None, &claims, old)?;
         let proof = json!({
             "aud": self.issuer, "jti": self.pop_jti, "iat": self.now_s, "exp": self.now_s + 60,

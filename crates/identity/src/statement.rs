@@ -133,13 +133,15 @@ impl<'a> SoftwareStatement<'a> {
     }
 }
 
-/// A pattern that names something: a manufacturer speaks of its own devices, never of all.
+/// A pattern that begins with something: a manufacturer speaks of its own devices, never of all, and `*-*`
+/// is nearly all.
 fn judged(pattern: &str) -> Result<String, Refusal> {
     match judge_pattern(pattern) {
-        Ok(false) => Ok(pattern.to_owned()),
-        Ok(true) => {
-            Err(Refusal::Kind { found: "`id_pattern` fits every name; name a prefix".into(), wanted: KIND })
+        Ok(_) if pattern.starts_with('*') => {
+            let found = "`id_pattern` begins with `*`; name a prefix, such as `pump-*`".into();
+            Err(Refusal::Kind { found, wanted: KIND })
         }
+        Ok(_) => Ok(pattern.to_owned()),
         Err(found) => Err(Refusal::Kind { found: format!("`id_pattern` {found}"), wanted: KIND }),
     }
 }
@@ -239,9 +241,11 @@ mod tests {
 
         assert!(matches!(judge(&good, "JWT"), Err(Refusal::Type { .. })));
         assert!(matches!(judge(&good, "client-authentication+jwt"), Err(Refusal::Type { .. })));
-        let faults: [&[(&str, Value)]; 20] = [
+        let faults: [&[(&str, Value)]; 22] = [
             &[("id_pattern", json!(null))],
             &[("id_pattern", json!("*"))],
+            &[("id_pattern", json!("*-*"))],
+            &[("id_pattern", json!("*-pump"))],
             &[("id_pattern", json!(""))],
             &[("id_pattern", json!("a/b*"))],
             &[("client_id", json!("pump-1"))],
