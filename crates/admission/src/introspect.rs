@@ -129,9 +129,13 @@ impl Admission {
         Ok(())
     }
 
-    /// Whoever asks; its assertion is used up.
+    /// Whoever asks; its assertion is used up. Who has the role `introspect` asks for each request that it
+    /// serves, as its operator wants it to: it is not charged.
     async fn token_caller(&self, realm: &Realm, request: &TokenRequest<'_>) -> Result<Arc<Loaded>, Refusal> {
         let client = self.client(realm, &request.credential, request.client_id).await?;
+        if !has_role(&client.loaded) {
+            self.charge_principal(&realm.record.name, client.loaded.principal.uid, request.peer)?;
+        }
         judge_state(&client.loaded)?;
         if let Some(asserted) = &client.asserted {
             self.use_up(&realm.record.name, client.loaded.principal.uid, asserted).await?;
@@ -173,11 +177,13 @@ fn is_own(caller: &Loaded, read: &ReadToken) -> bool {
     read.claims.uid == uid || read.claims.actor.as_ref().is_some_and(|actor| actor.uid == uid)
 }
 
-fn may_ask(caller: &Loaded, read: &ReadToken) -> bool {
+fn has_role(caller: &Loaded) -> bool {
     let principal = &caller.principal;
-    let by_role =
-        principal.kind == PrincipalKind::Application && principal.settings.roles.contains(&Role::Introspect);
-    by_role || is_own(caller, read)
+    principal.kind == PrincipalKind::Application && principal.settings.roles.contains(&Role::Introspect)
+}
+
+fn may_ask(caller: &Loaded, read: &ReadToken) -> bool {
+    has_role(caller) || is_own(caller, read)
 }
 
 /// Source: RFC 7662 section 2.2, RFC 8693 section 4.1 (`act`), RFC 9449 section 6.2 (`cnf`).

@@ -2,9 +2,16 @@
 
 mod world;
 
-use drawbridge_admission::{Actor, NotProven, Peer, Refusal};
-use drawbridge_names::PrincipalName;
+use drawbridge_admission::{
+    Actor, BindingRequest, ClientCredential, ExchangeRequest, NewEnrolment, NotProven, Peer, Permission,
+    Refusal, RegisterRequest, TokenRequest,
+};
+use drawbridge_identity::NoncePurpose;
+use drawbridge_jose::{base64url_encode, sha256};
+use drawbridge_names::{PrincipalName, RegistryName};
+use drawbridge_registry::EnrolmentNames;
 use drawbridge_testkit::TestDevice;
+use serde_json::json;
 use world::{BRIDGE, ISSUER, World};
 
 /// Three tries by a stranger: a device that is not there, one that is, one that is blocked.
@@ -70,6 +77,143 @@ async fn i11_unknown_wrong_key_and_blocked_are_one_answer_and_one_check_at_key_u
         is_the_one_answer(&found.expect_err(case));
         assert_eq!(world.checks() - before, 1, "{case}, legacy");
     }
+}
+
+#[tokio::test]
+async fn i11_unknown_wrong_key_and_blocked_are_one_answer_and_one_check_at_introspection_and_revocation() {
+    let (world, tries) = strangers().await;
+    let known = TestDevice::new("other");
+    world.register(&known, false).await;
+    for token in [world.token(&known, None).await, "dbo_nothing".to_owned()] {
+        for (case, stranger) in &tries {
+            for revoke in [false, true] {
+                let before = world.checks();
+                let assertion = stranger.assertion(ISSUER, world.now_s()).sign();
+                let credential = ClientCredential::Assertion(&assertion);
+                let request =
+                    TokenRequest { credential, client_id: None, token: &token, peer: Peer::default() };
+                let found = match revoke {
+                    false => world.admission.introspect(&world.registry, request).await.map(drop),
+                    true => world.admission.revoke_token(&world.registry, request).await,
+                };
+                is_the_one_answer(&found.expect_err(case));
+                assert_eq!(world.checks() - before, 1, "{case}, revoke {revoke}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn i11_unknown_wrong_key_and_blocked_are_one_answer_and_one_check_at_token_exchange() {
+    let (world, tries) = strangers().await;
+    let other = world.device("other").await;
+    let token = world.token(&other, None).await;
+    for (case, stranger) in tries {
+        for actor_token in [None, Some(token.as_str())] {
+            let before = world.checks();
+            let assertion = stranger.assertion(ISSUER, world.now_s()).sign();
+            let request = ExchangeRequest {
+                credential: ClientCredential::Assertion(&assertion),
+                client_id: None,
+                subject_token: &token,
+                actor_token,
+                device: Some("other"),
+                audience: None,
+                resource: None,
+                scope: None,
+                binding: BindingRequest::default(),
+                peer: Peer::default(),
+            };
+            is_the_one_answer(&world.admission.exchange(&world.registry, request).await.expect_err(case));
+            assert_eq!(world.checks() - before, 1, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn i11_unknown_wrong_key_and_blocked_are_one_answer_and_one_check_at_key_removal() {
+    let (world, tries) = strangers().await;
+    for (case, stranger) in tries {
+        for kid in [stranger.kid(), TestDevice::new("another").kid()] {
+            let before = world.checks();
+            let removal = stranger.removal(ISSUER, world.now_s(), &kid).sign();
+            let found = world.admission.remove_own_key(&world.registry, &removal, None, Peer::default());
+            is_the_one_answer(&found.await.expect_err(case));
+            assert_eq!(world.checks() - before, 1, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn i11_unknown_wrong_key_and_blocked_are_one_answer_and_one_check_on_the_iot_idp_paths() {
+    let (world, tries) = strangers().await;
+    for (case, stranger) in tries {
+        let before = world.checks();
+        is_the_one_answer(&world.legacy_login(&stranger.legacy_login().sign()).await.expect_err(case));
+        assert_eq!(world.checks() - before, 1, "{case}");
+    }
+    // A renewal names nobody: what is no token of ours costs nothing, whatever it looks like.
+    let before = world.checks();
+    let opaque = format!("dbo_{}", "A".repeat(49));
+    for token in [opaque.as_str(), "dbo_", "eyJhbGciOiJFUzI1NiJ9.e30.AAAA"] {
+        let found = world.admission.renew(&world.registry, token, Some("backend"), Peer::default()).await;
+        is_the_one_answer(&found.map(drop).expect_err(token));
+    }
+    assert_eq!(world.checks(), before);
+}
+
+/// With a good enrolment token, but without the key: a name that is free, one that is taken, a blocked one.
+#[tokio::test]
+async fn i11_a_registration_without_the_key_learns_no_names_and_costs_one_check() {
+    let (world, tries) = strangers().await;
+    let ids = tries.iter().map(|(_, stranger)| stranger.name.to_string()).collect();
+    let new = NewEnrolment { count: Some(9), ..NewEnrolment::of(EnrolmentNames::Ids(ids)) };
+    let made = world.admission.create_enrolment(&world.registry, new, &Actor::Admin).await.expect("made");
+    for (case, stranger) in &tries {
+        let thief = TestDevice::new(case);
+        let before = world.checks();
+        let found = register(&world, &made.1, stranger, &thief).await;
+        assert_eq!(found.expect_err(case).code(), "DB-1023", "{case}");
+        assert_eq!(world.checks() - before, 1, "{case}");
+
+        // With a token that is nobody's nothing is checked at all.
+        let before = world.checks();
+        let nobody_s = format!("dbe_{}", "A".repeat(49));
+        is_the_one_answer(&register(&world, &nobody_s, stranger, stranger).await.expect_err(case));
+        assert_eq!(world.checks(), before, "{case}");
+
+        // Nor with a registration access token that is nobody's.
+        let nobody_s = format!("dbr_{}", "A".repeat(49));
+        let (registry, peer) = (&world.registry, Peer::default());
+        let found = world.admission.registration(registry, &stranger.name, &nobody_s, peer).await;
+        is_the_one_answer(&found.map(drop).expect_err(case));
+        assert_eq!(world.checks(), before, "{case}");
+    }
+}
+
+/// Asks for the registration of `device` with its key, proven by the key of `signer`.
+async fn register(
+    world: &World,
+    token: &str,
+    device: &TestDevice,
+    signer: &TestDevice,
+) -> Result<(), Refusal> {
+    let registry: &RegistryName = &world.registry;
+    let nonce = world.admission.challenge(registry, NoncePurpose::Enrolment).expect("a nonce").nonce;
+    let claims = json!({
+        "aud": ISSUER, "sub": device.name.as_str(), "nonce": nonce,
+        "eth": base64url_encode(&sha256(token.as_bytes())),
+    });
+    let proof = signer.draft(Some("enrolment-proof+jwt"), claims).sign();
+    let jwk = device.public_key().to_jwk_json();
+    let request = RegisterRequest {
+        permission: Permission::Token(token),
+        name: Some(device.name.as_str()),
+        keys: &[&jwk],
+        proofs: &[&proof],
+        peer: Peer::default(),
+    };
+    world.admission.register(registry, request).await.map(drop)
 }
 
 #[tokio::test]

@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drawbridge_admission::{
-    Actor, Admission, AdmissionConfig, Audience, Caller, LimitsConfig, LoginRequest, NewDevice, NewRegistry,
-    Peer, Refusal,
+    Actor, Admission, AdmissionConfig, Audience, BindingRequest, Caller, ClientCredential, ExchangeRequest,
+    LimitsConfig, LoginRequest, NewApplication, NewDevice, NewRegistry, Peer, Refusal, TokenRequest,
 };
 use drawbridge_names::{MqttClientId, RegistryName};
 use drawbridge_registry::memory::MemoryStore;
+use drawbridge_registry::{PrincipalSettings, Role};
 use drawbridge_testkit::{FakeClock, SeededRandom, TestDevice, sealer};
 use world::{BRIDGE, ISSUER, request};
+
+const PASSWORD: &str = "correct horse battery";
 
 struct Limited {
     admission: Admission,
@@ -159,6 +162,85 @@ async fn every_door_charges_the_address_for_what_is_not_proven() {
             };
             let word = refused.expect_err(door).word();
             assert_eq!(word == "rate-limited", attempt > 0, "{door}, attempt {attempt}: {word}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_proves_himself_is_charged_at_every_door_but_an_application_whose_task_is_to_ask() {
+    let limited = Limited::new(|limits| limits.principal_burst = 3).await;
+    let here = from("192.0.2.1");
+    let (admission, registry) = (&limited.admission, &limited.registry);
+    let platform = limited.device("platform").await;
+    admission.delete(registry, &platform.name, &Actor::Admin).await.expect("an application instead");
+    let platform = TestDevice::new("platform");
+    let new = NewApplication {
+        name: platform.name.clone(),
+        keys: vec![platform.public_key().clone().into()],
+        policy: None,
+    };
+    admission.add_application(registry, new, &Actor::Admin).await.expect("registered");
+    let roles = PrincipalSettings { roles: [Role::Introspect].into(), ..PrincipalSettings::default() };
+    admission.set_settings(registry, &platform.name, roles, None, &Actor::Admin).await.expect("set");
+
+    for door in
+        ["introspect", "revoke", "exchange", "key-update", "key-remove", "password", "introspect by role"]
+    {
+        // Each with a device, and so a budget, of its own.
+        let lamp = limited.device(&format!("lamp-{}", door.replace(' ', "-"))).await;
+        let token = limited.login(&lamp, here).await.expect("in, the first of three");
+        if door == "password" {
+            let set = admission.set_password(registry, &lamp.name, Some(PASSWORD), None, &Actor::Admin).await;
+            set.map(drop).expect("set");
+        }
+        for attempt in 2..8 {
+            let now_s = limited.clock.now_s();
+            let by_role = door == "introspect by role";
+            let asker = if by_role { &platform } else { &lamp };
+            let assertion = asker.assertion(ISSUER, now_s).sign();
+            let credential = ClientCredential::Assertion(&assertion);
+            let question = TokenRequest { credential, client_id: None, token: &token, peer: here };
+            let found = match door {
+                "introspect" | "introspect by role" => {
+                    admission.introspect(registry, question).await.map(drop)
+                }
+                "revoke" => admission.revoke_token(registry, question).await,
+                "exchange" => {
+                    let request = ExchangeRequest {
+                        credential,
+                        client_id: None,
+                        subject_token: &token,
+                        actor_token: None,
+                        device: Some("other"),
+                        audience: None,
+                        resource: None,
+                        scope: None,
+                        binding: BindingRequest::default(),
+                        peer: here,
+                    };
+                    admission.exchange(registry, request).await.map(drop)
+                }
+                "key-update" => {
+                    let update = lamp.update(ISSUER, now_s, lamp.public_key()).sign();
+                    let pop = lamp.pop(ISSUER, &update).sign();
+                    admission.update_key(registry, &update, &pop, true, here).await.map(drop)
+                }
+                "key-remove" => {
+                    let removal = lamp.removal(ISSUER, now_s, &lamp.kid()).sign();
+                    admission.remove_own_key(registry, &removal, None, here).await.map(drop)
+                }
+                _ => {
+                    let client_id = MqttClientId::parse("").expect("empty");
+                    let request = drawbridge_admission::ConnectRequest {
+                        username: Some(lamp.name.as_str()),
+                        peer: here,
+                        ..request(&client_id, Some(PASSWORD.as_bytes()))
+                    };
+                    admission.connect(request).await.map(drop)
+                }
+            };
+            let too_often = matches!(found, Err(Refusal::TooOften { .. }));
+            assert_eq!(too_often, attempt > 3 && !by_role, "{door}, attempt {attempt}: {found:?}");
         }
     }
 }
