@@ -1,13 +1,15 @@
 //! How often somebody may ask: token buckets of addresses, of principals, and one for all strangers.
 //!
-//! An address is charged for what fails before a good signature, and for nothing else: what it is charged on
-//! entry it gets back once somebody there has proven who he is. A principal is charged after a good signature
-//! only, so nobody can spend what is another's. All strangers together have one budget of signature checks;
-//! an address from which somebody has lately proven himself is no stranger, so a flood from elsewhere does
-//! not shut it out.
+//! An address is charged for what fails before somebody has proven who he is here and now, and for nothing else:
+//! what it is charged on entry it gets back then. A JWT that has ended, was used or was revoked proves nothing of
+//! the kind, however well it is signed: it may be in anybody's hands. A principal is charged after a good
+//! signature only, so nobody can spend what is another's. All strangers together have one budget of signature
+//! checks; an address from which somebody has lately proven himself is no stranger, so a flood from elsewhere
+//! does not shut it out.
 //!
-//! The maps are bounded: one that is full forgets the addresses that have been silent longest. Who has more
-//! addresses than that is held by the common budget.
+//! The maps are bounded: one that is full forgets the addresses that have been silent longest. Those that are no
+//! strangers stand in a map of their own, so no number of strangers makes it forget one of them; and a stranger
+//! is remembered only once the common budget had room for him.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -30,6 +32,9 @@ const PARTS: usize = 16;
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 /// A request without a signature to check, such as one for a nonce, costs this part of one with.
 const LIGHT: u32 = 10;
+/// A wrong password costs as much as so many wrong signatures. Its check takes as long as hundreds of them, and
+/// few run at once: without this one address would keep their queue full for everybody.
+const WRONG_PASSWORD: u64 = 20;
 
 /// Section `[limits]` of the settings file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -194,6 +199,22 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
         answer
     }
 
+    /// As [`Self::with`] for a key that is there; `None`: it is not, and is not put there.
+    fn with_known<T>(&self, key: &K, work: impl FnOnce(&mut Bucket) -> T) -> Option<T> {
+        let at = usize::try_from(self.hasher.hash_one(key) % PARTS as u64).expect("it is below 16");
+        let mut part = self.parts[at].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = part.young.get_mut(key) {
+            return Some(work(bucket));
+        }
+        let mut bucket = part.old.remove(key)?;
+        let answer = work(&mut bucket);
+        if part.young.len() >= self.half_max {
+            part.old = std::mem::take(&mut part.young);
+        }
+        part.young.insert(key.clone(), bucket);
+        Some(answer)
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         let parts = self.parts.iter().map(|part| part.lock().expect("not poisoned"));
@@ -208,7 +229,10 @@ pub(crate) struct Limits {
     address: Rate,
     principal: Rate,
     strangers: Rate,
+    /// Of strangers.
     addresses: Buckets<IpAddr>,
+    /// From which somebody has lately proven who he is.
+    known: Buckets<IpAddr>,
     principals: Buckets<(RegistryName, Uid)>,
     all_strangers: Mutex<Bucket>,
 }
@@ -228,6 +252,7 @@ impl Limits {
             principal: Rate::new(config.principal_burst, config.principal_per_s),
             strangers: Rate::new(config.strangers_burst, config.strangers_per_s),
             addresses: Buckets::new(config.remembered_max),
+            known: Buckets::new(config.remembered_max),
             principals: Buckets::new(config.remembered_max),
             all_strangers: Mutex::default(),
         }
@@ -245,32 +270,64 @@ impl Limits {
         }
         let now_ns = self.ns(now);
         let limited = |retry_after_s| Refusal::RateLimited { retry_after_s };
-        let known = self.addresses.with(&origin, |bucket| {
-            self.address
-                .take(&mut bucket.full_ns, now_ns, self.address.each_ns / u64::from(part))
-                .map(|()| bucket.known_until_ns > now_ns)
-        });
-        let as_stranger = !known.map_err(limited)?;
-        if as_stranger {
+        let take = |bucket: &mut Bucket| {
+            self.address.take(&mut bucket.full_ns, now_ns, self.address.each_ns / u64::from(part))
+        };
+        let of_known =
+            self.known.with_known(&origin, |bucket| (bucket.known_until_ns > now_ns).then(|| take(bucket)));
+        if let Some(taken) = of_known.flatten() {
+            return taken.map(|()| Some(Charge { origin, as_stranger: false })).map_err(limited);
+        }
+        // One that is over its own limit does not spend what is all strangers'; one that is new is remembered
+        // only if there is room for it in that.
+        let of_stranger = self.addresses.with_known(&origin, take);
+        let is_new = of_stranger.is_none();
+        of_stranger.unwrap_or(Ok(())).map_err(limited)?;
+        {
             let mut all = self.all_strangers.lock().unwrap_or_else(PoisonError::into_inner);
             let cost_ns = self.strangers.each_ns / u64::from(part);
             self.strangers.take(&mut all.full_ns, now_ns, cost_ns).map_err(limited)?;
         }
-        Ok(Some(Charge { origin, as_stranger }))
+        if is_new {
+            self.addresses.with(&origin, take).map_err(limited)?;
+        }
+        Ok(Some(Charge { origin, as_stranger: true }))
     }
 
     /// Gives back what was charged: `known`: somebody there has proven who he is.
     fn give_back(&self, charge: &Charge, now: Instant, known: bool) {
-        self.addresses.with(&charge.origin, |bucket| {
+        let back = |bucket: &mut Bucket| {
             bucket.full_ns = bucket.full_ns.saturating_sub(self.address.each_ns);
-            if known {
-                let until = KNOWN_FOR.as_nanos().try_into().unwrap_or(u64::MAX);
+            bucket.full_ns
+        };
+        let of_stranger = match charge.as_stranger {
+            true => self.addresses.with_known(&charge.origin, back),
+            false => self.known.with_known(&charge.origin, back).and(None),
+        };
+        if known {
+            let until = KNOWN_FOR.as_nanos().try_into().unwrap_or(u64::MAX);
+            self.known.with(&charge.origin, |bucket| {
+                bucket.full_ns = bucket.full_ns.max(of_stranger.unwrap_or(0));
                 bucket.known_until_ns = self.ns(now).saturating_add(until);
-            }
-        });
+            });
+        }
         if charge.as_stranger {
             let mut all = self.all_strangers.lock().unwrap_or_else(PoisonError::into_inner);
             all.full_ns = all.full_ns.saturating_sub(self.strangers.each_ns);
+        }
+    }
+
+    /// Charges so many attempts more, which were made already: the bucket may be empty by them, no more.
+    fn fine(&self, charge: &Charge, now: Instant, more: u64) {
+        let now_ns = self.ns(now);
+        let fined = |rate: &Rate, bucket: &mut Bucket| {
+            let full_ns = bucket.full_ns.max(now_ns) + rate.each_ns.saturating_mul(more);
+            bucket.full_ns = full_ns.min(now_ns + rate.burst_ns).max(bucket.full_ns);
+        };
+        let addresses = if charge.as_stranger { &self.addresses } else { &self.known };
+        addresses.with_known(&charge.origin, |bucket| fined(&self.address, bucket));
+        if charge.as_stranger {
+            fined(&self.strangers, &mut self.all_strangers.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 
@@ -301,6 +358,24 @@ fn origin(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether who is refused so has proven that he holds a credential which is good now. One that has ended, was
+/// used or was revoked is in anybody's hands: a logged request, a returned device, a leaked enrolment token. And
+/// who goes on beyond his own limit is a nuisance of his address.
+fn proves_who_is_there(refusal: &Refusal) -> bool {
+    let is_dead = matches!(
+        refusal,
+        Refusal::Time { .. }
+            | Refusal::Replay
+            | Refusal::Revoked
+            | Refusal::KeyGone
+            | Refusal::TokenGone
+            | Refusal::EnrolmentOver(_)
+            | Refusal::NonceStale
+            | Refusal::TooOften { .. }
+    );
+    refusal.is_proven() && !is_dead
+}
+
 impl Admission {
     /// Judges an attempt within the limits of its address.
     pub(crate) async fn within_limits<T>(
@@ -313,13 +388,14 @@ impl Admission {
         let decision = work.await;
         if let Some(charge) = charge {
             let refusal = decision.as_ref().err();
-            let proven = refusal.is_none_or(|refusal| refusal.is_proven());
-            // One that goes on beyond its own limit is a nuisance of its address; what fails by our fault
-            // is nobody's.
-            let too_often = matches!(refusal, Some(Refusal::TooOften { .. }));
+            let proven = refusal.is_none_or(proves_who_is_there);
+            // What fails by our fault is nobody's.
             let our_fault = matches!(refusal, Some(Refusal::Unavailable(_) | Refusal::Busy));
-            if (proven && !too_often) || our_fault {
-                limits.give_back(&charge, self.inner.clock.instant(), proven);
+            let now = self.inner.clock.instant();
+            if proven || our_fault {
+                limits.give_back(&charge, now, proven);
+            } else if matches!(refusal, Some(Refusal::NotProven(why)) if why.is_of_a_password()) {
+                limits.fine(&charge, now, WRONG_PASSWORD - 1);
             }
         }
         decision
@@ -430,6 +506,31 @@ mod tests {
         }
         assert!(limits.addresses.len() <= 1_024, "{}", limits.addresses.len());
         assert!(limits.principals.len() <= 1_024, "{}", limits.principals.len());
+    }
+
+    #[test]
+    fn no_number_of_strangers_makes_an_address_a_stranger_that_has_logged_in_lately() {
+        let (limits, now) = limits(|config| {
+            config.remembered_max = 1_024;
+            config.strangers_burst = 10_000;
+        });
+        let home = peer("198.51.100.1");
+        let known = limits.enter(home, now, 1).expect("room").expect("limited");
+        limits.give_back(&known, now, true);
+        for number in 0..50_000_u32 {
+            let _ = limits.enter(Peer::from(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + number))), now, 1);
+        }
+        assert!(limits.enter(peer("192.0.2.1"), now, 1).is_err(), "the budget of strangers is spent");
+        assert!(limits.enter(home, now, 1).is_ok(), "it has logged in a moment ago");
+    }
+
+    #[test]
+    fn who_is_refused_for_want_of_common_budget_is_not_remembered() {
+        let (limits, now) = limits(|config| config.strangers_burst = 10);
+        for host in 0..100 {
+            let _ = limits.enter(peer(&format!("192.0.2.{host}")), now, 1);
+        }
+        assert_eq!(limits.addresses.len(), 10);
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Admission {
         loaded: Option<&Loaded>,
         presented: &[u8],
     ) -> Result<(), Refusal> {
-        let why = if loaded.is_none() { NotProven::UnknownPrincipal } else { NotProven::Password };
+        let why = if loaded.is_none() { NotProven::PasswordOfNobody } else { NotProven::Password };
         let kept = loaded.and_then(|loaded| loaded.principal.password.as_deref());
         let verifier = kept.and_then(Verifier::from_bytes);
         if presented.starts_with(SECRET_PREFIX.as_bytes()) {

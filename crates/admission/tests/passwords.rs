@@ -80,7 +80,7 @@ async fn i11_who_has_no_right_password_gets_one_answer_for_one_argon2_whoever_is
     }
     let before = password_checks(&world);
     let refusal = connect(&world, None, b"a wrong password").await.map(drop).expect_err("no user name");
-    assert_eq!(refusal, Refusal::NotProven(NotProven::UnknownPrincipal));
+    assert_eq!(refusal, Refusal::NotProven(NotProven::PasswordOfNobody));
     assert_eq!(password_checks(&world), before + 1, "without a user name");
     let refusal = connect(&world, Some("known"), b"\xff\xfe").await.map(drop).expect_err("no text");
     assert_eq!(refusal, Refusal::NotProven(NotProven::Password));

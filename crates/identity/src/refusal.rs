@@ -177,8 +177,18 @@ pub enum NotProven {
     UnknownToken,
     /// A password or secret that is not the principal's.
     Password,
+    /// A password or secret, and no principal of the name it came with.
+    PasswordOfNobody,
     /// A client certificate that is not the principal's.
     Certificate,
+}
+
+impl NotProven {
+    /// Whether it was a password or secret that did not fit: such a check may be dear.
+    #[must_use]
+    pub fn is_of_a_password(self) -> bool {
+        matches!(self, Self::Password | Self::PasswordOfNobody)
+    }
 }
 
 impl Refusal {
@@ -465,6 +475,9 @@ impl fmt::Display for NotProven {
             Self::UnknownIssuer => "the token's issuer or its key is not known here",
             Self::UnknownToken => "the token is not known here",
             Self::Password => "name and password or secret do not belong together",
+            Self::PasswordOfNobody => {
+                "there is no principal of the name that the password or secret came with"
+            }
             Self::Certificate => "the client certificate is not one of the principal's",
         })
     }
@@ -493,6 +506,7 @@ mod tests {
             NotProven::UnknownIssuer,
             NotProven::UnknownToken,
             NotProven::Password,
+            NotProven::PasswordOfNobody,
             NotProven::Certificate,
         ];
         for inner in unproven {
