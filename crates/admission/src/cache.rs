@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use drawbridge_identity::{Candidate, KeyRing};
@@ -69,6 +69,8 @@ pub(crate) struct Cache {
     hasher: RandomState,
     parts: [Part; PARTS],
     half_max: usize,
+    /// Nothing is found here meanwhile.
+    doubted: AtomicBool,
     policies: Mutex<HashMap<(RegistryName, PolicyName), (Stamp, Policy)>>,
 }
 
@@ -79,8 +81,14 @@ impl Cache {
             hasher: RandomState::new(),
             parts: std::array::from_fn(|_| Part::default()),
             half_max: (principals_max / PARTS / 2).max(1),
+            doubted: AtomicBool::new(false),
             policies: Mutex::default(),
         }
+    }
+
+    /// Whether what is here is to be found.
+    pub(crate) fn believe(&self, believe: bool) {
+        self.doubted.store(!believe, Ordering::SeqCst);
     }
 
     /// To be taken before the principal is read from the store.
@@ -105,6 +113,9 @@ impl Cache {
 
     /// The principal, if it is here and nothing has changed since it was loaded.
     pub(crate) fn find(&self, registry: &RegistryName, name: &PrincipalName) -> Option<Arc<Loaded>> {
+        if self.doubted.load(Ordering::SeqCst) {
+            return None;
+        }
         let key = (registry.clone(), name.clone());
         let mut part = self.part(&key);
         let found = part.young.get(&key).cloned().or_else(|| {
@@ -126,6 +137,9 @@ impl Cache {
 
     /// A policy as parsed once for all its principals, if it has not changed since.
     pub(crate) fn policy(&self, registry: &RegistryName, name: &PolicyName) -> Option<(Stamp, Policy)> {
+        if self.doubted.load(Ordering::SeqCst) {
+            return None;
+        }
         let policies = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
         let (stamp, policy) = policies.get(&(registry.clone(), name.clone()))?;
         let current = self.counters[stamp.counter].load(Ordering::SeqCst) == stamp.count;

@@ -239,6 +239,20 @@ impl Admission {
         self.inner.watchers.write().unwrap_or_else(PoisonError::into_inner).push(watcher);
     }
 
+    /// How many live sessions a principal has.
+    #[must_use]
+    pub fn live_sessions(&self, registry: &RegistryName, uid: Uid) -> usize {
+        let watchers = self.inner.watchers.read().unwrap_or_else(PoisonError::into_inner);
+        watchers.iter().map(|watcher| watcher.sessions(registry, uid)).sum()
+    }
+
+    /// Whether what is remembered of principals and policies can be believed: not while this server cannot
+    /// know whether another one works on the store. Until it is told again that it can, each decision asks
+    /// the store, and so fails when that does not answer.
+    pub fn believe_memory(&self, believe: bool) {
+        self.inner.cache.believe(believe);
+    }
+
     /// What was decided so far.
     #[must_use]
     pub fn stats(&self) -> AdmissionStats {

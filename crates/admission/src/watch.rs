@@ -7,6 +7,11 @@ use drawbridge_names::{KeyId, PolicyName, RegistryName, Uid};
 pub trait Watcher: Send + Sync {
     /// Close the sessions that the event names, at once.
     fn ended(&self, event: &SessionsEnd);
+
+    /// How many live sessions a principal has here; a watcher without sessions says 0.
+    fn sessions(&self, _registry: &RegistryName, _uid: Uid) -> usize {
+        0
+    }
 }
 
 /// Which sessions must end.

@@ -195,6 +195,10 @@ impl Watcher for BridgeHandle {
         };
         self.end_sessions(&ended);
     }
+
+    fn sessions(&self, registry: &RegistryName, uid: Uid) -> usize {
+        self.shared.directory.sessions(registry, uid)
+    }
 }
 
 #[async_trait]

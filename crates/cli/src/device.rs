@@ -415,11 +415,14 @@ fn act(common: &Common, id: &str, verb: &str) -> Result<(), Failure> {
             "show",
         ),
         _ => (
-            "revoked: every token and session it had is dead\nnote: whoever holds its key can sign anew; if the key is stolen, `device block` or `key remove`",
+            "revoked: every token it had is dead\nnote: whoever holds its key can sign anew; if the key is stolen, `device block` or `key remove`",
             "block",
         ),
     };
     say!("{id} is {done}");
+    if let Some(sessions) = answer.json()["sessions_closed"].as_u64() {
+        say!("{sessions} session(s) closed, epoch {}", answer.json()["epoch"]);
+    }
     output::next(common, &["device", next, id]);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `drawbridge serve`: from the settings to a running server, and back down.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,6 +28,9 @@ use crate::{demo, journal};
 
 /// How often the server looks after what is due without anybody asking.
 const MAINTENANCE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether this server still has the store for itself.
+const PLACE_LOOK: Duration = Duration::from_millis(100);
 
 /// How long connected clients have to leave when the server stops.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -207,6 +211,7 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let demo = is_demo.then(|| demo::start(data.root(), Arc::clone(&demo_stop)));
 
     let is_lost = tokio::select! {
+        never = doubt(&opened, &last) => match never {},
         _ = interrupted.recv() => {
             tracing::info!("interrupted; stopping");
             false
@@ -240,6 +245,15 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     }
     last.settle().await;
     Ok(())
+}
+
+/// While nobody knows whether another server works on the store, what this one remembers may be out of date:
+/// every decision asks the store then.
+async fn doubt(opened: &OpenStore, admission: &Admission) -> Infallible {
+    loop {
+        admission.believe_memory(opened.is_held());
+        tokio::time::sleep(PLACE_LOOK).await;
+    }
 }
 
 /// Does what is due, every second, as long as the server runs.

@@ -133,6 +133,11 @@ impl OpenStore {
         }
     }
 
+    /// Whether this server is known to be alone on the store.
+    pub(crate) fn is_held(&self) -> bool {
+        self.sole.as_ref().is_none_or(|sole| sole.open_for().is_none())
+    }
+
     /// Waits until another server has taken the store over: this one must end then.
     pub(crate) async fn lost(&self) {
         match &self.sole {
