@@ -3,7 +3,8 @@
 //! A change has its row, written with it. Logins and refusals are counted, and the counts of a minute are
 //! one row. A checkpoint names the newest row of every writer's chain and is signed with the issuer key: who
 //! can write the store but has not that key cannot rewrite what a checkpoint names, and the chains of several
-//! writers hold each other.
+//! writers hold each other. Nor does the server sign a past that is another than the one it has signed before:
+//! else whoever writes the chain anew, without its checkpoints, would get the next one for it.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashSet};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use drawbridge_identity::Refusal;
 use drawbridge_jose::base64url_encode;
 use drawbridge_names::{PrincipalKind, PrincipalName, RegistryName};
+use drawbridge_registry::audit::continues;
 use drawbridge_registry::{AuditHead, StoreError};
 use serde_json::{Value, json};
 
@@ -57,7 +59,7 @@ struct Tally {
 /// What the last checkpoint of a registry named.
 #[derive(Debug, Clone, Default)]
 struct Seen {
-    heads: BTreeMap<String, u64>,
+    heads: BTreeMap<String, AuditHead>,
     signed: Option<Instant>,
     looked: Option<Instant>,
 }
@@ -195,18 +197,31 @@ impl Admission {
         if news == 0 || !(all || news >= ROWS_MAX || passed(seen.signed, CHECKPOINT_EVERY)) {
             return Ok(());
         }
+        self.must_continue(registry, &seen).await?;
         let body = checkpoint(&realm.record.issuer, registry, self.inner.clock.now_ms(), &heads);
         let jws = realm.keys.current().sign(CHECKPOINT_TYP, &body);
         let jws = jws.map_err(|error| AdmissionError::Secret(error.to_string()))?;
         let entry = self.audit(&Actor::Server, CHECKPOINT_ACTION, registry.as_str(), &json!({ "jws": jws }));
         self.inner.store.record(registry, entry).await?;
-        let heads = heads.into_iter().map(|head| (head.writer, head.seq)).collect();
+        let heads = heads.into_iter().map(|head| (head.writer.clone(), head)).collect();
         self.remember(registry, Seen { heads, signed: Some(now), looked: Some(now) });
         Ok(())
     }
 
     fn remember(&self, registry: &RegistryName, seen: Seen) {
         self.inner.desk.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(registry.clone(), seen);
+    }
+
+    /// Whether what the last checkpoint named is still there.
+    async fn must_continue(&self, registry: &RegistryName, seen: &Seen) -> Result<(), AdmissionError> {
+        for head in seen.heads.values() {
+            let rows = self.inner.store.audit_rows(registry, &head.writer, head.seq, 1).await?;
+            continues(&rows, registry, head).map_err(|fault| {
+                let found = format!("the audit of {}: {fault}; it is not signed", head.writer);
+                AdmissionError::Store(StoreError::Corrupt(found))
+            })?;
+        }
+        Ok(())
     }
 
     /// How many rows there are that no checkpoint names, checkpoints apart: they need none of their own.
@@ -218,7 +233,7 @@ impl Admission {
     ) -> Result<u64, AdmissionError> {
         let mut news = 0;
         for head in heads {
-            let before = seen.heads.get(&head.writer).copied().unwrap_or(0);
+            let before = seen.heads.get(&head.writer).map_or(0, |head| head.seq);
             let new = head.seq.saturating_sub(before);
             if new == 0 || new > 2 {
                 news += new;
@@ -234,7 +249,7 @@ impl Admission {
     async fn last_checkpoint(
         &self,
         registry: &RegistryName,
-    ) -> Result<BTreeMap<String, u64>, AdmissionError> {
+    ) -> Result<BTreeMap<String, AuditHead>, AdmissionError> {
         let newest = self.inner.store.audit_tail(registry, None, 1).await?;
         let heads = newest.first().filter(|row| row.entry.action == CHECKPOINT_ACTION).and_then(|row| {
             let detail: Value = serde_json::from_str(&row.entry.detail).ok()?;
@@ -242,7 +257,12 @@ impl Admission {
             let payload: Value =
                 serde_json::from_slice(&drawbridge_jose::base64url_decode(payload).ok()?).ok()?;
             let heads = payload["heads"].as_array()?.iter();
-            Some(heads.filter_map(|h| Some((h["writer"].as_str()?.to_owned(), h["seq"].as_u64()?))).collect())
+            let head = |head: &Value| {
+                let writer = head["writer"].as_str()?.to_owned();
+                let hash = drawbridge_jose::base64url_decode(head["hash"].as_str()?).ok()?.try_into().ok()?;
+                Some((writer.clone(), AuditHead { writer, seq: head["seq"].as_u64()?, hash }))
+            };
+            Some(heads.filter_map(head).collect())
         });
         Ok(heads.unwrap_or_default())
     }

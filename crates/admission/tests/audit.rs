@@ -2,12 +2,16 @@
 
 mod world;
 
-use drawbridge_admission::{Actor, CHECKPOINT_ACTION, CHECKPOINT_TYP, SUMMARY_ACTION};
+use std::sync::Arc;
+
+use drawbridge_admission::{
+    Actor, Admission, CHECKPOINT_ACTION, CHECKPOINT_TYP, NewDevice, NewRegistry, SUMMARY_ACTION,
+};
 use drawbridge_identity::NotProven;
 use drawbridge_jose::{Jws, ParseOptions, PublicKey, base64url_encode};
-use drawbridge_names::PrincipalName;
+use drawbridge_names::{PrincipalName, RegistryName};
 use drawbridge_registry::{AuditRow, Store as _};
-use drawbridge_testkit::TestDevice;
+use drawbridge_testkit::{FakeClock, FlakyStore, SeededRandom, TestDevice, sealer};
 use serde_json::{Value, json};
 use world::{BRIDGE, ISSUER, World};
 
@@ -79,6 +83,33 @@ async fn checkpoints_come_a_minute_after_news_after_a_thousand_rows_and_never_wi
     again.maintain().await;
     again.settle().await;
     assert_eq!(count(&world, CHECKPOINT_ACTION).await, 5, "a restart without news writes none");
+}
+
+#[tokio::test]
+async fn the_server_signs_no_past_that_is_another_than_the_one_it_has_signed_before() {
+    let (store, clock) = (Arc::new(FlakyStore::default()), Arc::new(FakeClock::default()));
+    let random = Arc::new(SeededRandom::new(1));
+    let admission =
+        Admission::open(store.clone(), clock.clone(), random, sealer(), world::cheap_passwords()).await;
+    let (admission, registry) = (admission.expect("opened"), RegistryName::default_registry());
+    let new = NewRegistry::named(registry.clone(), Some(ISSUER.to_owned()));
+    admission.create_registry(new, &Actor::Admin).await.expect("made");
+    admission.settle().await;
+    let signed = async || {
+        let rows = store.audit_rows(&registry, "alone", 1, 100).await.expect("rows");
+        rows.iter().filter(|row| row.entry.action == CHECKPOINT_ACTION).count()
+    };
+    assert_eq!(signed().await, 1);
+    for (rewritten, wanted) in [(true, 1), (false, 2)] {
+        store.rewrite_audit(rewritten);
+        let device = TestDevice::new(if rewritten { "lamp" } else { "pump" });
+        let new = NewDevice::with_key(device.name.clone(), device.public_key().clone());
+        admission.add_device(&registry, new, &Actor::Admin).await.expect("the change itself is made");
+        clock.advance_s(120);
+        admission.maintain().await;
+        admission.settle().await;
+        assert_eq!(signed().await, wanted, "written anew: {rewritten}");
+    }
 }
 
 #[tokio::test]

@@ -133,6 +133,10 @@ fn verify(common: &Common, file: Option<&Path>, since: Option<&str>) -> Result<(
         sound.keys.len(),
         sound.unsigned
     );
+    if !sound.keys.is_empty() {
+        // Who can write the audit can announce a key of his own in it: the keys are its word, not ours.
+        say!("compare those keys with a JWK set that you have kept: {}", sound.keys.join(", "));
+    }
     if !since.is_empty() {
         say!("nothing was changed or cut off since the head that was given");
     }

@@ -12,17 +12,24 @@ use drawbridge_registry::{
     StateReport, Store, StoreError, TokenUse,
 };
 
-/// A memory store that answers [`StoreError::Unavailable`] while it is down, and changes nothing then.
+/// A memory store that answers [`StoreError::Unavailable`] while it is down, and changes nothing then; and
+/// whose audit can be another than it was.
 #[derive(Debug, Default)]
 pub struct FlakyStore {
     inner: MemoryStore,
     down: AtomicBool,
+    rewritten: AtomicBool,
 }
 
 impl FlakyStore {
     /// Takes it down, or brings it back with all it held.
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// From now on its audit is as if somebody had written the whole of it anew, or no more.
+    pub fn rewrite_audit(&self, rewritten: bool) {
+        self.rewritten.store(rewritten, Ordering::SeqCst);
     }
 
     fn up(&self) -> Result<&MemoryStore, StoreError> {
@@ -497,6 +504,12 @@ impl Store for FlakyStore {
         from_seq: u64,
         limit: usize,
     ) -> Result<Vec<AuditRow>, StoreError> {
-        self.up()?.audit_rows(registry, writer, from_seq, limit).await
+        let mut rows = self.up()?.audit_rows(registry, writer, from_seq, limit).await?;
+        if self.rewritten.load(Ordering::SeqCst) {
+            for row in &mut rows {
+                row.hash[0] ^= 1;
+            }
+        }
+        Ok(rows)
     }
 }
