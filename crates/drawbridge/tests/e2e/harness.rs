@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use drawbridge_cli::Endpoints;
-use drawbridge_device::{DeviceError, DeviceIdentity, MqttClient, MqttOptions};
+use drawbridge_device::{ApiClient, DeviceError, DeviceIdentity, MqttClient, MqttOptions};
 use drawbridge_jose::{Sign, sign_compact};
 use serde_json::{Value, json};
 
@@ -115,6 +115,13 @@ impl Core {
         }
     }
 
+    /// Waits until it ends by itself; its exit code and all that it has said.
+    pub(crate) fn wait_for_end(&mut self, limit: Duration) -> (Option<i32>, String) {
+        let mut child = self.child.take().expect("running");
+        let status = wait_for("the server's end", limit, || child.try_wait().expect("child"));
+        (status.code(), self.log())
+    }
+
     /// Starts it again on the same folder.
     pub(crate) fn run_again(&mut self) {
         assert!(self.child.is_none(), "stop it first");
@@ -160,6 +167,22 @@ impl Core {
         words.extend(more);
         self.cli_ok(&words);
         DeviceIdentity::load(&folder).expect("the identity was written")
+    }
+
+    /// A client for `/v1` and `/oauth` that trusts this server alone.
+    pub(crate) fn api(&self) -> ApiClient {
+        let ca = fs::read_to_string(self.data().join("ca.pem")).expect("the root");
+        ApiClient::new(&format!("https://{}", self.endpoints.https), &ca).expect("a client")
+    }
+
+    /// A request of the holder of the admin credential. Answers its JSON; the status must be of success.
+    pub(crate) fn admin(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let token = fs::read_to_string(self.data().join("admin-token")).expect("the credential");
+        let body = body.map(Value::to_string);
+        let body = body.as_ref().map(|text| ("application/json", text.as_bytes()));
+        let answer = self.api().send(method, path, Some(token.trim()), body).expect("an answer");
+        assert!((200..300).contains(&answer.status), "{method} {path}: {answer:?}");
+        answer.json()
     }
 
     pub(crate) fn identity_folder(&self, name: &str) -> PathBuf {
@@ -327,6 +350,36 @@ pub(crate) fn run_python(script: &str, args: &[&str]) -> String {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
+    text
+}
+
+/// The folder with the Node scripts beside their packages; `scripts/test` makes it.
+pub(crate) fn node_folder() -> PathBuf {
+    let folder = std::env::var_os("DRAWBRIDGE_TEST_NODE")
+        .map_or_else(|| repository().join("target/test-node"), |path| repository().join(PathBuf::from(path)));
+    let packages = folder.join("node_modules");
+    assert!(packages.exists(), "{} is missing; run ./scripts/test, which makes it", packages.display());
+    folder
+}
+
+/// Node with a script of the tests. It trusts the root in `ca` beside those of the system.
+pub(crate) fn node(script: &str, ca: &Path) -> Command {
+    let mut node = Command::new("node");
+    // The link stands beside the packages, so that the script finds them.
+    node.args(["--no-warnings", "--preserve-symlinks", "--preserve-symlinks-main"])
+        .arg(node_folder().join("clients").join(script))
+        .env("NODE_EXTRA_CA_CERTS", ca)
+        .env_remove("NODE_TLS_REJECT_UNAUTHORIZED");
+    node
+}
+
+/// Runs such a script; it must succeed. Answers stdout.
+pub(crate) fn run_node(script: &str, ca: &Path, args: &[&str]) -> String {
+    let output = node(script, ca).args(args).output().expect("node runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    print!("{text}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {}\n{text}{said}", output.status);
     text
 }
 

@@ -7,6 +7,7 @@
     reason = "these tests live in real time and tell what they saw"
 )]
 
+mod attacks;
 mod audit;
 mod bad_input;
 mod clients;
@@ -21,7 +22,10 @@ mod documents;
 mod durability;
 mod enrolment;
 mod harness;
+mod interop;
 mod invariants;
 mod keys;
 mod oauth;
+mod openapi;
 mod postgres;
+mod wire;
