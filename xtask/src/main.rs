@@ -40,6 +40,7 @@ const RULES: &[(&str, Rule)] = &[
     ("no text names a machine's own paths", texts::no_machine_paths),
     ("decision notes are numbered once", texts::decision_notes),
     ("every dependency has its reason", texts::dependencies_have_reasons),
+    ("every threat names tests that are there", texts::threats_have_tests),
     ("CI and README call one test command", texts::one_test_command),
 ];
 

@@ -136,6 +136,59 @@ pub(crate) fn dependencies_have_reasons(house: &House) -> Vec<String> {
     lacking.chain(left).collect()
 }
 
+/// Every threat of the threat model names tests, and every test that it names is one.
+pub(crate) fn threats_have_tests(house: &House) -> Vec<String> {
+    const MODEL: &str = "docs/threat-model.md";
+    let Some(model) = house.text(MODEL) else {
+        return vec![format!("{MODEL} is missing (or git does not track it)")];
+    };
+    let tests: BTreeSet<&str> = house
+        .texts()
+        .filter(|(path, _)| path.ends_with(".rs"))
+        .flat_map(|(_, text)| tests_of(text))
+        .collect();
+    let threats = model.lines().skip_while(|line| *line != "## Threats").skip(1);
+    let threats = threats.take_while(|line| !line.starts_with("## "));
+    // Behind the heading of the table and the line below it.
+    let rows: Vec<&str> = threats.filter(|line| line.starts_with('|')).skip(2).collect();
+    let mut faults = Vec::new();
+    for row in &rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let named: Vec<&str> = cells
+            .get(2)
+            .unwrap_or(&"")
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|name| !name.is_empty())
+            .collect();
+        if cells.len() != 3 || named.is_empty() {
+            faults.push(format!("{MODEL}: {:?} names no test", cells[0].trim()));
+        }
+        for name in named.into_iter().filter(|name| !tests.contains(name)) {
+            faults.push(format!("{MODEL}: there is no test `{name}`"));
+        }
+    }
+    if rows.is_empty() {
+        faults.push(format!("{MODEL} has no table under `## Threats`"));
+    }
+    faults
+}
+
+/// The names of the functions that are tests: behind an attribute `test`, with other attributes between.
+fn tests_of(source: &str) -> impl Iterator<Item = &str> {
+    let mut is_test = false;
+    source.lines().filter_map(move |line| {
+        let line = line.trim();
+        if line.starts_with("#[") {
+            is_test |= line.starts_with("#[test") || line.starts_with("#[tokio::test");
+            return None;
+        }
+        let name = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?.split_once('(')?.0;
+        std::mem::take(&mut is_test).then_some(name)
+    })
+}
+
 /// What CI runs is what the README tells everybody to run.
 pub(crate) fn one_test_command(house: &House) -> Vec<String> {
     let mut faults = Vec::new();
@@ -225,6 +278,22 @@ mod tests {
     #[test]
     fn readme_and_ci_call_the_same_test_command() {
         assert_eq!(one_test_command(&house()), NONE);
+    }
+
+    #[test]
+    fn every_threat_names_tests_that_are_there() {
+        assert_eq!(threats_have_tests(&house()), NONE);
+    }
+
+    #[test]
+    fn a_threat_without_test_and_a_test_that_is_gone_are_found() {
+        let model = "# T\n| x | y | none |\n## Threats\n\n| threat | measure | shown by |\n|---|---|---|\n\
+                     | a | `b` | `good`, `old` |\n| c | d | by hand |\n\n## What is left\n| e | f | g |\n";
+        let source = "#[tokio::test]\n#[ignore = \"long\"]\nasync fn good() {\n}\nfn old() {}\n";
+        let found =
+            threats_have_tests(&House::of_texts(&[("docs/threat-model.md", model), ("a.rs", source)]));
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("no test `old`") && found[1].contains("\"c\" names no test"), "{found:?}");
     }
 
     #[test]
