@@ -55,7 +55,7 @@ impl<const LIMIT: usize> FromRequest<HttpState> for AnyBody<LIMIT> {
 pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     // The position, never the text: a body may hold a secret. Serde's message names members and
     // types, and of unexpected values only the type when they are cut off here.
-    serde_json::from_slice(bytes).map_err(|error| {
+    serde_json::from_slice(bytes).map(|Object(value)| value).map_err(|error| {
         let at = format!("line {} column {}", error.line(), error.column());
         let fault = match error.classify() {
             serde_json::error::Category::Data => data_fault(&error.to_string()),
@@ -63,6 +63,28 @@ pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
         };
         Failure::bad_request(format!("the body was not understood at {at}: {fault}"))
     })
+}
+
+/// A JSON object. Serde takes a struct from an array of its members' values as well, which no document of
+/// ours describes.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: serde::Deserialize<'de>> serde::Deserialize<'de> for Object<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(std::marker::PhantomData<T>);
+        impl<'de, T: serde::Deserialize<'de>> serde::de::Visitor<'de> for Visitor<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(serde::de::value::MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(Visitor(std::marker::PhantomData)).map(Self)
+    }
 }
 
 /// `missing field` and `duplicate field` name members of ours; nothing of the sender's is repeated.
@@ -311,7 +333,8 @@ mod tests {
             (r#"{"number":1,"number":1}"#, "duplicate field `number`"),
             (r#"{}"#, "missing field `number`"),
             (r#"{"number":secret}"#, "no JSON"),
-            (r#"["secret"]"#, "u32"),
+            (r#"["secret"]"#, "an object"),
+            ("[1]", "an object"),
         ] {
             let failure = json::<Sample>(body.as_bytes()).expect_err(body);
             assert!(failure.detail.contains(wanted), "{body}: {}", failure.detail);

@@ -52,8 +52,9 @@ pub(crate) async fn send(
     let payload = payload(body.payload.as_deref(), body.text)?;
     let wait_s_max = state.config.command_wait_s_max;
     let wait_s = body.wait_s.unwrap_or(state.config.command_wait_s.min(wait_s_max));
-    if wait_s > wait_s_max {
-        return Err(Failure::bad_request(format!("`wait_s` is {wait_s}, at most {wait_s_max} is allowed")));
+    // Of 0 nobody would learn anything, not even that the device is not there.
+    if wait_s == 0 || wait_s > wait_s_max {
+        return Err(Failure::bad_request(format!("`wait_s` is {wait_s}; wanted 1 to {wait_s_max}")));
     }
     let wait = Duration::from_secs(wait_s);
     let subfolder = body.subfolder.as_deref();

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::HttpState;
-use crate::body::{Query, Texts, json as json_of};
+use crate::body::{Object, Query, Texts, json as json_of};
 use crate::caller::{Operator, presented_token};
 use crate::edge::InRegistry;
 use crate::failure::Failure;
@@ -50,7 +50,7 @@ const NDJSON: &str = "application/x-ndjson";
 struct Line {
     id: String,
     #[serde(default)]
-    keys: Vec<KeyBody>,
+    keys: Vec<Object<KeyBody>>,
     policy: Option<String>,
     #[serde(default)]
     attributes: Texts,
@@ -97,8 +97,9 @@ pub(crate) async fn import(
         found => Ok(found.unwrap_or(1)),
     };
     let first_line = number("first_line")?;
+    let asked = number("from_line")?;
     let from_line = match headers.get("import-from-line") {
-        None => number("from_line")?,
+        None => asked,
         Some(value) => {
             let line = value.to_str().ok().and_then(|text| text.parse().ok()).filter(|line| *line > 0);
             line.ok_or_else(|| Failure::bad_request("`Import-From-Line` is no number from 1 on"))?
@@ -307,7 +308,7 @@ fn device_of(line: &[u8]) -> Result<ImportDevice, (Option<String>, Failure)> {
             ClockTrust::from_word(word)
                 .ok_or_else(|| Failure::import_line("`clock` is none of `none`, `coarse`, `good`"))
         };
-        let keys = line.keys.iter().map(KeyBody::parse).collect::<Result<Vec<_>, _>>()?;
+        let keys = line.keys.iter().map(|Object(key)| key.parse()).collect::<Result<Vec<_>, _>>()?;
         Ok(ImportDevice {
             name: PrincipalName::parse(&line.id).map_err(Failure::bad_name)?,
             keys,

@@ -201,12 +201,12 @@ pub(crate) async fn revoke(
     headers: HeaderMap,
     body: AnyBody<BODY_BYTES_MAX>,
 ) -> Result<Json<Value>, Failure> {
+    let KeyRevokeBody { reason } =
+        if body.bytes.is_empty() { KeyRevokeBody::default() } else { json_of(&body.bytes)? };
     let known = matching(&state, &registry, kind, &name, &headers).await?;
     if !known.keys.iter().any(|key| key.kid == kid) {
         return Err(AdmissionError::NoKey(kid).into());
     }
-    let KeyRevokeBody { reason } =
-        if body.bytes.is_empty() { KeyRevokeBody::default() } else { json_of(&body.bytes)? };
     let principal = state.admission.revoke_key(&registry, &name, &kid, &reason, &actor).await?;
     Ok(Json(json!({ "kid": kid.as_str(), "state": KeyState::Retired.as_str(), "epoch": principal.epoch.0 })))
 }

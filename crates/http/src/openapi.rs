@@ -44,7 +44,11 @@ pub(crate) async fn show(
 
 fn document() -> Value {
     let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
+    let mut refusals: BTreeMap<String, Value> = BTreeMap::new();
     for operation in operations::all() {
+        refusals.extend(
+            operation.told().map(|(dialect, status)| (name(dialect, status), refusal(dialect, status))),
+        );
         let (path, method, value) = operation.written();
         paths.entry(path).or_default().insert(method, value);
     }
@@ -61,6 +65,7 @@ fn document() -> Value {
         "components": {
             "schemas": schemas::all(),
             "headers": headers(),
+            "responses": refusals,
             "securitySchemes": security_schemes(),
         },
     })
@@ -275,16 +280,30 @@ impl Operation {
         Dialect::of(&self.path)
     }
 
+    /// Its refusals.
+    fn told(&self) -> impl Iterator<Item = (Dialect, u16)> {
+        let dialect = self.dialect();
+        self.refusals.iter().map(move |status| match (dialect, *status) {
+            // What the store does not answer is the server's fault in the words of the IoT IdP.
+            (Dialect::Alias, 503) => (dialect, 500),
+            (_, status) => (dialect, status),
+        })
+    }
+
     /// Path, method and what stands there.
     fn written(mut self) -> (String, String, Value) {
-        let dialect = self.dialect();
-        for status in &self.refusals {
-            // What the store does not answer is the server's fault in the words of the IoT IdP.
-            let status = if (dialect, *status) == (Dialect::Alias, 503) { 500 } else { *status };
-            self.value["responses"][status.to_string()] = refusal(dialect, status);
+        let told: Vec<_> = self.told().collect();
+        for (dialect, status) in told {
+            let reference = format!("#/components/responses/{}", name(dialect, status));
+            self.value["responses"][status.to_string()] = json!({ "$ref": reference });
         }
         (self.path, self.method.to_ascii_lowercase(), self.value)
     }
+}
+
+/// The name of a refusal among the components.
+fn name(dialect: Dialect, status: u16) -> String {
+    format!("{dialect:?}{status}")
 }
 
 const JSON: &str = "application/json";

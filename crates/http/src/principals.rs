@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::HttpState;
-use crate::body::{AnyBody, JsonBody, Query, Texts, json as json_of};
+use crate::body::{AnyBody, JsonBody, Object, Query, Texts, json as json_of};
 use crate::caller::{Registrar, Viewer};
 use crate::config::{BODY_BYTES_MAX, KEY_BODY_BYTES_MAX};
 use crate::edge::InRegistry;
@@ -103,7 +103,7 @@ pub(crate) struct PrincipalBody {
     /// In `POST`; in `PUT` the path says it.
     name: Option<String>,
     #[serde(default)]
-    keys: Vec<KeyBody>,
+    keys: Vec<Object<KeyBody>>,
     policy: Option<String>,
     assertion_profile: Option<Profile>,
     attributes: Option<Texts>,
@@ -188,6 +188,11 @@ pub(crate) async fn put(
     if body.name.as_deref().is_some_and(|text| text != name.as_str()) {
         return Err(Failure::bad_request("`name` in the body is not the one in the path; leave it out"));
     }
+    if headers.get_all(IF_NONE_MATCH).iter().any(|value| value.as_bytes() != b"*") {
+        return Err(Failure::bad_request(
+            "`If-None-Match` is not understood; wanted `*`: only if there is none",
+        ));
+    }
     let Some(there) = state.admission.show(&registry, &name).await? else {
         if headers.contains_key(IF_MATCH) {
             return Err(Failure::precondition(format!(
@@ -216,7 +221,7 @@ async fn change(
 ) -> Result<(), Failure> {
     let Known { principal, keys } = there;
     let name = &principal.name;
-    for key in &body.keys {
+    for Object(key) in &body.keys {
         let key = key.parse()?;
         if !keys.iter().any(|known| known.kid.as_str() == key.public.thumbprint()) {
             // Somebody who meant to make a principal would otherwise take this one for it.
@@ -256,7 +261,7 @@ async fn create(
     actor: &Actor,
 ) -> Result<Response, Failure> {
     let policy = body.policy.as_deref().map(policy_name).transpose()?;
-    let keys = body.keys.iter().map(KeyBody::parse).collect::<Result<Vec<_>, _>>()?;
+    let keys = body.keys.iter().map(|Object(key)| key.parse()).collect::<Result<Vec<_>, _>>()?;
     let legacy_assertions = body.assertion_profile == Some(Profile::Legacy);
     let settings = body.settings(&PrincipalSettings::default());
     let Texts(attributes) = body.attributes.unwrap_or_default();
@@ -352,11 +357,17 @@ pub(crate) async fn revoke(
     headers: HeaderMap,
     body: AnyBody<BODY_BYTES_MAX>,
 ) -> Result<Response, Failure> {
-    let revision = asked_revision(&state, &registry, kind, &name, &headers).await?;
     let RevokeBody { reason } =
         if body.bytes.is_empty() { RevokeBody::default() } else { json_of(&body.bytes)? };
+    let revision = asked_revision(&state, &registry, kind, &name, &headers).await?;
+    let uid = found(&state, &registry, kind, &name).await?.principal.uid;
+    // They end on threads of their own, after the answer.
+    let sessions = state.admission.live_sessions(&registry, uid);
     state.admission.revoke(&registry, &name, &reason, revision, &actor).await?;
-    Ok(shown(&state, StatusCode::OK, &found(&state, &registry, kind, &name).await?))
+    let known = found(&state, &registry, kind, &name).await?;
+    let mut body = principal_json(&known, state.now_s());
+    body["sessions_closed"] = json!(sessions);
+    Ok((StatusCode::OK, [(ETAG, etag::write(known.principal.revision))], Json(body)).into_response())
 }
 
 /// The principal, if it is of this kind.

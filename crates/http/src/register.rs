@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::HttpState;
-use crate::body::JsonBody;
+use crate::body::{JsonBody, Object};
 use crate::caller::{FromPeer, token};
 use crate::config::KEY_BODY_BYTES_MAX;
 use crate::edge::InRegistry;
@@ -30,7 +30,7 @@ use crate::principals::IdInPath;
 pub(crate) struct Metadata {
     client_id: Option<String>,
     client_id_hint: Option<String>,
-    jwks: Option<Jwks>,
+    jwks: Option<Object<Jwks>>,
     proof: Option<String>,
     proofs: Option<Vec<String>>,
     software_statement: Option<String>,
@@ -64,7 +64,7 @@ impl Metadata {
     }
 
     fn keys(&self) -> Vec<&str> {
-        self.jwks.iter().flat_map(|jwks| jwks.keys.iter().map(|key| key.get())).collect()
+        self.jwks.iter().flat_map(|Object(jwks)| jwks.keys.iter().map(|key| key.get())).collect()
     }
 }
 

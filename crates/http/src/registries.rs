@@ -1,8 +1,9 @@
 //! `/v1/registries`: the namespaces of this server.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use drawbridge_admission::{IssuerKeyInfo, IssuerKeyState, NewRegistry, RegistryChange, Rotation};
 use drawbridge_names::RegistryName;
 use drawbridge_registry::{
@@ -12,11 +13,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::HttpState;
-use crate::body::JsonBody;
+use crate::body::{JsonBody, Object};
 use crate::caller::{Admin, Root, Viewer};
 use crate::config::BODY_BYTES_MAX;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
+use crate::principals::path_part;
 use crate::wire_time;
 
 /// All registries, in byte order of name.
@@ -34,7 +36,7 @@ pub(crate) struct NewRegistryBody {
     bridge_audience: Option<String>,
     clock_skew_s: Option<u32>,
     token_life_s: Option<u32>,
-    google: Option<GoogleBody>,
+    google: Option<Object<GoogleBody>>,
     token_format: Option<TokenFormat>,
     clock: Option<ClockTrust>,
     issuer_algorithm: Option<IssuerAlgorithm>,
@@ -59,7 +61,9 @@ pub(crate) async fn add(
         bridge_audience: body.bridge_audience,
         clock_skew_s: body.clock_skew_s,
         token_life_s: body.token_life_s,
-        google: body.google.map(|google| GoogleNames { project: google.project, location: google.location }),
+        google: body
+            .google
+            .map(|Object(google)| GoogleNames { project: google.project, location: google.location }),
         settings: RegistrySettings {
             token_format: body.token_format.unwrap_or_default(),
             clock: body.clock.unwrap_or_default(),
@@ -69,6 +73,17 @@ pub(crate) async fn add(
     match state.admission.create_registry(new, caller.actor()).await? {
         (record, true) => Ok((StatusCode::CREATED, Json(registry_json(&record)))),
         (record, false) => Err(Failure::registry_exists(record.name.as_str())),
+    }
+}
+
+/// `{name}` in the path.
+pub(crate) struct NameInPath(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for NameInPath {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        path_part(parts, state, "name").await.map(Self)
     }
 }
 
@@ -85,7 +100,7 @@ fn own(registry: &RegistryName, name: &str) -> Result<(), Failure> {
 pub(crate) async fn show(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
-    Path(name): Path<String>,
+    NameInPath(name): NameInPath,
     _: Viewer,
 ) -> Result<Json<Value>, Failure> {
     own(&registry, &name)?;
@@ -108,7 +123,7 @@ pub(crate) struct ChangeBody {
 pub(crate) async fn change(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
-    Path(name): Path<String>,
+    NameInPath(name): NameInPath,
     caller: Admin,
     JsonBody(body): JsonBody<BODY_BYTES_MAX, ChangeBody>,
 ) -> Result<Json<Value>, Failure> {
@@ -133,7 +148,7 @@ pub(crate) async fn change(
 pub(crate) async fn issuer_keys(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
-    Path(name): Path<String>,
+    NameInPath(name): NameInPath,
     _: Viewer,
 ) -> Result<Json<Value>, Failure> {
     own(&registry, &name)?;
@@ -158,7 +173,7 @@ enum When {
 pub(crate) async fn rotate_issuer_key(
     State(state): State<HttpState>,
     InRegistry(registry): InRegistry,
-    Path(name): Path<String>,
+    NameInPath(name): NameInPath,
     caller: Admin,
     JsonBody(body): JsonBody<BODY_BYTES_MAX, RotationBody>,
 ) -> Result<Json<Value>, Failure> {

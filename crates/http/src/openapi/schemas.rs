@@ -55,8 +55,13 @@ fn time() -> Value {
     json!({ "type": "string", "format": "date-time" })
 }
 
-fn or_null(schema: Value) -> Value {
-    json!({ "anyOf": [schema, { "type": "null" }] })
+fn or_null(mut schema: Value) -> Value {
+    let description = schema.as_object_mut().and_then(|members| members.remove("description"));
+    let mut schema = json!({ "anyOf": [schema, { "type": "null" }] });
+    if let Some(description) = description {
+        schema["description"] = description;
+    }
+    schema
 }
 
 fn list(schema: Value) -> Value {
@@ -87,9 +92,23 @@ fn answer(members: Value, sometimes: &[&str]) -> Value {
     json!({ "type": "object", "required": required, "properties": members })
 }
 
-/// What we are sent: no further members.
-fn body(required: &[&str], members: Value) -> Value {
-    json!({ "type": "object", "required": required, "properties": members, "additionalProperties": false })
+/// What we are sent: no further members. One that is not required may be `null` as well, but for the
+/// `solid` ones; without a description of its own that is the same as leaving it out.
+fn body(required: &[&str], solid: &[&str], members: Value) -> Value {
+    let mut schema = json!({ "type": "object", "required": required, "additionalProperties": false });
+    let members = members.as_object().into_iter().flatten().map(|(name, schema)| {
+        let fixed = required.contains(&name.as_str()) || solid.contains(&name.as_str());
+        (name.clone(), if fixed { schema.clone() } else { or_null(schema.clone()) })
+    });
+    schema["properties"] = Value::Object(members.collect());
+    schema
+}
+
+/// Exactly one of these members, each with its type, is there and not `null`.
+fn exactly_one(mut schema: Value, members: &[(&str, &str)]) -> Value {
+    let branch = |(name, kind): &(&str, &str)| json!({ "required": [name], "properties": { *name: { "type": kind } } });
+    schema["oneOf"] = members.iter().map(branch).collect();
+    schema
 }
 
 /// An object that may say more than is described here: by its standard, or by who sent it.
@@ -219,7 +238,7 @@ fn oauth() -> Value {
         })),
         "ChallengeForm": json!({
             "type": "object",
-            "properties": { "purpose": said(words(&["assertion", "dpop", "enrolment"]), "What the nonce is for; `assertion` also for key updates and removals.") },
+            "properties": { "purpose": said(words(&["assertion", "dpop", "enrolment", ""]), "What the nonce is for; `assertion` also for key updates and removals.") },
             "additionalProperties": { "type": "string" },
         }),
         "Challenge": answer(json!({
@@ -268,7 +287,7 @@ fn oauth() -> Value {
         })), "A form, or a JSON object of texts."),
         "AliasUpdated": answer(json!({ "Success": text() }), &[]),
         "Health": answer(json!({ "status": words(&["ok"]) }), &[]),
-        "TimeQuestion": body(&["nonce"], json!({
+        "TimeQuestion": body(&["nonce"], &[], json!({
             "nonce": said(json!({ "type": "string", "pattern": "^[A-Za-z0-9_-]{16,64}$" }), "New for each question."),
         })),
         "Time": answer(json!({ "time": said(text(), "A JWT by the issuer over the nonce."), "now": time() }), &[]),
@@ -282,16 +301,16 @@ fn keys() -> Value {
             "pem": said(text(), "A `PUBLIC KEY`."),
             "certificate": said(text(), "An X.509 certificate in PEM: its key, which ends with it unless `expires` says otherwise."),
             "alg": said(words(&["ES256", "ES384", "EdDSA", "Ed25519", "RS256", "PS256"]), "`PS256` for an RSA key that is to sign with it."),
-            "label": or_null(label()),
-            "not_before": or_null(time()),
-            "expires": said(or_null(time()), "`null`: never."),
+            "label": label(),
+            "not_before": time(),
+            "expires": said(time(), "`null`: never, also for a certificate."),
         });
         if let (Value::Object(members), Value::Object(more)) = (&mut members, more) {
             members.extend(more);
         }
-        let mut schema = body(&[], members);
-        schema["oneOf"] =
-            json!([{ "required": ["jwk"] }, { "required": ["pem"] }, { "required": ["certificate"] }]);
+        let members = body(&[], &[], members);
+        let mut schema =
+            exactly_one(members, &[("jwk", "object"), ("pem", "string"), ("certificate", "string")]);
         schema["examples"] = json!([{
             "jwk": {
                 "kty": "EC", "crv": "P-256", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
@@ -327,8 +346,8 @@ fn keys() -> Value {
             "properties": { "label": or_null(label()), "not_before": or_null(time()), "expires": or_null(time()) },
         },
         "KeyRevoked": answer(json!({ "kid": of("KeyId"), "state": words(&["retired"]), "epoch": count(0) }), &[]),
-        "Reason": body(&[], json!({ "reason": said(text(), "For the audit.") })),
-        "KeyUpdate": body(&["update", "pop"], json!({
+        "Reason": body(&[], &["reason"], json!({ "reason": said(text(), "For the audit.") })),
+        "KeyUpdate": body(&["update", "pop"], &["retire"], json!({
             "update": said(text(), "`key-update+jwt` by the old key."),
             "pop": said(text(), "`key-pop+jwt` by the new key."),
             "retire": said(words(&["old", "keep"]), "What becomes of the old key; `old` if it is not there."),
@@ -337,7 +356,7 @@ fn keys() -> Value {
             "kid": of("KeyId"), "status": words(&["active"]),
             "previous": or_null(answer(json!({ "kid": of("KeyId"), "expires": time() }), &[])),
         }), &[]),
-        "KeyRemoval": body(&["remove"], json!({ "remove": said(text(), "`key-remove+jwt` by an active key.") })),
+        "KeyRemoval": body(&["remove"], &[], json!({ "remove": said(text(), "`key-remove+jwt` by an active key.") })),
         "KeyRemoved": answer(json!({ "kid": of("KeyId"), "status": words(&["retired"]), "changed": flag() }), &[]),
     })
 }
@@ -345,16 +364,16 @@ fn keys() -> Value {
 fn principals() -> Value {
     let subjects: Vec<Value> = ["subject_dn", "san_dns", "san_uri", "san_ip", "san_email"]
         .iter()
-        .map(|name| body(&[name], json!({ *name: text() })))
+        .map(|name| body(&[name], &[], json!({ *name: text() })))
         .collect();
     let settings = json!({
         "policy": of("PolicyName"),
         "assertion_profile": said(words(&["standard", "legacy"]), "`legacy`: of the IoT IdP; devices only."),
         "attributes": said(texts(), "For the templates of policies; devices only."),
-        "clock": said(or_null(of("ClockTrust")), "`null`: as the registry says."),
+        "clock": json!({ "$ref": "#/components/schemas/ClockTrust", "description": "`null`: as the registry says." }),
         "gateway": said(flag(), "May act for the devices that are linked to it."),
-        "roles": json!({ "type": "array", "items": of("Role"), "uniqueItems": true, "description": "Applications only." }),
-        "certificate_subject": or_null(of("CertificateSubject")),
+        "roles": said(list(of("Role")), "Applications only."),
+        "certificate_subject": json!({ "$ref": "#/components/schemas/CertificateSubject", "description": "`null`: none." }),
         "bound_tokens": said(flag(), "Gets only tokens that are bound to a key or certificate."),
     });
     let with = |more: Value| {
@@ -366,9 +385,9 @@ fn principals() -> Value {
     };
     json!({
         "CertificateSubject": said(json!({ "oneOf": subjects }), "The one field that a certificate of a CA must have (RFC 8705 section 2.1.2)."),
-        "NewPrincipal": body(&["name"], with(json!({ "name": of("PrincipalName"), "keys": list(of("NewKey")) }))),
-        "PrincipalPut": body(&[], with(json!({ "name": of("PrincipalName"), "keys": list(of("NewKey")) }))),
-        "PrincipalPatch": body(&[], settings.clone()),
+        "NewPrincipal": body(&["name"], &["keys"], with(json!({ "name": of("PrincipalName"), "keys": list(of("NewKey")) }))),
+        "PrincipalPut": body(&[], &["keys"], with(json!({ "name": of("PrincipalName"), "keys": list(of("NewKey")) }))),
+        "PrincipalPatch": body(&[], &[], settings.clone()),
         "Principal": answer(json!({
             "name": of("PrincipalName"),
             "kind": words(&["device", "application"]),
@@ -396,12 +415,12 @@ fn principals() -> Value {
             ),
         }), &["warnings"]),
         "Principals": page(of("Principal")),
-        "Password": body(&["password"], json!({ "password": { "type": "string", "minLength": 8, "maxLength": 1024 } })),
+        "Password": body(&["password"], &[], json!({ "password": { "type": "string", "minLength": 8, "maxLength": 1024 } })),
         "Secret": answer(json!({
             "client_id": of("PrincipalName"),
             "client_secret": said(json!({ "type": "string", "pattern": "^dbs_[A-Za-z0-9_-]+$" }), "Shown this once."),
         }), &[]),
-        "PolicyChoice": body(&["policy"], json!({ "policy": said(or_null(of("PolicyName")), "`null`: none.") })),
+        "PolicyChoice": body(&["policy"], &[], json!({ "policy": said(or_null(of("PolicyName")), "`null`: none.") })),
         "PolicyChosen": answer(json!({ "name": of("PrincipalName"), "policy": or_null(of("PolicyName")) }), &[]),
         "Name": answer(json!({ "name": of("PrincipalName") }), &[]),
         "Names": items(of("Name")),
@@ -436,23 +455,24 @@ fn enrolments() -> Value {
         "key_thumbprints": list(text()),
         "token": said(text(), "Only in the answer to `POST`: what a device registers with."),
     });
-    let mut new = body(
+    let new = body(
         &[],
+        &["any", "auto"],
         json!({
             "ids": said(list(of("PrincipalName")), "The names that may be taken."),
             "id_pattern": said(text(), "A name with `*` for any characters."),
             "key_thumbprints": said(list(of("KeyId")), "The keys that may come."),
             "any": said(flag(), "Wanted beside a pattern that fits every name."),
-            "count": json!({ "type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX }),
-            "expires": said(or_null(time()), "Or `life_s`."),
-            "life_s": json!({ "type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX }),
-            "policy": or_null(of("PolicyName")),
+            "count": json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX }),
+            "expires": said(time(), "Or `life_s`."),
+            "life_s": json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX }),
+            "policy": of("PolicyName"),
             "auto": said(flag(), "Devices need no approval."),
-            "label": or_null(label()),
+            "label": label(),
         }),
     );
-    new["oneOf"] =
-        json!([{ "required": ["ids"] }, { "required": ["id_pattern"] }, { "required": ["key_thumbprints"] }]);
+    let mut new =
+        exactly_one(new, &[("ids", "array"), ("id_pattern", "string"), ("key_thumbprints", "array")]);
     new["examples"] = json!([{ "ids": ["pump-1", "pump-2"], "life_s": 86400, "label": "hall 3" }]);
     json!({
         "NewEnrolment": new,
@@ -477,15 +497,14 @@ fn control() -> Value {
         if let (Value::Object(members), Value::Object(more)) = (&mut members, more) {
             members.extend(more);
         }
-        let mut schema = body(&[], members);
-        schema["oneOf"] = json!([{ "required": ["payload"] }, { "required": ["text"] }]);
+        let mut schema = exactly_one(body(&[], &[], members), &[("payload", "string"), ("text", "string")]);
         schema["examples"] = json!([{ "text": "on" }]);
         schema
     };
     json!({
         "Command": payload(json!({
             "subfolder": said(text(), "Topic levels below `commands/`."),
-            "wait_s": json!({ "type": "integer", "minimum": 0, "maximum": 60, "description": "How long to wait for the PUBACK." }),
+            "wait_s": json!({ "type": "integer", "minimum": 1, "maximum": 60, "description": "How long to wait for the PUBACK." }),
         })),
         "CommandDelivered": answer(json!({ "delivered": words(&["acknowledged"]), "topic": text() }), &[]),
         "NewConfig": payload(json!({ "version": said(count(0), "Only if this is the current version (0: none yet).") })),
@@ -519,8 +538,8 @@ fn control() -> Value {
 
 fn registries() -> Value {
     let change = json!({
-        "clock_skew_s": { "type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX },
-        "token_life_s": { "type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX },
+        "clock_skew_s": { "type": "integer", "minimum": 0, "maximum": u32::MAX },
+        "token_life_s": { "type": "integer", "minimum": 0, "maximum": u32::MAX },
         "token_format": of("TokenFormat"),
         "clock": of("ClockTrust"),
         "issuer_algorithm": of("IssuerAlgorithm"),
@@ -528,15 +547,13 @@ fn registries() -> Value {
     let google = || json!({ "project": text(), "location": text() });
     let mut new = change.clone();
     new["name"] = of("RegistryName");
-    new["issuer"] = said(or_null(text()), "Without it the address of this server and `/r/NAME`.");
-    new["bridge_audience"] = or_null(text());
-    new["google"] = said(
-        or_null(body(&["project", "location"], google())),
-        "For devices that speak to Google's IoT Core.",
-    );
+    new["issuer"] = said(text(), "Without it the address of this server and `/r/NAME`.");
+    new["bridge_audience"] = text();
+    new["google"] =
+        said(body(&["project", "location"], &[], google()), "For devices that speak to Google's IoT Core.");
     json!({
-        "NewRegistry": body(&["name"], new),
-        "RegistryChange": body(&[], change),
+        "NewRegistry": body(&["name"], &[], new),
+        "RegistryChange": body(&[], &[], change),
         "Registry": answer(json!({
             "name": of("RegistryName"), "issuer": text(), "bridge_audience": text(), "clock_skew_s": count(0),
             "token_life_s": count(0), "google": or_null(answer(google(), &[])),
@@ -545,14 +562,14 @@ fn registries() -> Value {
         }), &[]),
         "Registries": items(of("Registry")),
         "AdminToken": answer(json!({ "admin_token": { "type": "string", "pattern": "^dba_[A-Za-z0-9_-]+$" } }), &[]),
-        "Rotation": body(&["when"], json!({
+        "Rotation": body(&["when"], &[], json!({
             "when": said(words(&["planned", "now"]), "`planned` publishes the next key first; `now` is for a key that was stolen: every token is dead."),
         })),
         "IssuerKeys": items(answer(json!({
             "kid": of("KeyId"), "state": words(&["current", "next", "old"]), "alg": text(), "signs_from": or_null(time()),
             "until": or_null(time()), "jwk": of("Jwk"),
         }), &[])),
-        "NewCa": body(&["certificate"], json!({ "certificate": said(text(), "PEM, or base64 of DER."), "label": or_null(label()) })),
+        "NewCa": body(&["certificate"], &[], json!({ "certificate": said(text(), "PEM, or base64 of DER."), "label": label() })),
         "Ca": answer(json!({
             "fingerprint": said(text(), "SHA-256 of the certificate, in hex digits."), "subject": text(), "not_before": time(),
             "not_after": time(), "label": or_null(text()), "added": time(),

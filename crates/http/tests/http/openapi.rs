@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use drawbridge_admission::{Actor, NewRegistry};
 use drawbridge_names::RegistryName;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::roles::routes_of_the_source;
 use crate::world::{Ask, World};
@@ -51,7 +51,7 @@ async fn operations_have_ids_of_their_own_and_every_reference_leads_somewhere() 
         let pointer = reference.strip_prefix('#').expect("a reference within the document");
         assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
     }
-    for part in ["schemas", "headers"] {
+    for part in ["schemas", "headers", "responses"] {
         for name in document["components"][part].as_object().expect(part).keys() {
             let reference = format!("#/components/{part}/{name}");
             // Told in words, for a body that is lines.
@@ -98,4 +98,40 @@ async fn the_server_of_the_document_is_the_issuer_of_its_registry_whatever_host_
     assert_eq!(document(&world).await["servers"][0]["url"], "https://id.example");
     let of_plant = world.send(Ask::get("/r/plant/openapi.json")).await.json();
     assert_eq!(of_plant["servers"][0]["url"], plant.issuer.as_str());
+}
+
+#[tokio::test]
+async fn what_the_document_has_no_word_for_is_refused() {
+    let world = World::new().await;
+    world.device("lamp").await;
+    let import = Ask::post("/v1/devices:import?from_line=x").header("import-from-line", "1");
+    let table = [
+        ("an array for an object", Ask::post("/v1/devices").json(&json!(["ghost"]))),
+        (
+            "one inside",
+            Ask::post("/v1/devices").json(&json!({ "name": "ghost", "keys": [[null, null, null]] })),
+        ),
+        ("and another", Ask::post("/v1/registries").json(&json!({ "name": "plant", "google": ["a", "b"] }))),
+        ("keys of a registration", {
+            let body = json!({ "client_id_hint": "ghost", "jwks": [[]], "software_statement": "x" });
+            Ask::post("/oauth/register").json(&body)
+        }),
+        ("a reason", Ask::post("/v1/devices/lamp/revoke").json(&json!(["stolen"]))),
+        (
+            "a condition",
+            Ask::new("PUT", "/v1/devices/ghost").header("if-none-match", "\"1\"").json(&json!({})),
+        ),
+        (
+            "no time to wait",
+            Ask::post("/v1/devices/lamp/commands").json(&json!({ "text": "on", "wait_s": 0 })),
+        ),
+        ("a line in the query beside one in a header", import.body("application/x-ndjson", "")),
+        ("a path that is no text", Ask::get("/v1/registries/%FF")),
+    ];
+    for (what, ask) in table {
+        let answer = world.admin(ask).await;
+        assert_eq!(answer.status, 400, "{what}: {}", answer.text);
+        assert!(answer.header("content-type").is_some_and(|kind| kind.contains("json")), "{what}");
+    }
+    assert_eq!(world.admin(Ask::get("/v1/devices/ghost")).await.status, 404);
 }
