@@ -9,6 +9,22 @@ use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
 const ABOUT: &str = "Drawbridge, the self-hosted IoT core: identity for devices, an MQTT bridge that \
                      admits only what it can identify, and control.";
 
+/// A word of the command line that may be a secret: `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(pub String);
+
+impl From<String> for Hidden {
+    fn from(word: String) -> Self {
+        Self(word)
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hidden")
+    }
+}
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(name = "drawbridge", version, about = ABOUT, long_about = None, max_term_width = 100)]
@@ -169,7 +185,7 @@ pub struct ServeArgs {
     /// Where the records are kept: `sqlite:PATH` or `postgres://USER@HOST/DATABASE` [default: a file in --data];
     /// one with a password belongs in the environment, where `ps` does not show it
     #[arg(long, value_name = "URL", env = "DRAWBRIDGE_STORE_URL", hide_env_values = true)]
-    pub store: Option<String>,
+    pub store: Option<Hidden>,
     /// Settings file (TOML); flags win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -694,7 +710,7 @@ pub enum TokenCommand {
     /// Print what a JWT says; it is not verified
     Inspect {
         /// The token, or `-` for stdin
-        token: String,
+        token: Hidden,
     },
     /// Log in with a private key and print the access token
     Get {

@@ -14,7 +14,7 @@ use crate::{Failure, Server, files, output};
 pub(crate) fn token(common: &Common, command: &TokenCommand) -> Result<(), Failure> {
     match command {
         TokenCommand::Mint { key, device, aud, life } => mint(common, key, device, aud, life),
-        TokenCommand::Inspect { token } => inspect(common, token),
+        TokenCommand::Inspect { token } => inspect(common, &token.0),
         TokenCommand::Get { id, key, resource } => get(common, id, key, resource.as_deref()),
     }
 }

@@ -16,8 +16,9 @@ pub struct ApiClient {
     base: String,
 }
 
-/// An answer of the server, whatever its status.
-#[derive(Debug, Clone)]
+/// An answer of the server, whatever its status. `Debug` shows the text of a refusal alone: the others may
+/// be tokens.
+#[derive(Clone)]
 pub struct ApiAnswer {
     /// HTTP status.
     pub status: u16,
@@ -25,6 +26,17 @@ pub struct ApiAnswer {
     pub etag: Option<String>,
     /// The body, as text.
     pub text: String,
+}
+
+impl std::fmt::Debug for ApiAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let refusal = (self.status >= 400).then_some(&self.text);
+        f.debug_struct("ApiAnswer")
+            .field("status", &self.status)
+            .field("etag", &self.etag)
+            .field("refusal", &refusal)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ApiAnswer {
@@ -302,6 +314,46 @@ mod tests {
         }
         for status in [429, 500, 503] {
             assert!(matches!(refused(&answer(status)), DeviceError::Unavailable(_)), "{status}");
+        }
+    }
+    #[test]
+    fn nothing_secret_stands_in_debug() {
+        const SECRET: &str = "hunter2-open-sesame";
+        let key = SigningKey::generate(drawbridge_jose::Algorithm::Es256).expect("a key");
+        let private = key.to_pkcs8_pem().to_string();
+        let text = SECRET.to_owned();
+        let identity = DeviceIdentity {
+            registry: "default".into(),
+            device: "lamp".into(),
+            issuer: "https://core.example".into(),
+            bridge_audience: "https://core.example/mqtt".into(),
+            mqtts: String::new(),
+            https: String::new(),
+            ca_pem: String::new(),
+            key,
+        };
+        let options = identity.mqtt_options().expect("signs");
+        let jwt = String::from_utf8(options.password.clone()).expect("a JWT");
+        let enrolment = EnrolmentAnswer {
+            device: "lamp".into(),
+            registry: "default".into(),
+            issuer: String::new(),
+            bridge_audience: String::new(),
+            pending: false,
+            registration_token: text.clone(),
+        };
+        let shown = [
+            format!("{identity:?}"),
+            format!("{options:?}"),
+            format!("{enrolment:?}"),
+            format!("{:?}", TokenAnswer { access_token: text.clone(), expires_in_s: 1 }),
+            format!("{:?}", ApiAnswer { status: 200, etag: None, text }),
+            format!("{:?}", EnrolmentProof { device: "lamp", issuer: "", nonce: "", authority: SECRET }),
+        ];
+        let lines: Vec<&str> = private.lines().filter(|line| line.len() >= 24).collect();
+        for shown in shown {
+            assert!(!shown.contains(SECRET) && !shown.contains(&jwt), "{shown}");
+            assert!(!lines.iter().any(|line| shown.contains(line)), "{shown}");
         }
     }
 }

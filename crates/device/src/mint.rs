@@ -160,8 +160,9 @@ impl KeyUpdate<'_> {
 }
 
 /// The proof with which a device registers itself: its own key signs the name it asks for, the issuer, a
-/// nonce of the server, and the hash of the enrolment token. It needs no clock.
-#[derive(Debug, Clone, Copy)]
+/// nonce of the server, and the hash of the enrolment token. It needs no clock. `Debug` does not show the
+/// token.
+#[derive(Clone, Copy)]
 pub struct EnrolmentProof<'a> {
     /// The name it asks for.
     pub device: &'a str,
@@ -171,6 +172,15 @@ pub struct EnrolmentProof<'a> {
     pub nonce: &'a str,
     /// The enrolment token, or the software statement, that is sent with it.
     pub authority: &'a str,
+}
+
+impl std::fmt::Debug for EnrolmentProof<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EnrolmentProof")
+            .field("device", &self.device)
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
+    }
 }
 
 impl EnrolmentProof<'_> {

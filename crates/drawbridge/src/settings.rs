@@ -154,7 +154,7 @@ impl Settings {
             serve.insecure_anonymous.clone_from(&args.insecure_anonymous);
         }
         if let Some(url) = &args.store {
-            settings.store.url = Some(url.clone().into());
+            settings.store.url = Some(url.0.clone().into());
         }
         faults.extend(settings.faults());
         if faults.is_empty() { Ok(settings) } else { Err(faults) }

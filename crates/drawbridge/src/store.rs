@@ -246,6 +246,11 @@ mod tests {
         let settings = StoreSettings { url: Some(url("postgres://u:secret@h/d")) };
         assert!(!format!("{settings:?}").contains("secret"));
         assert!(!format!("{:?}", url("secret:x")).contains("secret"));
+        // Nor in the settings or the command line that it came by.
+        let word = "postgres://core:hunter2@db/x";
+        let settings = StoreSettings { url: Some(url(word)) };
+        let word = drawbridge_cli::args::Hidden(word.to_owned());
+        assert!(!format!("{settings:?} {word:?}").contains("hunter2"));
     }
 
     #[test]

@@ -16,8 +16,8 @@ const WANTED: Wanted = Wanted { kind: KIND, types: &["dpop+jwt"], plain: false }
 /// The least skew, in seconds, whatever the registry says: clients of the FAPI 2.0 tests are 10 s off.
 pub const DPOP_SKEW_S_MIN: u64 = 10;
 
-/// What a DPoP proof is judged by.
-#[derive(Debug, Clone, Copy)]
+/// What a DPoP proof is judged by. `Debug` does not show the token.
+#[derive(Clone, Copy)]
 pub struct DpopRules<'a> {
     /// The request's method, such as `POST`: `htm`.
     pub method: &'a str,
@@ -34,6 +34,17 @@ pub struct DpopRules<'a> {
     pub nonce_wanted: bool,
     /// Longest proof, in bytes.
     pub token_bytes_max: usize,
+}
+
+impl std::fmt::Debug for DpopRules<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DpopRules")
+            .field("method", &self.method)
+            .field("url", &self.url)
+            .field("has_access_token", &self.access_token.is_some())
+            .field("nonce_wanted", &self.nonce_wanted)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A good proof whose `jti` is still to be used up.
