@@ -22,19 +22,20 @@ const REFRESH: &str = "refresh.token";
 const CHAIN_S_MAX: u64 = TOKEN_LIFE_S_MAX;
 
 impl Admission {
-    /// Renews a token that was given on an IoT IdP path.
+    /// Renews a token that was given on an IoT IdP path. `scope`: the words of the token, if they are said again.
     ///
     /// # Errors
-    /// [`Refusal::Renewal`] when it was not given for renewal, or its chain is over;
+    /// [`Refusal::Renewal`] when it was not given for renewal, its chain is over, or `scope` is another;
     /// [`Refusal::TokenGone`] when it was renewed before and its successor was used.
     pub async fn renew(
         &self,
         registry: &RegistryName,
         token: &str,
         client_id: Option<&str>,
+        scope: Option<&str>,
         peer: Peer,
     ) -> Result<TokenGrant, Refusal> {
-        let judged = self.judge_renew(registry, token, client_id, peer);
+        let judged = self.judge_renew(registry, token, client_id, scope, peer);
         let grant = self.decide("renew", Some(registry), peer, judged).await?;
         self.note_issued("renew", registry, peer, &grant);
         Ok(grant)
@@ -45,6 +46,7 @@ impl Admission {
         registry: &RegistryName,
         token: &str,
         client_id: Option<&str>,
+        scope: Option<&str>,
         peer: Peer,
     ) -> Result<TokenGrant, Refusal> {
         let refuse = |why: &str| Err(Refusal::Renewal(why.to_owned()));
@@ -68,6 +70,9 @@ impl Admission {
         }
         if !alias.words.split(' ').any(|word| word == REFRESH) {
             return refuse("its scope has no `refresh.token`");
+        }
+        if scope.is_some_and(|scope| !same_words(scope, &alias.words)) {
+            return refuse("another scope was asked for; leave `scope` out, or log in for it");
         }
         let renewals_max = loaded.rights.token_rules().renewals_max;
         if read.kept.as_ref().is_some_and(|kept| kept.generation >= renewals_max) {
@@ -111,6 +116,15 @@ impl Admission {
             .filter(|loaded| loaded.principal.kind == PrincipalKind::Application && !loaded.principal.blocked)
             .ok_or_else(|| Refusal::OAuthClient("names no registered application of this registry".into()))
     }
+}
+
+/// Whether both lists have the same words, in whatever order.
+fn same_words(one: &str, other: &str) -> bool {
+    let words = |text: &str| {
+        let words = text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned);
+        words.collect::<std::collections::BTreeSet<_>>()
+    };
+    words(one) == words(other)
 }
 
 /// What is asked for on an IoT IdP path: `refresh.token`, words that the policy lists, and one grant at most,

@@ -156,7 +156,8 @@ async fn i11_unknown_wrong_key_and_blocked_are_one_answer_and_one_check_on_the_i
     let before = world.checks();
     let opaque = format!("dbo_{}", "A".repeat(49));
     for token in [opaque.as_str(), "dbo_", "eyJhbGciOiJFUzI1NiJ9.e30.AAAA"] {
-        let found = world.admission.renew(&world.registry, token, Some("backend"), Peer::default()).await;
+        let found =
+            world.admission.renew(&world.registry, token, Some("backend"), None, Peer::default()).await;
         is_the_one_answer(&found.map(drop).expect_err(token));
     }
     assert_eq!(world.checks(), before);

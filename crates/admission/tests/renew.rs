@@ -34,7 +34,7 @@ async fn login(world: &World, device: &TestDevice, scope: Option<&str>) -> Resul
 }
 
 async fn renew(world: &World, token: &str) -> Result<TokenGrant, Refusal> {
-    world.admission.renew(&world.registry, token, Some("backend"), Peer::default()).await
+    world.admission.renew(&world.registry, token, Some("backend"), None, Peer::default()).await
 }
 
 async fn bearer(world: &World, token: &str) -> Result<(), Refusal> {
@@ -214,7 +214,7 @@ async fn what_was_not_given_for_renewal_is_not_renewed() {
         (good.as_str(), Some("nobody"), "client"),
         (good.as_str(), None, "client"),
     ] {
-        let renewed = world.admission.renew(&world.registry, token, client_id, Peer::default()).await;
+        let renewed = world.admission.renew(&world.registry, token, client_id, None, Peer::default()).await;
         assert_eq!(renewed.map(drop).expect_err("refused").word(), word, "{client_id:?}");
     }
     // A token of the standard endpoint is no token of this path.

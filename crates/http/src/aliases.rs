@@ -54,7 +54,7 @@ pub(crate) async fn renew(
     let header = if headers.contains_key(AUTHORIZATION) { AUTHORIZATION } else { british };
     let token = credential_in(&headers, &header)?;
     let client_id = Some(params.required("client_id")?);
-    let grant = state.admission.renew(&registry, token, client_id, peer).await?;
+    let grant = state.admission.renew(&registry, token, client_id, params.get("scope"), peer).await?;
     Ok(granted(&grant, "bearer"))
 }
 
