@@ -13,8 +13,9 @@ import jwt
 
 world = json.loads(pathlib.Path(sys.argv[1]).read_text())
 print("PyJWT", jwt.__version__, flush=True)
+# It keeps the set for 2 s, and reads it at most every 30 s for a key that it does not know.
 keys = jwt.PyJWKClient(
-    world["issuer"] + "/oauth/jwks", ssl_context=ssl.create_default_context(cafile=world["ca"])
+    world["issuer"] + "/oauth/jwks", lifespan=2, ssl_context=ssl.create_default_context(cafile=world["ca"])
 )
 for line in sys.stdin:
     token = pathlib.Path(line.strip()).read_text().strip()

@@ -188,7 +188,8 @@ impl Scene {
         scene.core.cli_ok(&["gateway", "link", "gw", "lamp"]);
         scene.core.application("backend", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
         let policy = scene.core.place().join("old.toml");
-        let text = "[[allow]]\npublish = [\"devices/${id}/#\"]\n[token]\nalias_scopes = [\"tenant.demo\"]\n";
+        let text =
+            "[[allow]]\npublish = [\"devices/${device}/#\"]\n[token]\nalias_scopes = [\"tenant.demo\"]\n";
         std::fs::write(&policy, text).expect("write");
         scene.core.cli_ok(&["policy", "set", "old", "old.toml"]);
         scene.core.admin("PATCH", "/v1/devices/old", Some(&json!({ "policy": "old" })));
@@ -313,7 +314,9 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 fn alg_none(scene: &Scene) {
-    for alg in ["none", "None", "NONE", "nOnE", "", "es256", "Es256", "ES256 ", "ES256\\u0000", "ES256K", "ES512"] {
+    for alg in
+        ["none", "None", "NONE", "nOnE", "", "es256", "Es256", "ES256 ", "ES256\\u0000", "ES256K", "ES512"]
+    {
         let header = format!(r#"{{"alg":"{alg}","typ":"JWT"}}"#);
         for signed in [false, true] {
             let what = format!("alg {alg:?}, signed: {signed}");
@@ -324,7 +327,9 @@ fn alg_none(scene: &Scene) {
             });
         }
     }
-    for header in [r#"{"typ":"JWT"}"#, r#"{"alg":null}"#, r#"{"alg":["ES256"]}"#, r#"{"alg":7}"#, "[]", "null", ""] {
+    for header in
+        [r#"{"typ":"JWT"}"#, r#"{"alg":null}"#, r#"{"alg":["ES256"]}"#, r#"{"alg":7}"#, "[]", "null", ""]
+    {
         scene.forged(header, &["DB-1003", "DB-1004"], |claims| {
             raw(header.as_bytes(), claims.to_string().as_bytes(), &scene.lamp)
         });
@@ -389,15 +394,17 @@ fn kid_injection(scene: &Scene) {
         let header = format!(r#"{{"alg":"HS256","kid":{kid}}}"#);
         let empty = hmac::Key::new(hmac::HMAC_SHA256, b"");
         scene.forged(kid, &["DB-1003", "DB-1004", "DB-1005"], |claims| {
-            signed_by(header.as_bytes(), claims.to_string().as_bytes(), |i| hmac::sign(&empty, i).as_ref().to_vec())
+            signed_by(header.as_bytes(), claims.to_string().as_bytes(), |i| {
+                hmac::sign(&empty, i).as_ref().to_vec()
+            })
         });
     }
     // The body of a request is not read that far.
     let long = format!("\"kid\":\"{}\"", "A".repeat(65_536));
     let answer = scene.login(&with_header(&scene.lamp, &long, &scene.assertion_claims()));
-    assert!([401, 413].contains(&answer.status) && answer.json().get("access_token").is_none(), "{}", answer.text);
-    let long = format!("\"kid\":\"{}\"", "A".repeat(4_096));
-    scene.refused("4 KiB", &with_header(&scene.mallory, &long, &scene.assertion_claims()), &codes);
+    assert_eq!((answer.status, &*answer.text_of("code")), (413, "DB-4203"), "{}", answer.text);
+    let long = format!("\"kid\":\"{}\"", "A".repeat(2_048));
+    scene.refused("2 KiB", &with_header(&scene.mallory, &long, &scene.assertion_claims()), &codes);
 }
 
 fn addresses_of_keys(scene: &Scene) {
@@ -405,10 +412,11 @@ fn addresses_of_keys(scene: &Scene) {
     listener.set_nonblocking(true).expect("a socket");
     let port = listener.local_addr().expect("an address").port();
     let key: Value = serde_json::from_str(&scene.mallory.public_key().to_jwk_json()).expect("a JWK");
-    let addresses: Vec<String> = ["127.0.0.1", "localhost", "localhost.", "127.1", "2130706433", "[::ffff:127.0.0.1]"]
-        .iter()
-        .flat_map(|host| ["http", "https"].map(|scheme| format!("{scheme}://{host}:{port}/jwks.json")))
-        .collect();
+    let addresses: Vec<String> =
+        ["127.0.0.1", "localhost", "localhost.", "127.1", "2130706433", "[::ffff:127.0.0.1]"]
+            .iter()
+            .flat_map(|host| ["http", "https"].map(|scheme| format!("{scheme}://{host}:{port}/jwks.json")))
+            .collect();
     for url in &addresses {
         for member in ["jku", "x5u", "jwks_uri"] {
             // `jwks_uri` means nothing in a header; a key that nobody knows it is all the same.
@@ -418,7 +426,8 @@ fn addresses_of_keys(scene: &Scene) {
         }
     }
     // Nor is a registered key good beside one of them, or beside a certificate.
-    for members in ["\"jku\":\"https://localhost/\"", "\"x5u\":\"https://localhost/\"", "\"x5c\":[\"AAAA\"]"] {
+    for members in ["\"jku\":\"https://localhost/\"", "\"x5u\":\"https://localhost/\"", "\"x5c\":[\"AAAA\"]"]
+    {
         scene.forged(members, &["DB-1005"], |claims| with_header(&scene.lamp, members, claims));
     }
     scene.core.cli_ok(&["enrol", "create", "--pattern", "ssrf-*", "--out", "ssrf.token"]);
@@ -430,10 +439,18 @@ fn addresses_of_keys(scene: &Scene) {
             json!({ "client_id_hint": "ssrf-1", "jwks_uri": url, "jwks": { "keys": [key] } }),
         ] {
             let answer = scene.wire.post("/oauth/register", &[("authorization", &bearer)], &body);
-            assert_eq!((answer.status, &*answer.text_of("error")), (400, "invalid_client_metadata"), "{body}");
+            assert_eq!(
+                (answer.status, &*answer.text_of("error")),
+                (400, "invalid_client_metadata"),
+                "{body}"
+            );
         }
     }
-    assert_eq!(scene.core.cli(&["device", "show", "ssrf-1"]).status.code(), Some(4), "nothing was registered");
+    assert_eq!(
+        scene.core.cli(&["device", "show", "ssrf-1"]).status.code(),
+        Some(4),
+        "nothing was registered"
+    );
     std::thread::sleep(Duration::from_millis(300));
     assert!(listener.accept().is_err(), "the server followed an address");
 }
@@ -494,7 +511,14 @@ fn duplicate_members(scene: &Scene) {
             raw(header.as_bytes(), claims.to_string().as_bytes(), &scene.lamp)
         });
     }
-    for member in [r#""sub":"door""#, r#""sub":"lamp""#, r#""s\u0075b":"door""#, r#""aud":"x""#, r#""exp":4000000000"#, r#""jti":"0123456789abcdef""#] {
+    for member in [
+        r#""sub":"door""#,
+        r#""sub":"lamp""#,
+        r#""s\u0075b":"door""#,
+        r#""aud":"x""#,
+        r#""exp":4000000000"#,
+        r#""jti":"0123456789abcdef""#,
+    ] {
         scene.forged(member, &["DB-1003"], |claims| {
             // The claims of CONNECT have no `jti` that could stand there twice.
             let claims = claims.to_string();
@@ -548,23 +572,27 @@ fn encrypted(scene: &Scene) {
 
 fn iterations(scene: &Scene) {
     for alg in ["PBES2-HS256+A128KW", "PBES2-HS384+A192KW", "PBES2-HS512+A256KW"] {
-        let header = format!(r#"{{"alg":"{alg}","enc":"A128GCM","p2c":2147483647,"p2s":"AAAAAAAAAAAAAAAAAAAAAA"}}"#);
+        let header =
+            format!(r#"{{"alg":"{alg}","enc":"A128GCM","p2c":2147483647,"p2s":"AAAAAAAAAAAAAAAAAAAAAA"}}"#);
         scene.forged(alg, &["DB-1003"], |claims| jwe(&header, claims.to_string().as_bytes()));
-        scene.forged(alg, &["DB-1004"], |c| raw(header.as_bytes(), c.to_string().as_bytes(), &scene.lamp));
+        scene.forged(alg, &["DB-1004", "DB-1005"], |c| {
+            raw(header.as_bytes(), c.to_string().as_bytes(), &scene.lamp)
+        });
     }
 }
 
 fn compressed(scene: &Scene) {
-    // 4 KiB of DEFLATE that would become 4 MiB of zeros: a final block with the fixed code, length 258 over and over.
+    // DEFLATE of 2 KiB that would become half a megabyte of zeros: one block with the fixed code, 258 bytes at a time.
     let mut bomb = vec![0x63];
-    bomb.extend([0x18; 4_096]);
+    bomb.extend([0x18; 2_000]);
     let header = r#"{"alg":"dir","enc":"A128GCM","zip":"DEF"}"#;
     scene.forged("a JWE", &["DB-1003"], |_| jwe(header, &bomb));
     // A JWS has no `zip`: its bytes are taken as they are, and are no JSON.
     scene.forged("a JWS", &["DB-1003", "DB-1005"], |claims| {
         let text = claims.to_string();
         let length = u16::try_from(text.len()).expect("short");
-        let stored = [&[1], &length.to_le_bytes()[..], &(!length).to_le_bytes()[..], text.as_bytes()].concat();
+        let stored =
+            [&[1], &length.to_le_bytes()[..], &(!length).to_le_bytes()[..], text.as_bytes()].concat();
         raw(br#"{"alg":"ES256","zip":"DEF"}"#, &stored, &scene.lamp)
     });
     let answer = scene.wire.send(
@@ -607,9 +635,18 @@ fn off_the_curve(scene: &Scene) {
         let url = format!("{}/oauth/token", scene.issuer);
         let proof = scene.mallory.dpop("POST", &url, now_s()).sign_raw(&header);
         let assertion = scene.lamp.assertion(&scene.issuer, now_s()).sign();
-        let form = [("grant_type", "client_credentials"), ("client_assertion_type", FORM), ("client_assertion", &*assertion)];
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_assertion_type", FORM),
+            ("client_assertion", &*assertion),
+        ];
         let answer = scene.wire.form("/oauth/token", &[("dpop", &proof)], &form);
-        assert_eq!((answer.status, &*answer.text_of("error")), (400, "invalid_dpop_proof"), "{}", answer.text);
+        assert_eq!(
+            (answer.status, &*answer.text_of("error")),
+            (400, "invalid_dpop_proof"),
+            "{}",
+            answer.text
+        );
     }
     assert_eq!(scene.core.cli(&["device", "show", "curve"]).status.code(), Some(4), "nothing was registered");
 }
@@ -678,7 +715,7 @@ fn thousand_dots(scene: &Scene) {
     let many = ".".repeat(60_000);
     let answer = scene.login(&many);
     assert!([401, 413].contains(&answer.status), "{}", answer.text);
-    let answer = scene.wire.get("/v1/self", &[("authorization", &format!("Bearer {}", &many[..7_000]))]);
+    let answer = scene.wire.get("/v1/self", &[("authorization", &format!("Bearer {}", &many[..3_000]))]);
     assert_eq!(answer.status, 401, "{}", answer.text);
 }
 
@@ -706,22 +743,28 @@ fn mistyped_claims(scene: &Scene) {
 }
 
 fn deep_json(scene: &Scene) {
-    for depth in [3, 100, 2_000] {
+    for depth in [3, 100, 1_000] {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let inner = if open == "[" { "" } else { "1" };
             let deep = format!("{}{inner}{}", open.repeat(depth), close.repeat(depth));
             let token = with_header(&scene.lamp, &format!("\"x\":{deep}"), &scene.assertion_claims());
             let answer = scene.login(&token);
-            let fits = [401, 413].contains(&answer.status) && answer.json().get("access_token").is_none();
+            // The longest are refused for their length.
+            let fits = [400, 401].contains(&answer.status) && answer.json().get("access_token").is_none();
             assert!(fits, "header, {depth}: {}", answer.text);
             if depth > 3 {
                 let token = raw(HEADER.as_bytes(), scene.claims_with("x", &deep).as_bytes(), &scene.lamp);
                 let answer = scene.login(&token);
-                let fits = [401, 413].contains(&answer.status) && answer.json().get("access_token").is_none();
+                let fits = [400, 401].contains(&answer.status) && answer.json().get("access_token").is_none();
                 assert!(fits, "claims, {depth}: {}", answer.text);
             }
             // The same where JSON is the body.
-            let answer = scene.wire.send("POST", "/v1/self/keys", &[("content-type", "application/json")], deep.as_bytes());
+            let answer = scene.wire.send(
+                "POST",
+                "/v1/self/keys",
+                &[("content-type", "application/json")],
+                deep.as_bytes(),
+            );
             assert_eq!(answer.status, 400, "{}", answer.text);
         }
     }
@@ -729,7 +772,20 @@ fn deep_json(scene: &Scene) {
 
 fn huge_numbers(scene: &Scene) {
     for name in ["exp", "nbf", "iat"] {
-        for number in ["1e400", "-1e400", "1e308", "NaN", "Infinity", "-Infinity", "\"NaN\"", "18446744073709551616", "99999999999999999999", "0x7fffffff", "1_000", "+1"] {
+        for number in [
+            "1e400",
+            "-1e400",
+            "1e308",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "\"NaN\"",
+            "18446744073709551616",
+            "99999999999999999999",
+            "0x7fffffff",
+            "1_000",
+            "+1",
+        ] {
             let codes = ["DB-1003", "DB-1011"];
             scene.claims_refused(&format!("{name}: {number}"), &scene.claims_with(name, number), &codes);
         }
@@ -745,7 +801,9 @@ fn other_encodings(scene: &Scene) {
         mark.flat_map(|unit: u16| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
     };
     let bom = |text: &str| [b"\xef\xbb\xbf", text.as_bytes()].concat();
-    scene.forged("BOM in the header", &["DB-1003"], |c| raw(&bom(HEADER), c.to_string().as_bytes(), &scene.lamp));
+    scene.forged("BOM in the header", &["DB-1003"], |c| {
+        raw(&bom(HEADER), c.to_string().as_bytes(), &scene.lamp)
+    });
     scene.forged("BOM in the claims", &["DB-1003"], |c| {
         raw(HEADER.as_bytes(), &bom(&c.to_string()), &scene.lamp)
     });
@@ -773,7 +831,17 @@ fn other_encodings(scene: &Scene) {
 
 fn broken_text(scene: &Scene) {
     let codes = ["DB-1003", "DB-1007", "DB-1009"];
-    for text in [r#""lamp\ud800""#, r#""\udfff""#, r#""lamp\u0000""#, r#""lamp\u0000door""#, r#""LAMP""#, r#"" lamp""#, r#""l\u0430mp""#, r#""lamp\u200b""#, r#""lamp/../door""#] {
+    for text in [
+        r#""lamp\ud800""#,
+        r#""\udfff""#,
+        r#""lamp\u0000""#,
+        r#""lamp\u0000door""#,
+        r#""LAMP""#,
+        r#"" lamp""#,
+        r#""l\u0430mp""#,
+        r#""lamp\u200b""#,
+        r#""lamp/../door""#,
+    ] {
         for name in ["sub", "iss"] {
             scene.claims_refused(&format!("{name}: {text}"), &scene.claims_with(name, text), &codes);
         }
@@ -787,11 +855,10 @@ fn broken_text(scene: &Scene) {
 
 fn malleable_text(scene: &Scene) {
     let codes = ["DB-1003"];
-    let edits: [(&str, fn(&str) -> String); 9] = [
+    let edits: [(&str, fn(&str) -> String); 8] = [
         ("padding", |token| format!("{token}==")),
         ("a line end", |token| format!("{token}\n")),
         ("a space before", |token| format!(" {token}")),
-        ("a NUL", |token| format!("{token}\0")),
         ("a space inside", |token| token.replacen('.', ". ", 1)),
         ("a plus", |token| format!("{}+", &token[..token.len() - 1])),
         ("a percent", |token| format!("{token}%3D")),
@@ -805,9 +872,18 @@ fn malleable_text(scene: &Scene) {
     for (what, edit) in edits {
         let good = raw(HEADER.as_bytes(), scene.assertion_claims().to_string().as_bytes(), &scene.lamp);
         scene.refused(what, &edit(&good), &codes);
-        assert_eq!(scene.login(&good).status, 200, "{what}: as it was signed it is good, and was not used up");
+        assert_eq!(
+            scene.login(&good).status,
+            200,
+            "{what}: as it was signed it is good, and was not used up"
+        );
         // The other way round: used as it is, it is not new under another text.
         scene.refused(what, &edit(&good), &codes);
+    }
+    let good = raw(HEADER.as_bytes(), scene.assertion_claims().to_string().as_bytes(), &scene.lamp);
+    for text in [format!("{good}\0"), format!("\0{good}"), format!("{good}\r\nx")] {
+        let answer = scene.login(&text);
+        assert!([400, 401].contains(&answer.status), "{}", answer.text);
     }
     // Who has (r, s) has (r, n - s), and both are good signatures: the `jti` is what tells them apart.
     let claims = scene.assertion_claims().to_string();
@@ -861,15 +937,32 @@ fn near_audiences(scene: &Scene) {
 fn host_header(scene: &Scene) {
     let mut claims = scene.assertion_claims();
     claims["aud"] = json!("https://evil.example");
-    let hosts = [("host", "evil.example"), ("x-forwarded-host", "evil.example"), ("forwarded", "host=evil.example;proto=https")];
+    let hosts = [
+        ("host", "evil.example"),
+        ("x-forwarded-host", "evil.example"),
+        ("forwarded", "host=evil.example;proto=https"),
+    ];
     for header in hosts {
         let assertion = raw(HEADER.as_bytes(), claims.to_string().as_bytes(), &scene.lamp);
-        let form = [("grant_type", "client_credentials"), ("client_assertion_type", FORM), ("client_assertion", &*assertion)];
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_assertion_type", FORM),
+            ("client_assertion", &*assertion),
+        ];
         let answer = scene.wire.form("/oauth/token", &[header], &form);
-        assert_eq!((answer.status, &*answer.text_of("code")), (401, "DB-1010"), "{header:?}: {}", answer.text);
+        assert_eq!(
+            (answer.status, &*answer.text_of("code")),
+            (401, "DB-1010"),
+            "{header:?}: {}",
+            answer.text
+        );
         for path in ["/.well-known/oauth-authorization-server", "/.well-known/openid-configuration"] {
             let answer = scene.wire.get(path, &[header]);
-            assert!(answer.text_of("issuer") == scene.issuer && !answer.text.contains("evil"), "{}", answer.text);
+            assert!(
+                answer.text_of("issuer") == scene.issuer && !answer.text.contains("evil"),
+                "{}",
+                answer.text
+            );
         }
     }
 }
@@ -887,7 +980,15 @@ fn jti_race(scene: &Scene) {
     }
     // A second node on this folder does not start; two on one PostgreSQL race in that store's own tests.
     let second = std::process::Command::new(DRAWBRIDGE)
-        .args(["--data", &scene.core.data().to_string_lossy(), "serve", "--mqtts-port", "0", "--https-port", "0"])
+        .args([
+            "--data",
+            &scene.core.data().to_string_lossy(),
+            "serve",
+            "--mqtts-port",
+            "0",
+            "--https-port",
+            "0",
+        ])
         .stdin(std::process::Stdio::null())
         .output()
         .expect("it ends");
@@ -912,7 +1013,11 @@ fn replay_after_restart(_: &Scene) {
     assert_eq!(scene.login(&assertion).status, 200);
     scene.connect("lamp", used_in_mqtt.as_bytes()).expect("good once");
     for kill in [true, false] {
-        if kill { scene.core.kill() } else { scene.core.stop() }
+        if kill {
+            scene.core.kill()
+        } else {
+            scene.core.stop()
+        }
         scene.core.run_again();
         scene.wire = Wire::of(&scene.core);
         scene.refused("after a restart", &assertion, &["DB-1013"]);
@@ -928,7 +1033,11 @@ fn replay_at_the_edge(scene: &Scene) {
     let issuer = scene.wire.get("/r/edge/.well-known/openid-configuration", &[]).text_of("issuer");
     let exp_s = now_s() + 2;
     let assertion = scene.lamp.assertion(&issuer, now_s()).with("exp", json!(exp_s)).sign();
-    let form = [("grant_type", "client_credentials"), ("client_assertion_type", FORM), ("client_assertion", &*assertion)];
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_assertion_type", FORM),
+        ("client_assertion", &*assertion),
+    ];
     let send = || scene.wire.form("/r/edge/oauth/token", &[], &form);
     assert_eq!(send().status, 200);
     let mut codes = Vec::new();
@@ -1026,7 +1135,8 @@ fn private_key_sent(scene: &Scene) {
     let update = scene.lamp.update(&scene.issuer, now_s(), scene.mallory.public_key());
     let update = update.with("cnf", json!({ "jwk": jwk })).sign();
     let pop = scene.mallory.pop(&scene.issuer, &update).sign();
-    let answer = scene.wire.post("/v1/self/keys", &[], &json!({ "update": update, "pop": pop, "retire": "old" }));
+    let answer =
+        scene.wire.post("/v1/self/keys", &[], &json!({ "update": update, "pop": pop, "retire": "old" }));
     assert_eq!((answer.status, &*answer.text_of("code")), (400, "DB-1022"), "{}", answer.text);
     quiet(&answer);
     let update = scene.old.legacy_update(scene.mallory.public_key()).with("public_key", json!(&*pem)).sign();
@@ -1089,10 +1199,19 @@ fn wider_scope(scene: &Scene) {
     let own = scene.token(&scene.lamp, &[("scope", &narrow)]);
     let actor = scene.token(&scene.gateway, &[]);
     let both = [("actor_token", &*actor), ("actor_token_type", ACCESS_TOKEN)];
-    for wide in [r#"[["devices/lamp/#",["pub"]]]"#, r#"[["devices/lamp/state",["pub","sub"]]]"#, r##"[["#",["pub","sub"]]]"##] {
+    for wide in [
+        r#"[["devices/lamp/#",["pub"]]]"#,
+        r#"[["devices/lamp/state",["pub","sub"]]]"#,
+        r##"[["#",["pub","sub"]]]"##,
+    ] {
         let scope = grant(wide);
         let answer = exchange(scene, &scene.gateway, &own, &[&both[..], &[("scope", &*scope)]].concat());
-        assert_eq!((answer.status, &*answer.text_of("error")), (400, "invalid_scope"), "{wide}: {}", answer.text);
+        assert_eq!(
+            (answer.status, &*answer.text_of("error")),
+            (400, "invalid_scope"),
+            "{wide}: {}",
+            answer.text
+        );
     }
     let same = exchange(scene, &scene.gateway, &own, &both);
     assert_eq!((same.status, same.text_of("scope")), (200, narrow), "without `scope`: what the token has");
@@ -1126,7 +1245,11 @@ fn outsider_introspects(scene: &Scene) {
     assert_eq!(owner.json()["active"], true, "{}", owner.text);
     let (other, none) = (ask(&scene.door, &token), ask(&scene.door, "dbo_nonsense"));
     assert_eq!((other.status, other.json()), (200, json!({ "active": false })));
-    assert_eq!((none.status, none.json()), (200, json!({ "active": false })), "as of a token that is unknown");
+    assert_eq!(
+        (none.status, none.json()),
+        (200, json!({ "active": false })),
+        "as of a token that is unknown"
+    );
     let stranger = ask(&scene.mallory, &token);
     assert_eq!((stranger.status, &*stranger.text_of("code")), (401, "DB-1007"), "{}", stranger.text);
     // With nothing but the token itself, or the name of another, nobody is told anything.
@@ -1160,14 +1283,20 @@ fn bound_as_bearer(scene: &Scene) {
         for scheme in ["Bearer", "bearer", "DPoP", ""] {
             let header = format!("{scheme} {token}");
             let answer = scene.wire.get("/v1/self", &[("authorization", header.trim())]);
-            assert_eq!(answer.status, 401, "{scheme}: {}", answer.text);
+            let wanted = if scheme.is_empty() { 400 } else { 401 };
+            assert_eq!(answer.status, wanted, "{scheme}: {}", answer.text);
         }
         let answer = scene.wire.get("/v1/self", &[("authorization", &format!("Bearer {token}"))]);
         assert_eq!(answer.text_of("code"), "DB-1035", "{}", answer.text);
         assert!(scene.connect("lamp", token.as_bytes()).is_err(), "MQTT cannot see the proof");
         // A proof is for one request.
         let answer = login(&proof, &assertion(), &resource);
-        assert_eq!((answer.status, &*answer.text_of("error")), (400, "invalid_dpop_proof"), "{}", answer.text);
+        assert_eq!(
+            (answer.status, &*answer.text_of("error")),
+            (400, "invalid_dpop_proof"),
+            "{}",
+            answer.text
+        );
     }
 }
 
@@ -1177,24 +1306,55 @@ fn user_codes(scene: &Scene) {
     assert_eq!((answer.status, &*answer.text_of("code")), (404, "DB-4201"), "{}", answer.text);
     let grant = "urn:ietf:params:oauth:grant-type:device_code";
     let assertion = scene.lamp.assertion(&scene.issuer, now_s()).sign();
-    let form = [("grant_type", grant), ("device_code", "BCDF-GHJK"), ("client_assertion_type", FORM), ("client_assertion", &*assertion)];
+    let form = [
+        ("grant_type", grant),
+        ("device_code", "BCDF-GHJK"),
+        ("client_assertion_type", FORM),
+        ("client_assertion", &*assertion),
+    ];
     let answer = scene.wire.form("/oauth/token", &[], &form);
-    assert_eq!((answer.status, &*answer.text_of("error")), (400, "unsupported_grant_type"), "{}", answer.text);
+    assert_eq!(
+        (answer.status, &*answer.text_of("error")),
+        (400, "unsupported_grant_type"),
+        "{}",
+        answer.text
+    );
     assert_eq!(scene.login(&assertion).status, 200, "it was not used up");
 }
 
 /// No code is given out, with or without PKCE: the authorization endpoint is of a later version.
 fn pkce_downgrade(scene: &Scene) {
-    for query in ["", "&code_challenge=x&code_challenge_method=plain", "&code_challenge=x&code_challenge_method=S256"] {
-        let path = format!("/oauth/authorize?response_type=code&client_id=backend&redirect_uri=https://app.example/cb{query}");
+    for query in
+        ["", "&code_challenge=x&code_challenge_method=plain", "&code_challenge=x&code_challenge_method=S256"]
+    {
+        let path = format!(
+            "/oauth/authorize?response_type=code&client_id=backend&redirect_uri=https://app.example/cb{query}"
+        );
         let answer = scene.wire.get(&path, &[]);
         assert_eq!((answer.status, answer.header("location")), (404, None), "{}", answer.text);
     }
-    for grant in ["authorization_code", "refresh_token", "password", "implicit", "client_credentials ", "CLIENT_CREDENTIALS"] {
+    for grant in [
+        "authorization_code",
+        "refresh_token",
+        "password",
+        "implicit",
+        "client_credentials ",
+        "CLIENT_CREDENTIALS",
+    ] {
         let assertion = scene.lamp.assertion(&scene.issuer, now_s()).sign();
-        let form = [("grant_type", grant), ("code", "x"), ("client_assertion_type", FORM), ("client_assertion", &*assertion)];
+        let form = [
+            ("grant_type", grant),
+            ("code", "x"),
+            ("client_assertion_type", FORM),
+            ("client_assertion", &*assertion),
+        ];
         let answer = scene.wire.form("/oauth/token", &[], &form);
-        assert_eq!((answer.status, &*answer.text_of("error")), (400, "unsupported_grant_type"), "{grant}: {}", answer.text);
+        assert_eq!(
+            (answer.status, &*answer.text_of("error")),
+            (400, "unsupported_grant_type"),
+            "{grant}: {}",
+            answer.text
+        );
     }
 }
 
@@ -1267,7 +1427,11 @@ fn the_numbers_that_conformance_suites_agree_on_hold_to_the_second() {
         let assertion = scene.lamp.assertion(&scene.issuer, now_s()).sign();
         let iat_s = now_s().checked_add_signed(offset_s).expect("after 1970");
         let proof = scene.mallory.dpop("POST", &url, iat_s).with("nonce", json!(nonce)).sign();
-        let form = [("grant_type", "client_credentials"), ("client_assertion_type", FORM), ("client_assertion", &*assertion)];
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_assertion_type", FORM),
+            ("client_assertion", &*assertion),
+        ];
         let answer = scene.wire.form("/oauth/token", &[("dpop", &proof)], &form);
         assert_eq!(answer.status == 200, accepted, "iat {offset_s:+} s: {}", answer.text);
         nonce = answer.header("dpop-nonce").unwrap_or(nonce);

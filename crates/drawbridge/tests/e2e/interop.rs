@@ -97,7 +97,7 @@ fn a_client_that_was_not_given_the_root_of_the_server_does_not_talk_to_it() {
 fn authlib_joserfc_and_requests_log_in_introspect_revoke_exchange_and_bind_their_tokens() {
     let core = Core::start();
     let world = world(&core);
-    all_passed(&run_python("interop.py", &[&world.to_string_lossy()]), 80);
+    all_passed(&run_python("interop.py", &[&world.to_string_lossy()]), 74);
 }
 
 /// A verifier in a process of its own, which keeps the JWK set while the test does something to the issuer.
@@ -171,31 +171,42 @@ fn verifiers_that_keep_the_key_set_go_on_while_the_issuer_changes_to_rs256_and_i
     script.arg(repository().join("crates/drawbridge/tests/clients/rotation.py"));
     let jose = node("rotation.mjs", &core.data().join("ca.pem"));
     let mut verifiers = [Verifier::start(script, &world), Verifier::start(jose, &world)];
-    let mut all_say = |token: &Path, wanted: &str| {
-        for verifier in &mut verifiers {
+    let all_say = |verifiers: &mut [Verifier; 2], token: &Path, wanted: &str| {
+        for verifier in verifiers {
             let said = verifier.judge(token);
             assert!(said.starts_with(wanted), "{said}; wanted {wanted}");
         }
     };
 
     let first = token();
-    all_say(&first, "good ES256");
+    all_say(&mut verifiers, &first, "good ES256");
     let es256 = current()["kid"].clone();
     core.cli_ok(&["registry", "set", "default", "--issuer-algorithm", "RS256"]);
     core.cli_ok(&["registry", "rotate-key", "default"]);
     let second = token();
-    all_say(&second, "good ES256");
+    all_say(&mut verifiers, &second, "good ES256");
     wait_for("the next key to sign", Duration::from_secs(20), || (current()["kid"] != es256).then_some(()));
     let third = token();
-    all_say(&third, "good RS256");
+    all_say(&mut verifiers, &third, "good RS256");
     // The old key is still published, so what it signed is good until it ends.
-    all_say(&first, "good ES256");
+    all_say(&mut verifiers, &first, "good ES256");
     let rs256 = current()["kid"].clone();
     assert_eq!(metadata(&core, "")["introspection_signing_alg_values_supported"], json!(["RS256"]));
 
     core.cli_ok(&["registry", "rotate-key", "default", "--now"]);
     assert_ne!(current()["kid"], rs256);
-    all_say(&token(), "good RS256");
+    // Nothing was published in advance: a verifier goes on when it has read the set again.
+    let fourth = token();
+    for verifier in &mut verifiers {
+        wait_for("the new key in the set", Duration::from_secs(20), || {
+            let said = verifier.judge(&fourth);
+            if !said.starts_with("good RS256") {
+                std::thread::sleep(Duration::from_millis(200));
+                return None;
+            }
+            Some(())
+        });
+    }
     // Who reads the set anew sees that the dropped keys are gone.
     let mut script = Command::new(python());
     script.arg(repository().join("crates/drawbridge/tests/clients/rotation.py"));
@@ -210,7 +221,11 @@ fn verifiers_that_keep_the_key_set_go_on_while_the_issuer_changes_to_rs256_and_i
     }
 
     // Both libraries run all their flows against an issuer that signs with RS256.
+    let mut told: Value =
+        serde_json::from_str(&fs::read_to_string(&world).expect("the world")).expect("JSON");
+    told["metadata"] = metadata(&core, "");
+    fs::write(&world, told.to_string()).expect("write");
     let script = [&*world.to_string_lossy()];
-    all_passed(&run_python("interop.py", &script), 80);
+    all_passed(&run_python("interop.py", &script), 74);
     all_passed(&run_node("openid_client.mjs", &core.data().join("ca.pem"), &script), 35);
 }

@@ -1,5 +1,5 @@
-// jose's createRemoteJWKSet goes on while the issuer's key is rotated. Prints `ready TOKEN-LESS`, then for each line on
-// standard input (a file with a token) whether the set that it keeps verifies it.
+// jose's createRemoteJWKSet, which keeps the JWK set, goes on while the issuer's key is rotated. For each line on
+// standard input (a file with a token): whether it verifies.
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 
@@ -8,8 +8,8 @@ import { createRemoteJWKSet, jwtVerify } from "jose";
 import { version, world } from "./world.mjs";
 
 console.log("node", process.version, version("jose"));
-// The default: a set is kept for 10 min, and asked for again at most every 30 s when a key is unknown.
-const keys = createRemoteJWKSet(new URL(`${world.issuer}/oauth/jwks`), { cooldownDuration: 0 });
+// It keeps the set for 2 s, and reads it at most every 30 s for a key that it does not know.
+const keys = createRemoteJWKSet(new URL(`${world.issuer}/oauth/jwks`), { cacheMaxAge: 2000 });
 for await (const file of createInterface({ input: process.stdin })) {
   try {
     const { protectedHeader } = await jwtVerify(readFileSync(file, "utf8").trim(), keys, {
