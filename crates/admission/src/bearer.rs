@@ -174,6 +174,13 @@ impl Admission {
         if loaded.principal.epoch != claims.epoch {
             return Err(Refusal::Revoked);
         }
+        // Also one from before that was switched on: it may be in other hands, which is why it was.
+        if loaded.principal.settings.bound_tokens && claims.confirmation.is_none() {
+            return Err(Refusal::Binding(
+                "this principal gets bound tokens only, and this one is bound to nothing; ask for a new one"
+                    .to_owned(),
+            ));
+        }
         let now_s = self.now_s();
         if claims.akid.as_ref().is_some_and(|akid| loaded.ring.usable(akid, now_s).is_none()) {
             return Err(Refusal::KeyGone);

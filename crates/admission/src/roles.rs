@@ -64,7 +64,8 @@ impl Caller {
 impl Admission {
     /// Replaces what an operator has set of a principal: clock, gateway, roles and so on. Sessions that a
     /// changed setting concerns end and may come again at once; a role taken away counts from the next
-    /// request on.
+    /// request on. When another certificate counts, all that the principal has is dead; when it gets bound tokens
+    /// only, those that are bound to nothing are.
     ///
     /// # Errors
     /// [`AdmissionError::DeviceRole`] for roles of a device; [`AdmissionError::Stale`] when `revision` is
@@ -84,13 +85,16 @@ impl Admission {
             return Err(AdmissionError::DeviceRole(name.clone()));
         }
         let sessions_end = settings.certificate_subject != before.settings.certificate_subject
-            || settings.gateway != before.settings.gateway;
+            || settings.gateway != before.settings.gateway
+            || settings.bound_tokens && !before.settings.bound_tokens;
         let gateway_no_more = before.settings.gateway && !settings.gateway;
         let detail = json!({ "settings": settings });
         let change = PrincipalChange::Settings(settings);
         let changed =
             self.change(registry, name, change, revision, actor, "principal.settings", &detail).await?;
-        if sessions_end {
+        if changed.epoch != before.epoch {
+            self.tell_principal(&changed, EndReason::Revoked);
+        } else if sessions_end {
             self.tell_principal(&changed, EndReason::PolicyChanged);
         }
         if gateway_no_more {

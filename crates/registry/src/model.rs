@@ -559,7 +559,8 @@ pub enum PrincipalChange {
     Password(Option<Vec<u8>>),
     /// Admit a principal that enrolled itself.
     Approve,
-    /// Replace the settings.
+    /// Replace the settings. Epoch + 1 when another certificate counts from now on: what the one before has
+    /// opened is dead.
     Settings(PrincipalSettings),
     /// Replace the digest of the registration access token.
     Registration(Option<[u8; 32]>),
@@ -583,7 +584,13 @@ impl PrincipalChange {
                 principal.epoch = Epoch(principal.epoch.0 + 1);
             }
             Self::Approve => principal.pending = false,
-            Self::Settings(settings) => principal.settings = settings,
+            Self::Settings(settings) => {
+                let before = &principal.settings.certificate_subject;
+                if before.is_some() && *before != settings.certificate_subject {
+                    principal.epoch = Epoch(principal.epoch.0 + 1);
+                }
+                principal.settings = settings;
+            }
             Self::Registration(digest) => principal.registration = digest,
         }
         principal.revision += 1;

@@ -172,7 +172,7 @@ pub(super) async fn each_change_does_what_it_says_and_counts_the_revision(store:
     let mut expected = known(store, &registry, lamp).await.principal;
     type Effect = fn(&mut Principal);
     let settings = PrincipalSettings { gateway: true, ..PrincipalSettings::default() };
-    let steps: [(PrincipalChange, Effect); 13] = [
+    let steps: [(PrincipalChange, Effect); 16] = [
         (PrincipalChange::Block, |p| p.blocked = true),
         (PrincipalChange::Unblock, |p| p.blocked = false),
         (PrincipalChange::Revoke { not_before_s: NOW_S }, |p| {
@@ -195,6 +195,15 @@ pub(super) async fn each_change_does_what_it_says_and_counts_the_revision(store:
         }),
         (PrincipalChange::Settings(settings), |p| p.settings.gateway = true),
         (PrincipalChange::Settings(PrincipalSettings::default()), |p| p.settings.gateway = false),
+        (PrincipalChange::Settings(certified("old")), |p| p.settings = certified("old")),
+        (PrincipalChange::Settings(certified("new")), |p| {
+            p.settings = certified("new");
+            p.epoch = Epoch(p.epoch.0 + 1);
+        }),
+        (PrincipalChange::Settings(PrincipalSettings::default()), |p| {
+            p.settings = PrincipalSettings::default();
+            p.epoch = Epoch(p.epoch.0 + 1);
+        }),
         (PrincipalChange::Registration(Some([7; 32])), |p| p.registration = Some([7; 32])),
         (PrincipalChange::Registration(None), |p| p.registration = None),
     ];
@@ -207,8 +216,16 @@ pub(super) async fn each_change_does_what_it_says_and_counts_the_revision(store:
         assert_eq!(answer.expect("change_principal"), Changed::Done(expected.clone()), "step {at}");
         assert_eq!(known(store, &registry, lamp).await.principal, expected, "step {at}");
     }
-    assert_eq!(expected.revision, 14);
+    assert_eq!(expected.revision, 17);
     assert_eq!(known(store, &registry, lamp).await.keys, [key(1)], "keys are left alone");
+}
+
+/// Settings by which a certificate of this DNS name counts.
+fn certified(name: &str) -> PrincipalSettings {
+    PrincipalSettings {
+        certificate_subject: Some(CertificateSubject::SanDns(name.to_owned())),
+        ..PrincipalSettings::default()
+    }
 }
 
 pub(super) async fn a_pending_principal_is_approved_once_and_stays_so(store: &dyn Store) {
