@@ -416,4 +416,20 @@ mod tests {
         assert!(settings.serve.listen.is_loopback());
         assert!(settings.faults().is_empty());
     }
+
+    #[test]
+    fn the_documented_settings_are_all_there_are_with_their_defaults() {
+        let document = include_str!("../../../docs/operations.md");
+        let begun = document.split("cat > settings.toml <<'END'\n").nth(1).expect("the document shows them");
+        let shown = begun.split("\nEND\n").next().expect("to their end");
+        let (settings, faults) = Settings::parse(shown);
+        assert!(faults.is_empty(), "{faults:?}");
+        let default = format!("{:?}", Settings::default());
+        assert_eq!(format!("{settings:?}"), default);
+        let names = default.split([' ', '{']).filter_map(|word| word.strip_suffix(':'));
+        // The last two are parts of an address.
+        let missing: Vec<&str> =
+            names.filter(|name| !["address", "prefix"].contains(name) && !shown.contains(*name)).collect();
+        assert_eq!(missing, [""; 0]);
+    }
 }
