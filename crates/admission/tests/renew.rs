@@ -228,3 +228,20 @@ async fn what_was_not_given_for_renewal_is_not_renewed() {
     let refused = renew(&world, &standard).await.map(drop);
     assert!(matches!(refused, Err(Refusal::Renewal(_))), "{refused:?}");
 }
+
+#[tokio::test]
+async fn a_renewal_may_say_its_scope_again_and_no_other() {
+    let (world, device, _) = furnished().await;
+    let words = "tenant.demo refresh.token";
+    let token = login(&world, &device, Some(words)).await.expect("in").access_token;
+    let ask = async |scope: &str| {
+        let peer = Peer::default();
+        world.admission.renew(&world.registry, &token, Some("backend"), Some(scope), peer).await
+    };
+    for other in ["", "refresh.token", "tenant.demo", "tenant.demo refresh.token temp"] {
+        let refused = ask(other).await.map(drop);
+        assert!(matches!(refused, Err(Refusal::Renewal(_))), "{other:?}: {refused:?}");
+    }
+    let renewed = ask(" refresh.token  tenant.demo").await.expect("the same, in another order");
+    assert_eq!(renewed.alias_words.as_deref(), Some(words));
+}
