@@ -27,5 +27,6 @@ mod invariants;
 mod keys;
 mod oauth;
 mod openapi;
+mod operator;
 mod postgres;
 mod wire;
