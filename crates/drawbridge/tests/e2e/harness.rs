@@ -364,7 +364,12 @@ pub(crate) fn node_folder() -> PathBuf {
 
 /// Node with a script of the tests. It trusts the root in `ca` beside those of the system.
 pub(crate) fn node(script: &str, ca: &Path) -> Command {
+    let version = version_of("node", "--version");
     let mut node = Command::new("node");
+    if version.starts_with("v18.") {
+        // Debian 12 has it; what every later Node does by itself.
+        node.arg("--experimental-global-webcrypto");
+    }
     // The link stands beside the packages, so that the script finds them.
     node.args(["--no-warnings", "--preserve-symlinks", "--preserve-symlinks-main"])
         .arg(node_folder().join("clients").join(script))
