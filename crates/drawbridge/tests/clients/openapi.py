@@ -16,26 +16,16 @@ import sys
 import requests
 from openapi_spec_validator import validate
 
-CHECKS = [
-    "not_a_server_error",
-    "status_code_conformance",
-    "content_type_conformance",
-    "response_schema_conformance",
-    "response_headers_conformance",
-    "negative_data_rejection",
-    "unsupported_method",
-    "allow_header_conformance",
-    "use_after_free",
-    "missing_required_header",
-    "ignored_auth",
-    "ensure_resource_availability",
-]
 # It would end the credential that the rest is asked with, and the run with it; a test of its own has it.
 LEFT_OUT = ["rotateAdminToken"]
 
 # Names that exist (the test has made them) come often, so that not every answer is 404. A refusal may also be 412:
 # the state of a record is judged before the names in a body.
 CONFIG = """
+# Most requests that fit their schemas are refused for good reasons: keys are no keys, tokens no tokens.
+[checks.positive_data_acceptance]
+enabled = false
+
 [checks.negative_data_rejection]
 expected-statuses = [400, 401, 403, 404, 405, 408, 409, 412, 413, 415, 422, 429]
 
@@ -111,7 +101,7 @@ def main():
     (folder / "schemathesis.toml").write_text(CONFIG)
     command = [sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", url, "--tls-verify", ca]
     command += ["--phases", phases, "--max-examples", examples, "--seed", seed]
-    command += ["--checks", ",".join(CHECKS), "--continue-on-failure", "--request-timeout", "20", "--no-shrink"]
+    command += ["--continue-on-failure", "--request-timeout", "20", "--no-shrink"]
     command += ["--generation-database", "none", "--warnings", "off"]
     for operation in LEFT_OUT:
         command += ["--exclude-operation-id", operation]
