@@ -216,6 +216,9 @@ pub struct Refused {
     pub reason: RefusedReason,
     /// A reason string: only after a good signature, never to a prober.
     pub for_owner: Option<String>,
+    /// Beside the reason string: the server's time, in seconds since 1970-01-01 UTC, for a client whose clock
+    /// is wrong.
+    pub server_time_s: Option<u64>,
 }
 
 /// What a refused client is told.

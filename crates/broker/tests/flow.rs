@@ -144,7 +144,10 @@ fn a_refusal_is_orderly_in_both_versions_and_tells_why_only_to_the_owner() {
             let mut net = Net::new(1);
             let client = net.open(0, V5);
             net.send(client, &connect(V5, "lamp").into());
-            net.answer(client, Err(Refused { reason, for_owner: for_owner.clone() }));
+            let server_time_s = Some(1_795_301_000);
+            net.answer(client, Err(Refused { reason, for_owner: for_owner.clone(), server_time_s }));
+            let tells_time = net.clients[client].inbox.windows(7).any(|bytes| bytes == b"db-time");
+            assert_eq!(tells_time, for_owner.is_some(), "beside a reason string alone");
             let expected =
                 Got::ConnAck { reason: code, text: for_owner, session_expiry_s: None, keep_alive_s: None };
             assert_eq!(net.got(client), [expected]);
@@ -153,7 +156,8 @@ fn a_refusal_is_orderly_in_both_versions_and_tells_why_only_to_the_owner() {
         let mut net = Net::new(1);
         let client = net.open(0, V311);
         net.send(client, &connect(V311, "lamp").into());
-        net.answer(client, Err(Refused { reason, for_owner: Some("why".to_owned()) }));
+        let for_owner = Some("why".to_owned());
+        net.answer(client, Err(Refused { reason, for_owner, server_time_s: Some(1_795_301_000) }));
         assert_eq!(net.clients[client].inbox, [0x20, 2, 0, return_code], "{reason:?}");
         assert_eq!(net.reported("DB-2032"), 1);
         assert_eq!(net.stats().connections, 0);
@@ -168,7 +172,11 @@ fn a_client_that_wants_no_problem_information_gets_no_reason_string() {
     packet.properties.request_problem_information = false;
     net.send(client, &packet.into());
     let for_owner = Some("the token has expired".to_owned());
-    net.answer(client, Err(Refused { reason: RefusedReason::NotAuthorized, for_owner }));
+    net.answer(
+        client,
+        Err(Refused { reason: RefusedReason::NotAuthorized, for_owner, server_time_s: Some(1) }),
+    );
+    assert!(!net.clients[client].inbox.windows(7).any(|bytes| bytes == b"db-time"));
     assert!(matches!(&net.got(client)[..], [Got::ConnAck { text: None, .. }]));
 }
 

@@ -125,7 +125,10 @@ impl Driver {
             let answer = shared.admission.connect(asked).await;
             // The password is overwritten here, whatever the answer is.
             drop(request);
-            let answer = answer.map(Box::new).map_err(|refusal| turned_away(&refusal));
+            let answer = answer.map(Box::new).map_err(|refusal| {
+                let now_s = shared.admission.clock().now_ms() / 1000;
+                turned_away(&refusal, now_s)
+            });
             inbox.push(ToShard::Answer { conn, answer });
         });
     }
@@ -151,7 +154,8 @@ impl Driver {
             Ok(_) => {
                 let turned = Turned::AdmissionOutdated;
                 tracing::info!(code = turned.code(), word = turned.word(), %peer, "refused: {turned}");
-                let told = Refused { reason: RefusedReason::NotAuthorized, for_owner: None };
+                let told =
+                    Refused { reason: RefusedReason::NotAuthorized, for_owner: None, server_time_s: None };
                 Err(TurnedAway { told, code: turned.code(), word: turned.word() })
             }
             Err(turned) => Err(turned),
@@ -266,7 +270,12 @@ fn client_publish(publish: ControlPublish) -> ClientControlPublish {
 /// What a client is told when admission refuses it: the one place where refusals become words of MQTT.
 ///
 /// Without a good signature there is one answer for all (I11), and no reason string.
-fn turned_away(refusal: &Refusal) -> TurnedAway {
+fn turned_away(refusal: &Refusal, now_s: u64) -> TurnedAway {
+    let server_time_s = match refusal {
+        Refusal::Time { server_time_s, .. } => Some(*server_time_s),
+        Refusal::Revoked | Refusal::ClockNotTrusted => Some(now_s),
+        _ => None,
+    };
     let reason = match refusal {
         Refusal::MqttClientId(_) => RefusedReason::ClientIdRefused,
         Refusal::JtiFull { .. } => RefusedReason::QuotaExceeded,
@@ -276,7 +285,7 @@ fn turned_away(refusal: &Refusal) -> TurnedAway {
         _ => RefusedReason::NotAuthorized,
     };
     TurnedAway {
-        told: Refused { reason, for_owner: refusal.for_owner() },
+        told: Refused { reason, for_owner: refusal.for_owner(), server_time_s },
         code: refusal.code(),
         word: refusal.word(),
     }
@@ -302,11 +311,25 @@ mod tests {
 
     #[test]
     fn a_limit_and_a_full_queue_are_told_as_such_and_no_prober_learns_more() {
-        let limited = turned_away(&Refusal::RateLimited { retry_after_s: 1 });
+        let limited = turned_away(&Refusal::RateLimited { retry_after_s: 1 }, 5);
         assert_eq!((limited.told.reason, limited.told.for_owner), (RefusedReason::TooManyConnects, None));
-        let often = turned_away(&Refusal::TooOften { retry_after_s: 1 });
+        let often = turned_away(&Refusal::TooOften { retry_after_s: 1 }, 5);
         assert_eq!(often.told.reason, RefusedReason::TooManyConnects);
         assert!(often.told.for_owner.is_some(), "its owner has proven who he is");
-        assert_eq!(turned_away(&Refusal::Busy).told.reason, RefusedReason::ServerBusy);
+        assert_eq!(turned_away(&Refusal::Busy, 5).told.reason, RefusedReason::ServerBusy);
+    }
+
+    #[test]
+    fn every_refusal_for_the_time_tells_the_servers_time_and_no_other_does() {
+        let time = Refusal::Time { found: "`exp` is 5 s in the past".into(), server_time_s: 7 };
+        for (refusal, told) in [
+            (time, Some(7)),
+            (Refusal::Revoked, Some(9)),
+            (Refusal::ClockNotTrusted, Some(9)),
+            (Refusal::Blocked, None),
+            (Refusal::NotProven(drawbridge_admission::NotProven::Signature), None),
+        ] {
+            assert_eq!(turned_away(&refusal, 9).told.server_time_s, told, "{refusal}");
+        }
     }
 }

@@ -39,7 +39,7 @@ impl Shard {
         }));
         let Ok(client_id) = MqttClientId::parse(connect.client_id) else {
             // The codec has judged the string already; a client id it lets pass exists.
-            self.refuse(conn, RefusedReason::ClientIdRefused.into(), None, fx);
+            self.refuse(conn, RefusedReason::ClientIdRefused.into(), None, None, fx);
             return;
         };
         let request = Box::new(ConnectRequest {
@@ -72,16 +72,23 @@ impl Shard {
                 }
             }
             Err(refused) => {
-                self.refuse(conn, refused.reason.into(), refused.for_owner.as_deref(), fx);
-                let Refused { reason, for_owner } = refused;
+                let Refused { reason, for_owner, server_time_s } = refused;
+                self.refuse(conn, reason.into(), for_owner.as_deref(), server_time_s, fx);
                 self.report(conn, What::Refused { reason, for_owner }, fx);
             }
         }
         self.settle(now, fx);
     }
 
-    fn refuse(&mut self, conn: ConnId, reason: ReasonCode, for_owner: Option<&str>, fx: &mut Vec<Effect>) {
-        self.write(conn, fx, |protocol, out| protocol.refuse(reason, for_owner, out));
+    fn refuse(
+        &mut self,
+        conn: ConnId,
+        reason: ReasonCode,
+        for_owner: Option<&str>,
+        server_time_s: Option<u64>,
+        fx: &mut Vec<Effect>,
+    ) {
+        self.write(conn, fx, |protocol, out| protocol.refuse(reason, for_owner, server_time_s, out));
         self.close(conn, Close::AfterFlush { linger: true }, fx);
     }
 
@@ -103,7 +110,7 @@ impl Shard {
         let claim = match claimed {
             Ok(claim) => claim,
             Err((reason, for_owner, what)) => {
-                self.refuse(conn, reason, for_owner.as_deref(), fx);
+                self.refuse(conn, reason, for_owner.as_deref(), None, fx);
                 fx.push(Effect::Report(Report { conn, who: Some(who), what }));
                 return false;
             }

@@ -8,15 +8,31 @@ use crate::codec::{
 
 impl Connection {
     /// Does not let the client in: CONNACK with the reason, in 3.1.1 the nearest return code. The
-    /// reason string goes out only if the client did not forbid it. The connection must end.
-    pub fn refuse(&mut self, reason: ReasonCode, for_owner: Option<&str>, out: &mut Vec<u8>) {
+    /// reason string goes out only if the client did not forbid it, and with it, as the User Property
+    /// `db-time`, the server's time (seconds since 1970-01-01 UTC) for a client whose clock is wrong. The
+    /// connection must end.
+    pub fn refuse(
+        &mut self,
+        reason: ReasonCode,
+        for_owner: Option<&str>,
+        server_time_s: Option<u64>,
+        out: &mut Vec<u8>,
+    ) {
         let State::Authenticating(agreed) = self.state else { return };
         self.state = State::Closed { version: agreed.version };
-        let connack = |reason_string| {
+        let time = server_time_s.map(|time_s| time_s.to_string());
+        let time = time.as_deref().map(|time| [("db-time", time)]);
+        let connack = |reason_string: Option<_>| {
+            let told = time.as_ref().filter(|_| reason_string.is_some());
             Packet::ConnAck(ConnAck {
                 session_present: false,
                 reason,
-                properties: ConnAckProperties { reason_string, ..ConnAckProperties::default() },
+                properties: ConnAckProperties {
+                    reason_string,
+                    user_properties: told
+                        .map_or_else(UserProperties::default, |time| UserProperties::of(time)),
+                    ..ConnAckProperties::default()
+                },
             })
         };
         if agreed.version == ProtocolVersion::V311 && reason.connack_return_code_v311().is_none() {
