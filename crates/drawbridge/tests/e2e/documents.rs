@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::harness::{DRAWBRIDGE, python, repository, version_of};
 
 /// Documents with sessions.
-const DOCUMENTS: [&str; 3] = ["README.md", "docs/identity.md", "docs/operations.md"];
+const DOCUMENTS: [&str; 4] = ["README.md", "docs/api.md", "docs/identity.md", "docs/operations.md"];
 /// What the documents call the database of their readers.
 const DATABASE: &str = "postgres://drawbridge:secret@localhost/drawbridge";
 
@@ -53,6 +53,11 @@ fn the_session_of_the_readme_works_as_it_is_written() {
 #[test]
 fn every_flow_of_the_identity_document_works_as_it_is_written() {
     run("docs/identity.md", "");
+}
+
+#[test]
+fn every_command_of_the_api_document_works_as_it_is_written() {
+    run("docs/api.md", "");
 }
 
 #[test]
