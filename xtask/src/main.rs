@@ -41,6 +41,7 @@ const RULES: &[(&str, Rule)] = &[
     ("decision notes are numbered once", texts::decision_notes),
     ("every dependency has its reason", texts::dependencies_have_reasons),
     ("every threat names tests that are there", texts::threats_have_tests),
+    ("every link between documents leads somewhere", texts::links_lead_somewhere),
     ("CI and README call one test command", texts::one_test_command),
 ];
 

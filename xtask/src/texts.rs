@@ -189,6 +189,57 @@ fn tests_of(source: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// A link from one document to another, or to a heading, leads somewhere.
+pub(crate) fn links_lead_somewhere(house: &House) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (path, text) in house.texts().filter(|(path, _)| path.ends_with(".md")) {
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap_or_default();
+            if target.contains("://") || target.contains(char::is_whitespace) {
+                continue;
+            }
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { path.to_owned() } else { joined(folder, file) };
+            let is_there =
+                house.texts().any(|(found, _)| found == file || found.starts_with(&format!("{file}/")));
+            let has_heading = || {
+                heading.is_empty()
+                    || house.text(&file).is_some_and(|text| headings(text).any(|found| found == heading))
+            };
+            if !is_there || !has_heading() {
+                faults.push(format!("{path}:{}: the link to `{target}` leads nowhere", line_of(text, at)));
+            }
+        }
+    }
+    faults
+}
+
+/// A relative path, from a folder, without `..` and a slash at its end.
+fn joined(folder: &str, file: &str) -> String {
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in file.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    parts.join("/")
+}
+
+/// The names under which the headings of a document can be linked to.
+fn headings(text: &str) -> impl Iterator<Item = String> {
+    let mut in_block = false;
+    text.lines().filter_map(move |line| {
+        in_block ^= line.starts_with("```");
+        let heading =
+            line.strip_prefix('#').filter(|_| !in_block)?.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        Some(kept.map(|c| if c == ' ' { '-' } else { c }).collect())
+    })
+}
+
 /// What CI runs is what the README tells everybody to run.
 pub(crate) fn one_test_command(house: &House) -> Vec<String> {
     let mut faults = Vec::new();
@@ -294,6 +345,25 @@ mod tests {
             threats_have_tests(&House::of_texts(&[("docs/threat-model.md", model), ("a.rs", source)]));
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].contains("no test `old`") && found[1].contains("\"c\" names no test"), "{found:?}");
+    }
+
+    #[test]
+    fn every_link_leads_somewhere() {
+        assert_eq!(links_lead_somewhere(&house()), NONE);
+    }
+
+    #[test]
+    fn a_link_to_a_missing_file_or_heading_is_found() {
+        let text = "# A\n## It's `b` (c)\n```sh\n# no heading\n```\n[x](b.md) [x](#its-b-c) [x](../a.md#a) [x](d/) [x](https://e)\n\
+                    [x](c.md) [x](#no-heading) [x](b.md#z)\n";
+        let found = links_lead_somewhere(&House::of_texts(&[
+            ("docs/a.md", text),
+            ("docs/b.md", "# B\n"),
+            ("a.md", "# A\n"),
+            ("docs/d/e.rs", ""),
+        ]));
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found.iter().all(|fault| fault.starts_with("docs/a.md:7:")), "{found:?}");
     }
 
     #[test]
