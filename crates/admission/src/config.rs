@@ -18,6 +18,9 @@ pub struct AdmissionConfig {
     pub key_grace_s: u32,
     /// How many keys of a principal may be active. Default 5.
     pub keys_active_max: usize,
+    /// How many keys a principal may bring by itself in all its life: retired ones are kept for ever, and all of
+    /// them are read when it logs in. Default 10,000.
+    pub keys_kept_max: usize,
     /// How many `jti` of unexpired assertions are remembered for one principal. Default 1,000.
     pub jti_live_max: usize,
     /// How many `jti` of legacy assertions without `exp` are remembered for one key. Default 65,536.
@@ -67,6 +70,7 @@ impl Default for AdmissionConfig {
             connect_life_s_max: 86_400,
             key_grace_s: 86_400,
             keys_active_max: 5,
+            keys_kept_max: 10_000,
             jti_live_max: 1_000,
             legacy_jti_max: 65_536,
             http_token_bytes_max: 4_096,

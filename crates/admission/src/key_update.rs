@@ -124,6 +124,15 @@ impl Admission {
         if signer.state != KeyState::Active || signer.kid == new_kid {
             return self.repeat(registry, loaded, asserted, signer, &new_kid).await;
         }
+        let is_new = loaded.keys.iter().all(|key| key.kid != new_kid);
+        if is_new && loaded.keys.len() >= config.keys_kept_max {
+            return Err(Refusal::KeysSpent { kept_max: config.keys_kept_max });
+        }
+        // Those that were replaced and are still good count as well: each is one more key that may log in.
+        let in_grace = loaded.ring.keys().iter().filter(|key| key.in_grace && key.is_usable(now_s)).count();
+        if is_new && retire_old && in_grace >= config.keys_active_max {
+            return Err(Refusal::TooManyKeys { active_max: config.keys_active_max });
+        }
         let grace_end_s = now_s + u64::from(config.key_grace_s);
         let rotation = KeyRotation {
             old: asserted.kid.clone(),

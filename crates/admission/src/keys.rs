@@ -1,8 +1,8 @@
 //! The keys of a principal, as its operator registers, changes, replaces, removes and revokes them; when they
 //! were last used; and the end of what they have opened.
 //!
-//! A retired key is kept for ever: it may never be registered again. Nothing bounds their number but the
-//! limits on requests, since each one is a change that somebody with a right to it has made.
+//! A retired key is kept for ever: it may never be registered again. How many a device may bring by itself is
+//! bounded (`keys_kept_max`): all of them are read when it logs in, so their number is a load on the server.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -366,7 +366,7 @@ impl Admission {
         let Some(known) = self.inner.store.known(registry, name).await? else { return Ok(None) };
         let (rights, policy_stamp) = self.compiled(&known.principal).await?;
         let loaded = Arc::new(Loaded {
-            ring: ring_of(&known.keys),
+            ring: ring_of(&known.keys, self.now_s()),
             keys: known.keys,
             rights: Arc::new(rights),
             generation: Cache::generation(stamp, policy_stamp),
@@ -457,9 +457,11 @@ impl Admission {
     }
 }
 
-/// The keys that may be used now or later, parsed once.
-fn ring_of(keys: &[Key]) -> KeyRing {
-    let usable = keys.iter().filter(|key| key.state != KeyState::Retired);
+/// The keys that may be used now or later, parsed once. One that has ended stays so until it is changed, and then
+/// its principal is loaded anew.
+fn ring_of(keys: &[Key], now_s: u64) -> KeyRing {
+    let ends_later = |key: &&Key| key.expires_s.is_none_or(|end_s| now_s < end_s);
+    let usable = keys.iter().filter(|key| key.state != KeyState::Retired).filter(ends_later);
     KeyRing::new(usable.filter_map(parse_key).collect())
 }
 

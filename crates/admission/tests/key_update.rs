@@ -2,11 +2,16 @@
 
 mod world;
 
-use drawbridge_admission::{Actor, KeyUpdated, Peer, Refusal, SessionsEnd};
+use std::sync::Arc;
+
+use drawbridge_admission::{
+    Actor, Admission, AdmissionConfig, KeyUpdated, NewDevice, NewRegistry, Peer, Refusal, SessionsEnd,
+};
 use drawbridge_jose::{Algorithm, PublicKey, sha256};
-use drawbridge_names::PrincipalName;
+use drawbridge_names::{PrincipalName, RegistryName};
+use drawbridge_registry::memory::MemoryStore;
 use drawbridge_registry::{KeyState, Store as _};
-use drawbridge_testkit::TestDevice;
+use drawbridge_testkit::{FakeClock, SeededRandom, TestDevice, sealer};
 use serde_json::{Value, json};
 use world::{BRIDGE, ISSUER, LONG_S, World};
 
@@ -393,4 +398,48 @@ async fn a_connection_by_a_token_ends_no_grace_since_the_login_that_gave_it_has(
     world.login(&new.assertion(ISSUER, world.now_s()).sign()).await.expect("by the new key");
     assert_eq!(states(&world, &old).await, [KeyState::Retired, KeyState::Active]);
     assert_eq!(world.connect("sensor", &token).await.expect_err("its key is gone").word(), "key-gone");
+}
+
+#[tokio::test]
+async fn a_device_cannot_make_its_record_grow_without_end() {
+    let config = AdmissionConfig { keys_kept_max: 9, ..world::cheap_passwords() };
+    let (store, clock) = (Arc::new(MemoryStore::new()), Arc::new(FakeClock::default()));
+    let random = Arc::new(SeededRandom::new(1));
+    let admission = Admission::open(store, clock.clone(), random, sealer(), config).await.expect("opened");
+    let registry = RegistryName::default_registry();
+    let new = NewRegistry::named(registry.clone(), Some(ISSUER.to_owned()));
+    admission.create_registry(new, &Actor::Admin).await.expect("made");
+    let mut key = TestDevice::new("sensor");
+    let new = NewDevice::with_key(key.name.clone(), key.public_key().clone());
+    admission.add_device(&registry, new, &Actor::Admin).await.expect("added");
+    // Replaced five times without a login: five in grace, and no sixth.
+    for number in 0..6 {
+        let next = TestDevice::new("sensor");
+        let jwt = key.update(ISSUER, clock.now_s(), next.public_key()).sign();
+        let pop = next.pop(ISSUER, &jwt).sign();
+        let updated = admission.update_key(&registry, &jwt, &pop, true, Peer::default()).await;
+        match number {
+            5 => assert_eq!(updated, Err(Refusal::TooManyKeys { active_max: 5 })),
+            _ => {
+                updated.expect("replaced");
+                key = next;
+            }
+        }
+    }
+    // A day later there is room again, until as many were registered as ever may be.
+    clock.advance_s(DAY_S + 1);
+    for number in 6..12 {
+        let next = TestDevice::new("sensor");
+        let jwt = key.update(ISSUER, clock.now_s(), next.public_key()).sign();
+        let pop = next.pop(ISSUER, &jwt).sign();
+        let updated = admission.update_key(&registry, &jwt, &pop, true, Peer::default()).await;
+        if number >= 9 {
+            assert_eq!(updated, Err(Refusal::KeysSpent { kept_max: 9 }));
+            continue;
+        }
+        updated.expect("replaced");
+        let again = admission.update_key(&registry, &jwt, &pop, true, Peer::default()).await;
+        assert!(!again.expect("the same once more").changed);
+        key = next;
+    }
 }

@@ -329,7 +329,7 @@ fn refusal_row(refusal: &Refusal) -> (u16, u16, &'static str, u16) {
         R::OAuthClient(_) => (400, 401, "invalid_client", 403),
         R::NewKey(_) => (400, 400, "invalid_request", 400),
         R::Pop(_) => (400, 400, "invalid_request", 403),
-        R::KeyInUse | R::TooManyKeys { .. } => (409, 400, "invalid_request", 403),
+        R::KeyInUse | R::TooManyKeys { .. } | R::KeysSpent { .. } => (409, 400, "invalid_request", 403),
         R::NoRegistry => (404, 404, "invalid_request", 404),
         R::Unavailable(_) | R::Busy => (503, 503, "temporarily_unavailable", 500),
         R::DpopNonce => (401, 400, "use_dpop_nonce", 400),

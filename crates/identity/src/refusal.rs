@@ -89,6 +89,11 @@ pub enum Refusal {
         /// How many may be.
         active_max: usize,
     },
+    /// As many keys as a principal may ever bring were registered for this one, retired ones included.
+    KeysSpent {
+        /// How many may be.
+        kept_max: usize,
+    },
     /// A key in grace asked for more than to repeat its own update.
     KeyInGrace,
     /// This MQTT client id is not one of this principal's.
@@ -243,6 +248,7 @@ impl Refusal {
             Self::Pop(_) => ("DB-1023", "invalid-pop", "pop"),
             Self::KeyInUse => ("DB-1024", "key-in-use", "dup"),
             Self::TooManyKeys { .. } => ("DB-1025", "too-many-keys", "too_many_keys"),
+            Self::KeysSpent { .. } => ("DB-1047", "keys-spent", "too_many_keys"),
             Self::KeyInGrace => ("DB-1026", "key-in-grace", "state"),
             Self::MqttClientId(_) => ("DB-1027", "client-id", "client_id"),
             Self::NotConfidential => ("DB-1028", "not-confidential", "channel"),
@@ -329,6 +335,7 @@ impl Refusal {
             | Self::Pop(_)
             | Self::KeyInUse
             | Self::TooManyKeys { .. }
+            | Self::KeysSpent { .. }
             | Self::KeyInGrace
             | Self::MqttClientId(_)
             | Self::OtherService
@@ -412,6 +419,10 @@ impl fmt::Display for Refusal {
             Self::TooManyKeys { active_max } => {
                 write!(f, "{active_max} keys are active, no more are allowed; retire one, or remove one")
             }
+            Self::KeysSpent { kept_max } => write!(
+                f,
+                "{kept_max} keys were registered for it, and retired ones are kept for ever; its operator can delete it and register it anew"
+            ),
             Self::KeyInGrace => f.write_str(
                 "this key was replaced: until its end it may log in and repeat that update, nothing else; use the new key",
             ),
