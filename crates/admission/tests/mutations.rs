@@ -116,7 +116,7 @@ async fn no_changed_jwt_is_good_anywhere_and_none_costs_more_than_one_check() {
         }
     }
     println!("{tried} changed JWTs, {checked} signature checks");
-    assert!(tried > 2_000 && checked > 100, "{tried} {checked}");
+    assert!(tried > 2_000 && checked > 50, "{tried} {checked}");
     // None of it has spoilt the good ones.
     for (jwt, place) in good.iter().zip(PLACES) {
         present(&world, &new, place, jwt.as_bytes())
