@@ -8,7 +8,7 @@ use drawbridge_admission::{
     Actor, Clock as _, ConnectRequest, Connected, LoginRequest, NewApplication, NewRegistry, Peer, Refusal,
 };
 use drawbridge_jose::base64url_encode;
-use drawbridge_names::{MqttClientId, PrincipalName, RegistryName, TopicName};
+use drawbridge_names::{MqttClientId, PrincipalName, RegistryName, TopicFilter, TopicName};
 use drawbridge_registry::GoogleNames;
 use drawbridge_testkit::{Draft, TestDevice};
 use serde_json::json;
@@ -333,4 +333,38 @@ async fn no_audience_may_stand_for_two_things() {
         assert_eq!(error.word(), "audience-taken", "{case}: {error}");
     }
     world.admission.create_registry(named("x"), &Actor::Admin).await.expect("with the usual values");
+}
+
+/// A cloud of robots was once open to each single owner's token, because who had a token might name any topic.
+#[tokio::test]
+async fn of_a_thousand_topics_of_other_devices_a_device_may_use_none() {
+    let world = World::new().await;
+    let lamp = world.device("lamp").await;
+    let connected = world.connect("lamp", &lamp.connect_jwt(BRIDGE, world.now_s()).sign()).await.expect("in");
+    assert!(
+        connected.rights.may_publish(TopicName::parse("devices/lamp/state").expect("a topic")).allowed,
+        "its own it may"
+    );
+    for number in 0..200 {
+        // Also names that begin, or end, as its own does.
+        let other = match number % 4 {
+            0 => format!("pump-{number}"),
+            1 => format!("lamp-{number}"),
+            2 => format!("lamp{number}"),
+            _ => format!("{number}lamp"),
+        };
+        for below in ["state", "events/x", "commands", "commands/run", "config"] {
+            let text = format!("devices/{other}/{below}");
+            assert!(
+                !connected.rights.may_publish(TopicName::parse(&text).expect("a topic")).allowed,
+                "publish {text}"
+            );
+            let filter = TopicFilter::parse(&text).expect("a filter");
+            assert!(!connected.rights.may_subscribe(&filter).allowed, "subscribe {text}");
+        }
+    }
+    for text in ["#", "devices/#", "devices/+/state", "+/+/commands/#", "devices/+/#"] {
+        let filter = TopicFilter::parse(text).expect("a filter");
+        assert!(!connected.rights.may_subscribe(&filter).allowed, "subscribe {text}");
+    }
 }
