@@ -219,6 +219,7 @@ impl Settings {
             ("admission.connect_life_s_max", u64::from(admission.connect_life_s_max), 1, 31_622_400),
             ("admission.key_grace_s", u64::from(admission.key_grace_s), 1, 31_622_400),
             ("admission.keys_active_max", admission.keys_active_max as u64, 1, 100),
+            ("admission.keys_kept_max", admission.keys_kept_max as u64, 1, million),
             ("admission.jti_live_max", admission.jti_live_max as u64, 1, million),
             ("admission.legacy_jti_max", admission.legacy_jti_max as u64, 1, 100 * million),
             ("admission.http_token_bytes_max", admission.http_token_bytes_max as u64, 512, 16_384),
