@@ -32,9 +32,10 @@ const PARTS: usize = 16;
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 /// A request without a signature to check, such as one for a nonce, costs this part of one with.
 const LIGHT: u32 = 10;
-/// A wrong password costs as much as so many wrong signatures. Its check takes as long as hundreds of them, and
-/// few run at once: without this one address would keep their queue full for everybody.
-const WRONG_PASSWORD: u64 = 20;
+/// A wrong password, or a certificate of nobody, costs as much as so many wrong signatures. Its check takes as
+/// long as many of them, and few passwords are checked at once: without this one address would keep their queue
+/// full for everybody.
+const DEAR: u64 = 20;
 
 /// Section `[limits]` of the settings file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -394,8 +395,8 @@ impl Admission {
             let now = self.inner.clock.instant();
             if proven || our_fault {
                 limits.give_back(&charge, now, proven);
-            } else if matches!(refusal, Some(Refusal::NotProven(why)) if why.is_of_a_password()) {
-                limits.fine(&charge, now, WRONG_PASSWORD - 1);
+            } else if matches!(refusal, Some(Refusal::NotProven(why)) if why.is_dear()) {
+                limits.fine(&charge, now, DEAR - 1);
             }
         }
         decision

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use drawbridge_admission::{
-    Actor, Admission, AdmissionConfig, Audience, ConnectRequest, LimitsConfig, LoginRequest, NewDevice,
-    NewRegistry, Peer, Refusal,
+    Actor, Admission, AdmissionConfig, Audience, ClientCertificate, ClientCredential, ConnectRequest,
+    LimitsConfig, LoginRequest, NewDevice, NewRegistry, Peer, Refusal,
 };
 use drawbridge_names::{MqttClientId, RegistryName};
 use drawbridge_registry::memory::MemoryStore;
@@ -100,4 +100,19 @@ async fn one_address_that_guesses_passwords_leaves_the_queue_to_others() {
     connect("lamp", b"correct horse", from("198.51.100.1")).await.expect("the device, from elsewhere");
     clock.advance_s(1);
     connect("lamp", b"correct horse", guesser).await.expect("and from there, once its address has waited");
+}
+
+#[tokio::test]
+async fn a_certificate_of_nobody_costs_as_much_as_a_wrong_password() {
+    let (admission, _, _) = limited(|limits| limits.address_burst = 100).await;
+    let registry = RegistryName::default_registry();
+    let certificate = ClientCertificate { chain_der: vec![vec![0x30, 0x03, 0x02, 0x01, 0x01]] };
+    let credential = ClientCredential::Certificate { client_id: "lamp", certificate: &certificate };
+    let mut judged = 0;
+    for _ in 0..20 {
+        let request = LoginRequest { credential, ..LoginRequest::with_assertion("", from("192.0.2.66")) };
+        let refused = admission.login(&registry, request).await.expect_err("of nobody");
+        judged += u32::from(refused.word() == "not-proven");
+    }
+    assert_eq!(judged, 5);
 }

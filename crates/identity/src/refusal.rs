@@ -189,10 +189,11 @@ pub enum NotProven {
 }
 
 impl NotProven {
-    /// Whether it was a password or secret that did not fit: such a check may be dear.
+    /// Whether it took much more than a signature check to find it: argon2, or every CA of a registry read and
+    /// a chain built.
     #[must_use]
-    pub fn is_of_a_password(self) -> bool {
-        matches!(self, Self::Password | Self::PasswordOfNobody)
+    pub fn is_dear(self) -> bool {
+        matches!(self, Self::Password | Self::PasswordOfNobody | Self::Certificate)
     }
 }
 
