@@ -25,7 +25,7 @@ impl Admission {
         let refuse = |name: &PrincipalName, why| Err(AdmissionError::Gateway { name: name.clone(), why });
         let (by, to) = (self.member(registry, gateway).await?, self.member(registry, device).await?);
         if !by.settings.gateway {
-            return refuse(gateway, "is no gateway; set `gateway` in its settings first");
+            return refuse(gateway, "is no gateway; `drawbridge device set ID --gateway true` makes it one");
         }
         if to.kind != PrincipalKind::Device {
             return refuse(device, "is no device; gateways act for devices only");
