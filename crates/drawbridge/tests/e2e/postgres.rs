@@ -116,3 +116,19 @@ fn without_its_database_a_server_admits_nobody_says_503_and_recovers_by_itself()
     assert!(log.contains("DB-5005"), "{log}");
     assert!(!log.contains(PASSWORD), "the password of the database stands in the log");
 }
+
+#[test]
+fn a_server_stops_when_it_is_told_to_though_its_database_is_away() {
+    let cluster = Cluster::new(&[]);
+    let url = cluster.database();
+    let mut core = Core::start_with(&["--issuer", "https://core.example", "--store", &url]);
+    let mut lamp = core.device("lamp");
+    connect(&lamp);
+    cluster.kill();
+    core.stop();
+    cluster.start();
+    core.run_again();
+    lamp.mqtts.clone_from(&core.endpoints.mqtts);
+    connect(&lamp);
+    core.cli_ok(&["audit", "verify"]);
+}
