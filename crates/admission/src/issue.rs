@@ -201,10 +201,11 @@ impl Admission {
         };
         if let Some((read, old)) = renews.and_then(|read| Some((read, read.kept.as_ref()?))) {
             (kept.family, kept.generation) = (old.family, old.generation + 1);
-            let old_expires_s = now_s + RENEWED_GRACE_S;
+            let (old_expires_s, new) = (now_s + RENEWED_GRACE_S, kept.digest);
             let renewed =
                 self.inner.store.renew_token(registry, &old.digest, kept, old_expires_s, now_s).await;
             self.judge_use(read, renewed.map_err(|error| unavailable(&error))?)?;
+            realm.renewed.insert(old.digest, new, now_s + TOKEN_LIFE_S_MAX, now_s);
             return Ok(token.to_string());
         }
         self.inner.random.fill(&mut kept.family);

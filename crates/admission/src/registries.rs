@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::issue::TOKEN_LIFE_S_MAX;
 use crate::issuer_keys::{ISSUER_KEYS, IssuerKeys};
-use crate::tokens::RevokedJtis;
+use crate::tokens::{RenewedTokens, RevokedJtis};
 use crate::{Actor, Admission, AdmissionError};
 
 /// The name of the policy that `device add` attaches.
@@ -76,6 +76,8 @@ pub(crate) struct Realm {
     pub(crate) nonces: Arc<Nonces>,
     /// The signed tokens that were revoked before their end.
     pub(crate) revoked: Arc<RevokedJtis>,
+    /// What opaque tokens were renewed by.
+    pub(crate) renewed: Arc<RenewedTokens>,
 }
 
 impl Realm {
@@ -187,7 +189,8 @@ impl Admission {
         }
         let record = Arc::new(record);
         let (nonces, revoked) = (Arc::new(nonces), Arc::new(RevokedJtis::of(revoked)));
-        let realm = Realm { record: Arc::clone(&record), keys, nonces, revoked };
+        let renewed = Arc::default();
+        let realm = Realm { record: Arc::clone(&record), keys, nonces, revoked, renewed };
         let mut realms = self.inner.realms.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut changed = (**realms).clone();
         changed.insert(record.name.clone(), Arc::new(realm));

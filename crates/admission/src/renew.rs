@@ -57,7 +57,7 @@ impl Admission {
             return Err(Refusal::NotProven(NotProven::UnknownToken));
         }
         let realm = self.known_realm(registry)?;
-        let read = self.read_opaque(Arc::clone(&realm), token).await?;
+        let read = self.presented_opaque(Arc::clone(&realm), token).await?;
         let loaded = self.standing(&realm, &read.claims).await?;
         self.charge_principal(registry, loaded.principal.uid, peer)?;
         let Some(alias) = &read.claims.alias else { return refuse("it was not given on this path") };

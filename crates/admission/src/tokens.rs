@@ -61,6 +61,39 @@ impl RevokedJtis {
     }
 }
 
+/// By which token an opaque one was renewed, for as long as its chain may last. The store forgets a renewed token
+/// after its 30 s; that it comes back later says all the same that two have it. In memory, so not across a
+/// restart.
+#[derive(Debug, Default)]
+pub(crate) struct RenewedTokens(RwLock<HashMap<[u8; 32], ([u8; 32], u64)>>);
+
+/// How many renewals of a registry are remembered; of more, only those that the store still knows.
+const RENEWED_MAX: usize = 65_536;
+
+impl RenewedTokens {
+    /// `old` was renewed by `new`; remembered until `until_s`.
+    pub(crate) fn insert(&self, old: [u8; 32], new: [u8; 32], until_s: u64, now_s: u64) {
+        let mut renewed = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if renewed.len() >= RENEWED_MAX {
+            renewed.retain(|_, (_, until_s)| *until_s > now_s);
+        }
+        if renewed.len() < RENEWED_MAX {
+            renewed.insert(old, (new, until_s));
+        }
+    }
+
+    /// The newest token of the chain, and whether it is the direct successor; `None`: this one was not renewed,
+    /// as far as is known.
+    fn newest(&self, old: &[u8; 32]) -> Option<([u8; 32], bool)> {
+        let renewed = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let (mut newest, mut direct) = (renewed.get(old)?.0, true);
+        while let Some((newer, _)) = renewed.get(&newest) {
+            (newest, direct) = (*newer, false);
+        }
+        Some((newest, direct))
+    }
+}
+
 /// The first 16 bytes of SHA-256.
 pub(crate) fn short_digest(text: &str) -> [u8; 16] {
     let mut short = [0; 16];
@@ -98,7 +131,7 @@ impl Admission {
         if text.starts_with(OPAQUE_TOKEN_PREFIX) {
             let default = RegistryName::default_registry();
             let realm = self.known_realm(registry.unwrap_or(&default))?;
-            let read = self.read_opaque(realm, text).await?;
+            let read = self.presented_opaque(realm, text).await?;
             self.note_use(&read).await?;
             return Ok(read);
         }
@@ -131,6 +164,29 @@ impl Admission {
         Ok(ReadToken { realm, claims, mark, kept: None })
     }
 
+    /// Finds an opaque token that its holder presents. One that was renewed and is forgotten since ends its
+    /// chain when its successor was used: whoever comes with it, or whoever has renewed it, has stolen it.
+    pub(crate) async fn presented_opaque(&self, realm: Arc<Realm>, text: &str) -> Result<ReadToken, Refusal> {
+        let found = self.read_opaque(Arc::clone(&realm), text).await;
+        if !matches!(found, Err(Refusal::NotProven(_))) {
+            return found;
+        }
+        let Some((newest, direct)) = realm.renewed.newest(&sha256(text.as_bytes())) else { return found };
+        let kept = self.inner.store.token(&realm.record.name, &newest, self.now_s()).await;
+        let Some(kept) = kept.map_err(|error| unavailable(&error))? else { return found };
+        // Its answer was lost, and the device comes too late.
+        if direct && !kept.used {
+            return found;
+        }
+        let read = Self::kept_opaque(realm, kept)?;
+        tracing::warn!(
+            name = %read.claims.subject,
+            "a token that was renewed long ago was presented: it or its successor was stolen, all are ended"
+        );
+        self.end_token(&read).await?;
+        Err(Refusal::TokenGone)
+    }
+
     /// Finds an opaque token, without noting that it was presented.
     pub(crate) async fn read_opaque(&self, realm: Arc<Realm>, text: &str) -> Result<ReadToken, Refusal> {
         let unknown = || Refusal::NotProven(NotProven::UnknownToken);
@@ -138,7 +194,10 @@ impl Admission {
             return Err(unknown());
         }
         let found = self.inner.store.token(&realm.record.name, &sha256(text.as_bytes()), self.now_s()).await;
-        let kept = found.map_err(|error| unavailable(&error))?.ok_or_else(unknown)?;
+        Self::kept_opaque(realm, found.map_err(|error| unavailable(&error))?.ok_or_else(unknown)?)
+    }
+
+    fn kept_opaque(realm: Arc<Realm>, kept: KeptToken) -> Result<ReadToken, Refusal> {
         let claims = Claims::from_json(kept.claims.as_bytes())
             .map_err(|_| Refusal::Unavailable("the record of a token cannot be read".to_owned()))?;
         let claims = AccessClaims::from_claims(&claims, &realm.record.issuer)?;

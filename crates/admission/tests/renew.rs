@@ -245,3 +245,38 @@ async fn a_renewal_may_say_its_scope_again_and_no_other() {
     let renewed = ask(" refresh.token  tenant.demo").await.expect("the same, in another order");
     assert_eq!(renewed.alias_words.as_deref(), Some(words));
 }
+
+#[tokio::test]
+async fn a_token_that_comes_long_after_it_was_renewed_ends_the_chain_too() {
+    for twice in [false, true] {
+        let (world, device, backend) = furnished().await;
+        let stolen = login(&world, &device, Some("refresh.token")).await.expect("in");
+        // The thief renews it, and goes on.
+        let mut thief = renew(&world, &stolen.access_token).await.expect("renewed");
+        bearer(&world, &thief.access_token).await.expect("good");
+        if twice {
+            thief = renew(&world, &thief.access_token).await.expect("renewed");
+        }
+        world.clock.advance_s(600);
+        bearer(&world, &thief.access_token).await.expect("good");
+        // Who asks about the old one is not who holds it: nothing happens.
+        let assertion = backend.assertion(ISSUER, world.now_s()).sign();
+        let credential = ClientCredential::Assertion(&assertion);
+        let token = &stolen.access_token;
+        let question = TokenRequest { credential, client_id: None, token, peer: Peer::default() };
+        let told = world.admission.introspect(&world.registry, question).await.expect("told");
+        assert_eq!(told.body, json!({ "active": false }));
+        bearer(&world, &thief.access_token).await.expect("still good");
+        // The device comes with what it has.
+        world.watcher.take();
+        let refused = match twice {
+            true => renew(&world, &stolen.access_token).await.map(drop),
+            false => bearer(&world, &stolen.access_token).await,
+        };
+        assert_eq!(refused, Err(Refusal::TokenGone), "twice: {twice}");
+        assert!(bearer(&world, &thief.access_token).await.is_err(), "the thief is out, twice: {twice}");
+        let ended = world.watcher.take();
+        assert!(ended.iter().any(|end| matches!(end, SessionsEnd::Token { .. })), "{ended:?}");
+        login(&world, &device, None).await.expect("the device logs in with its key");
+    }
+}
