@@ -65,7 +65,9 @@ impl RevokedJtis {
 /// after its 30 s; that it comes back later says all the same that two have it. In memory, so not across a
 /// restart.
 #[derive(Debug, Default)]
-pub(crate) struct RenewedTokens(RwLock<HashMap<[u8; 32], ([u8; 32], u64)>>);
+pub(crate) struct RenewedTokens(RwLock<HashMap<TokenDigest, (TokenDigest, u64)>>);
+
+type TokenDigest = [u8; 32];
 
 /// How many renewals of a registry are remembered; of more, only those that the store still knows.
 const RENEWED_MAX: usize = 65_536;
