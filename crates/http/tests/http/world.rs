@@ -19,6 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::openapi::conforms;
+
 /// The issuer of registry `default`. It is no address of the server: nothing may be derived from that.
 pub(crate) const ISSUER: &str = "https://id.example";
 
@@ -154,7 +156,9 @@ impl World {
             let _ = stream.write_all(&ask.bytes()).await;
             let _ = stream.read_to_end(&mut read).await;
         }
-        Answer::parse(&read)
+        let answer = Answer::parse(&read);
+        conforms(&ask.method, &ask.path, &answer).await;
+        answer
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -167,8 +171,11 @@ impl World {
         self.send(ask.bearer(&admin)).await
     }
 
+    /// Every answer is held against the OpenAPI document.
     pub(crate) async fn send(&self, ask: Ask) -> Answer {
-        self.send_raw(&ask.bytes()).await
+        let answer = self.send_raw(&ask.bytes()).await;
+        conforms(&ask.method, &ask.path, &answer).await;
+        answer
     }
 
     /// Writes bytes, reads until the server closes.
