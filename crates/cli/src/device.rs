@@ -586,7 +586,7 @@ fn run(common: &Common, id: &str, identity: Option<&Path>, count: u64, every: u6
             identity.device
         )));
     }
-    let mut client = MqttClient::connect(&identity.mqtt_options()?)?;
+    let mut client = MqttClient::connect_as(&identity, id)?;
     if !common.json {
         say!("{id} is connected to {} with a JWT signed by its own key", identity.mqtts);
     }

@@ -56,7 +56,5 @@ pub(crate) fn subscribe(common: &Common, args: &SubArgs) -> Result<(), Failure> 
 /// A device may use `<its id>:<anything>` as client id, so that these tools do not look like the
 /// device itself; it still has one live session, and the newer wins.
 fn connect(identity: &DeviceIdentity, what: &str) -> Result<MqttClient, Failure> {
-    let mut options = identity.mqtt_options()?;
-    options.client_id = format!("{}:{what}", identity.device);
-    Ok(MqttClient::connect(&options)?)
+    Ok(MqttClient::connect_as(identity, &format!("{}:{what}", identity.device))?)
 }

@@ -39,6 +39,8 @@ pub enum DeviceError {
         code: u8,
         /// Its name, and the reason string if the server gave one.
         why: String,
+        /// The server's time, in seconds since 1970-01-01 UTC: it refused for the time.
+        server_time_s: Option<u64>,
     },
     /// The HTTP API refused us.
     #[error("refused: {0}")]

@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::{DeviceError, edge};
+use crate::{ApiClient, DeviceError, DeviceIdentity, edge};
 
 /// How long the server may take to answer, in seconds.
 const ANSWER_S_MAX: u64 = 15;
@@ -81,6 +81,28 @@ impl std::fmt::Debug for MqttClient {
 }
 
 impl MqttClient {
+    /// Connects as a device: with a JWT of its own, or, when the server refuses that for the time, with an
+    /// access token, which needs no clock.
+    ///
+    /// # Errors
+    /// As [`Self::connect`] and [`ApiClient::token`].
+    pub fn connect_as(identity: &DeviceIdentity, client_id: &str) -> Result<Self, DeviceError> {
+        let mut options = identity.mqtt_options()?;
+        client_id.clone_into(&mut options.client_id);
+        match Self::connect(&options) {
+            Err(DeviceError::Refused { server_time_s: Some(_), .. }) => {}
+            answer => return answer,
+        }
+        let registry = match identity.registry.as_str() {
+            "default" => String::new(),
+            other => format!("/r/{other}"),
+        };
+        let api = ApiClient::new(&format!("https://{}{registry}", identity.https), &identity.ca_pem)?;
+        let token = api.token(&identity.device, &identity.issuer, None, &identity.key)?;
+        options.password = token.access_token.into_bytes();
+        Self::connect(&options)
+    }
+
     /// Connects, authenticates, and answers when the server has accepted.
     ///
     /// # Errors
@@ -213,7 +235,8 @@ impl MqttClient {
         loop {
             if let Some(at) = self.answers.iter().position(|(answered, ..)| *answered == id) {
                 let (_, code, why) = self.answers.remove(at).expect("`position` just found it");
-                return if code < 0x80 { Ok(()) } else { Err(DeviceError::Refused { code, why }) };
+                let refused = || DeviceError::Refused { code, why, server_time_s: None };
+                return if code < 0x80 { Ok(()) } else { Err(refused()) };
             }
             if matches!(self.step(deadline)?, Step::Nothing) {
                 return Err(DeviceError::TimedOut { what, seconds: ANSWER_S_MAX });
@@ -293,7 +316,9 @@ fn take(
                 return Ok((Step::Accepted, None));
             }
             let why = why(connack.reason, connack.properties.reason_string);
-            Err(DeviceError::Refused { code: connack.reason.byte(), why })
+            let server_time_s = connack.properties.user_properties.first("db-time");
+            let server_time_s = server_time_s.and_then(|text| text.parse().ok());
+            Err(DeviceError::Refused { code: connack.reason.byte(), why, server_time_s })
         }
         Packet::Publish(publish) => {
             messages.push_back(Message {
