@@ -205,13 +205,20 @@ impl Drop for Lingering {
 /// Most parameters of a form or a query; no path knows as many.
 const PARAMETERS_MAX: usize = 64;
 
-/// The parameters of a form or a query. An empty one counts as absent (RFC 6749 section 3.1).
+/// The parameters of a form or a query. An empty one of a form counts as absent (RFC 6749 section 3.1).
 #[derive(Debug, Default)]
 pub(crate) struct Params(BTreeMap<String, String>);
 
 impl Params {
     /// Takes `application/x-www-form-urlencoded`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Failure> {
+        let mut params = Self::parse_all(bytes)?;
+        params.0.retain(|_, value| !value.is_empty());
+        Ok(params)
+    }
+
+    /// The same, empty ones too: outside of OAuth an empty value is a wrong one.
+    fn parse_all(bytes: &[u8]) -> Result<Self, Failure> {
         let mut params = BTreeMap::new();
         for (number, (name, value)) in form_urlencoded::parse(bytes).enumerate() {
             if number == PARAMETERS_MAX {
@@ -230,7 +237,6 @@ impl Params {
                 )));
             }
         }
-        params.retain(|_, value| !value.is_empty());
         Ok(Self(params))
     }
 
@@ -297,7 +303,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
-        Params::parse(parts.uri.query().unwrap_or_default().as_bytes()).map(Self)
+        Params::parse_all(parts.uri.query().unwrap_or_default().as_bytes()).map(Self)
     }
 }
 

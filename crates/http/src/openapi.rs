@@ -74,7 +74,7 @@ fn document() -> Value {
 const ABOUT: &str = "Every path belongs to one registry: this document's server is the issuer of the registry \
     that it was asked of. `/oauth` answers errors as RFC 6749 section 5.2 has them, `/v1` as problem details \
     (RFC 9457) with a stable `code`, the paths of the IoT IdP in an envelope of their own. An empty parameter \
-    of a form or a query counts as absent; a repeated one is refused. Answers may get further members; a \
+    of a form counts as absent; a repeated one is refused, in a query as well. Answers may get further members; a \
     request with a member that is not known is refused, but for forms and client metadata.";
 
 fn headers() -> Value {

@@ -221,6 +221,8 @@ async fn what_the_document_has_no_word_for_is_refused() {
             Ask::post("/v1/devices/lamp/commands").json(&json!({ "text": "on", "wait_s": 0 })),
         ),
         ("a line in the query beside one in a header", import.body("application/x-ndjson", "")),
+        ("an empty number", Ask::get("/v1/devices?limit=")),
+        ("an empty word", Ask::get("/v1/enrolments/-/devices?pending=")),
         ("a path that is no text", Ask::get("/v1/registries/%FF")),
     ];
     for (what, ask) in table {
