@@ -26,6 +26,10 @@ CONFIG = """
 [checks.positive_data_acceptance]
 enabled = false
 
+# It takes any later name, also one of those below, for that of the record that was made before.
+[checks.ensure_resource_availability]
+enabled = false
+
 [checks.negative_data_rejection]
 expected-statuses = [400, 401, 403, 404, 405, 408, 409, 412, 413, 415, 422, 429]
 
