@@ -413,7 +413,7 @@ fn principals() -> Value {
                 list(answer(json!({ "word": text(), "kid": or_null(of("KeyId")), "detail": text() }), &[])),
                 "Where one principal is shown: what an operator should look at.",
             ),
-            "sessions_closed": said(count(0), "In the answer to a block: how many sessions it ends."),
+            "sessions_closed": said(count(0), "In the answer to a revocation: how many sessions it ends."),
         }), &["warnings", "sessions_closed"]),
         "Principals": page(of("Principal")),
         "Password": body(&["password"], &[], json!({ "password": { "type": "string", "minLength": 8, "maxLength": 1024 } })),
