@@ -5,12 +5,12 @@
 //! private half, until the last token it may have signed has ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use drawbridge_identity::IssuerKey;
 use drawbridge_jose::{Algorithm, PublicKey, SigningKey};
 use drawbridge_names::{KeyId, RegistryName};
-use drawbridge_registry::{IssuerAlgorithm, RegistryRecord, StoreError};
+use drawbridge_registry::{IssuerAlgorithm, RegistryRecord};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -303,8 +303,8 @@ impl Admission {
         actor: &Actor,
         rotation: Rotation,
     ) -> Result<Vec<IssuerKeyInfo>, AdmissionError> {
-        let busy = "the issuer's keys are just being changed; try again".to_owned();
-        let _turn = self.turn().ok_or(AdmissionError::Store(StoreError::Unavailable(busy)))?;
+        // Making an RSA key takes a while; against a stolen key nobody shall have to ask twice.
+        let _turn = self.inner.issuer_keys_turn.wait().await;
         let realm = self.realm(registry).ok_or_else(|| AdmissionError::NoRegistry(registry.clone()))?;
         let (keys, now_s) = (self.kept_issuer_keys(&realm.record).await?, self.now_s());
         let plan = self.plan(&realm.record);
@@ -345,7 +345,7 @@ impl Admission {
     /// again.
     pub async fn maintain_issuer_keys(&self) -> Result<(), AdmissionError> {
         // Whoever has the turn looks after them.
-        let Some(_turn) = self.turn() else { return Ok(()) };
+        let Some(_turn) = self.inner.issuer_keys_turn.take() else { return Ok(()) };
         let now_s = self.now_s();
         let read_s = self.inner.issuer_keys_read_s.load(Ordering::Relaxed);
         let read_again = now_s.abs_diff(read_s) >= READ_AGAIN_S;
@@ -389,12 +389,6 @@ impl Admission {
             self.inner.issuer_keys_read_s.store(now_s, Ordering::Relaxed);
         }
         Ok(())
-    }
-
-    /// The turn to change issuer keys, unless somebody has it.
-    fn turn(&self) -> Option<Turn<'_>> {
-        let taken = &self.inner.issuer_keys_taken;
-        (!taken.swap(true, Ordering::AcqRel)).then_some(Turn(taken))
     }
 
     /// The keys of a registry's issuer as the store has them; made if there are none.
@@ -446,15 +440,6 @@ impl Admission {
                 IssuerAlgorithm::EdDsa => Algorithm::EdDsa,
             },
         }
-    }
-}
-
-/// The turn of one who changes issuer keys.
-struct Turn<'a>(&'a AtomicBool);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
     }
 }
 

@@ -37,6 +37,7 @@ mod keys;
 mod limits;
 mod login;
 mod maintain;
+mod one_turn;
 mod operate;
 mod passwords;
 mod policies;
@@ -168,7 +169,7 @@ struct Inner {
     random: Arc<dyn Random>,
     sealer: Arc<dyn Seal>,
     /// Whoever changes issuer keys does it alone.
-    issuer_keys_taken: std::sync::atomic::AtomicBool,
+    issuer_keys_turn: one_turn::OneTurn,
     issuer_keys_read_s: std::sync::atomic::AtomicU64,
     /// The gateways that have opened sessions for others.
     gateways_seen: RwLock<std::collections::HashSet<Uid>>,
@@ -216,7 +217,7 @@ impl Admission {
             clock,
             random,
             sealer,
-            issuer_keys_taken: Default::default(),
+            issuer_keys_turn: Default::default(),
             issuer_keys_read_s: Default::default(),
             gateways_seen: RwLock::default(),
             config: settings,

@@ -169,6 +169,10 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
         settings.admission.clone(),
     )
     .await?;
+    if settings.seal.previous_key_file.is_some() {
+        let secrets = admission.reseal(&Actor::Server).await?;
+        tracing::info!(secrets, "sealed anew; `seal.previous_key_file` is needed no more");
+    }
     let issuer = open_default_registry(&admission, settings, &sockets.https).await?;
     keep_admin_token(&admission, data).await?;
 

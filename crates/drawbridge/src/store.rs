@@ -82,6 +82,9 @@ pub(crate) struct SealSettings {
     /// `DRAWBRIDGE_SEAL_KEY`, else the systemd credential `drawbridge-seal`, else `seal.key` in the data
     /// folder, which is made with the store.
     pub(crate) key_file: Option<PathBuf>,
+    /// File with the key before, while the key is being changed: at the start all secrets that it sealed are
+    /// sealed anew, after which neither the file nor this setting is needed. Default: none.
+    pub(crate) previous_key_file: Option<PathBuf>,
 }
 
 /// A store, open.
@@ -166,6 +169,18 @@ pub(crate) fn seal_key(
     url: Option<&StoreUrl>,
     random: &dyn Random,
 ) -> Result<AesSeal, StartError> {
+    let key = current_seal_key(data, settings, url, random)?;
+    let Some(file) = &settings.previous_key_file else { return Ok(AesSeal::new(*key)) };
+    let previous = key_of(&read_key(file)?, &file.display().to_string())?;
+    Ok(AesSeal::with_previous(*key, Some(*previous)))
+}
+
+fn current_seal_key(
+    data: &DataFolder,
+    settings: &SealSettings,
+    url: Option<&StoreUrl>,
+    random: &dyn Random,
+) -> Result<Zeroizing<[u8; 32]>, StartError> {
     let credential = || Some(PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(SEAL_CREDENTIAL));
     if let Some(file) = &settings.key_file {
         return key_of(&read_key(file)?, &file.display().to_string());
@@ -207,10 +222,10 @@ fn read_key(file: &Path) -> Result<Zeroizing<String>, StartError> {
 }
 
 /// `place`: where the text comes from, for the fault; the text itself is never repeated.
-fn key_of(text: &str, place: &str) -> Result<AesSeal, StartError> {
+fn key_of(text: &str, place: &str) -> Result<Zeroizing<[u8; 32]>, StartError> {
     let digits = text.trim();
     let is_hex = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let mut key = [0; 32];
+    let mut key = Zeroizing::new([0; 32]);
     for (byte, pair) in key.iter_mut().zip(digits.as_bytes().chunks(2)).filter(|_| is_hex) {
         let digit = |at: usize| char::from(pair[at]).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         *byte = digit(0).zip(digit(1)).map_or(0, |(high, low)| high << 4 | low);
@@ -218,7 +233,7 @@ fn key_of(text: &str, place: &str) -> Result<AesSeal, StartError> {
     if !is_hex {
         return Err(format!("[DB-4025] {place} is not 64 characters of hex; restore it").into());
     }
-    Ok(AesSeal::new(key))
+    Ok(key)
 }
 
 fn hex(bytes: &[u8]) -> Zeroizing<String> {
