@@ -93,11 +93,12 @@ impl MqttClient {
             Err(DeviceError::Refused { server_time_s: Some(_), .. }) => {}
             answer => return answer,
         }
-        let registry = match identity.registry.as_str() {
-            "default" => String::new(),
-            other => format!("/r/{other}"),
+        let server = &identity.https;
+        let base = match identity.registry.as_str() {
+            "default" => format!("https://{server}"),
+            other => format!("https://{server}/r/{other}"),
         };
-        let api = ApiClient::new(&format!("https://{}{registry}", identity.https), &identity.ca_pem)?;
+        let api = ApiClient::new(&base, &identity.ca_pem)?;
         let token = api.token(&identity.device, &identity.issuer, None, &identity.key)?;
         options.password = token.access_token.into_bytes();
         Self::connect(&options)
