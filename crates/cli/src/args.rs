@@ -220,6 +220,9 @@ pub enum DeviceCommand {
     Revoke {
         /// The device
         id: String,
+        /// Why, for the audit
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
     },
     /// Change what it is beyond its policy
     Set {

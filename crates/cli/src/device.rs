@@ -18,9 +18,9 @@ pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Fai
         DeviceCommand::Add(add) => device_add(common, add),
         DeviceCommand::List => list(common, Kind::Device),
         DeviceCommand::Show { id } => show(common, Kind::Device, id),
-        DeviceCommand::Block { id } => act(common, id, "block"),
-        DeviceCommand::Unblock { id } => act(common, id, "unblock"),
-        DeviceCommand::Revoke { id } => act(common, id, "revoke"),
+        DeviceCommand::Block { id } => act(common, id, "block", &json!({})),
+        DeviceCommand::Unblock { id } => act(common, id, "unblock", &json!({})),
+        DeviceCommand::Revoke { id, reason } => act(common, id, "revoke", &json!({ "reason": reason })),
         DeviceCommand::Set { id, gateway, clock, legacy_assertions, both } => {
             let mut body = both_set(both)?;
             if let Some(gateway) = gateway {
@@ -401,9 +401,9 @@ fn show(common: &Common, kind: Kind, id: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn act(common: &Common, id: &str, verb: &str) -> Result<(), Failure> {
+fn act(common: &Common, id: &str, verb: &str, body: &Value) -> Result<(), Failure> {
     let path = format!("/v1/devices/{}/{verb}", escape(id));
-    let answer = Server::find(common)?.call("POST", &path, Some(&json!({})))?;
+    let answer = Server::find(common)?.call("POST", &path, Some(body))?;
     if common.json {
         output::json(&answer.json());
         return Ok(());

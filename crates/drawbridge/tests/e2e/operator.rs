@@ -104,8 +104,9 @@ fn what_is_set_of_a_device_and_an_application_is_shown_and_holds() {
     // A JWT of the second of the revocation is dead too.
     std::thread::sleep(std::time::Duration::from_millis(1_100));
     let _session = connect(&identity);
-    let revoked = show("device revoke lamp --json");
+    let revoked = show("device revoke lamp --reason stolen-van --json");
     assert_eq!((&revoked["epoch"], &revoked["sessions_closed"]), (&json!(epoch + 1), &json!(1)));
+    assert!(ok(&core, "audit tail --json").contains("stolen-van"), "the audit says why");
 }
 
 #[test]
