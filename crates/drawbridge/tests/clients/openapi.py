@@ -52,6 +52,11 @@ parameters = { "path.id" = { dictionary = "applications", probability = 0.6 } }
 include-operation-id = "importDevices"
 checks = { negative_data_rejection = { enabled = false } }
 
+# DELETE ends an enrolment; it and what came by it stay on record for the operator.
+[[operations]]
+include-path-regex = "^/v1/enrolments"
+checks = { use_after_free = { enabled = false } }
+
 [[operations]]
 include-path-regex = "^/v1/registries/"
 parameters = { "path.name" = "default" }
