@@ -106,11 +106,10 @@ impl Admission {
     async fn judge_bearer(
         &self,
         registry: Option<&RegistryName>,
-        text: &str,
+        token: &str,
         audience: Audience,
         presentation: &Presentation<'_>,
     ) -> Result<Caller, Refusal> {
-        let token = text;
         if token.is_empty() {
             return Err(Refusal::NoCredential);
         }
@@ -136,7 +135,7 @@ impl Admission {
             return Err(Refusal::Gateway("a device's record is not for its gateway".to_owned()));
         }
         let loaded = self.standing(&realm, &claims).await?;
-        self.judge_presentation(&realm, &claims, text, presentation).await?;
+        self.judge_presentation(&realm, &loaded, &claims, token, presentation)?;
         let (rights, words) = if for_bridge {
             // A token for the bridge is good for one thing of the API: reading the own record.
             let words = if audience == Audience::SelfRead { ApiWords::self_read() } else { ApiWords::none() };

@@ -47,7 +47,7 @@ impl Admission {
     /// it has logged in; else the one that it presented, if its operator wants its tokens bound.
     ///
     /// Source: RFC 9449 section 5, RFC 8705 section 3.
-    pub(crate) async fn confirmation(
+    pub(crate) fn confirmation(
         &self,
         realm: &Realm,
         binding: &BindingRequest<'_>,
@@ -71,12 +71,13 @@ impl Admission {
         }
     }
 
-    /// Whether what came with a token proves what the token is bound to.
+    /// Whether what came with a token of `loaded` proves what the token is bound to.
     ///
     /// Source: RFC 9449 sections 7.1 and 7.2, RFC 8705 section 3.
-    pub(crate) async fn judge_presentation(
+    pub(crate) fn judge_presentation(
         &self,
         realm: &Realm,
+        loaded: &Loaded,
         claims: &AccessClaims,
         token: &str,
         presentation: &Presentation<'_>,
@@ -104,14 +105,11 @@ impl Admission {
                 let Some(dpop) = &presentation.dpop else {
                     return Err(Refusal::Dpop("the header `DPoP` is missing".to_owned()));
                 };
-                let loaded = self.candidate(&realm.record.name, Some(&claims.subject)).await?;
-                let loaded = loaded.filter(|loaded| loaded.principal.uid == claims.uid);
-                let loaded = loaded.ok_or(Refusal::KeyGone)?;
-                let proven = self.judge_dpop(realm, &loaded, dpop, Some(token))?;
+                let proven = self.judge_dpop(realm, loaded, dpop, Some(token))?;
                 if proven.thumbprint != *thumbprint {
                     return refuse("the proof is by another key than the token is bound to");
                 }
-                self.use_proof(&loaded, &proven)
+                self.use_proof(loaded, &proven)
             }
         }
     }

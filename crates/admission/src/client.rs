@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use drawbridge_identity::{
-    Asserted, ClientAssertion, LeafCertificate, NotProven, Refusal, SubjectField, verify_client_chain,
+    Asserted, Candidate, ClientAssertion, LeafCertificate, NotProven, Refusal, SubjectField,
+    verify_client_chain,
 };
 use drawbridge_jose::{base64url_encode, sha256};
 use drawbridge_names::{KeyId, PrincipalName};
@@ -105,13 +106,12 @@ impl Admission {
             return Err(Refusal::NoCredential);
         }
         let assertion = ClientAssertion::parse(assertion, self.inner.config.http_token_bytes_max)?;
-        let loaded = self.candidate(&realm.record.name, assertion.claimed().as_ref()).await?;
-        let asserted = {
-            let candidate = loaded.as_ref().map(|loaded| loaded.candidate());
-            let rules = self.assertion_rules(realm);
-            assertion.verify(candidate.as_ref(), &rules, self.now_s(), &self.inner.checker)?
+        let (rules, now_s) = (self.assertion_rules(realm), self.now_s());
+        let verify = |candidate: Option<&Candidate<'_>>| {
+            assertion.verify(candidate, &rules, now_s, &self.inner.checker)
         };
-        let loaded = loaded.expect("an assertion is verified with the keys of a principal that was loaded");
+        let (loaded, asserted) =
+            self.proven(&realm.record.name, assertion.claimed().as_ref(), verify).await?;
         is_client(&loaded, client_id)?;
         Ok(Client::asserted(loaded, asserted))
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_identity::{AccessToken, Asserted, ConnectJwt, ConnectRules, NotProven, Refusal};
+use drawbridge_identity::{AccessToken, Asserted, Candidate, ConnectJwt, ConnectRules, NotProven, Refusal};
 use drawbridge_jose::base64url_decode;
 use drawbridge_names::{
     Epoch, KeyId, MqttClientId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid,
@@ -249,19 +249,17 @@ impl Admission {
             Ok(None) => named_device(client_id),
             Err(_) => None,
         };
-        let loaded = self.candidate(&record.name, claimed.as_ref()).await?;
-        let proof = {
-            let candidate = loaded.as_ref().map(|loaded| loaded.candidate());
-            let rules = ConnectRules {
-                bridge_audience: &record.bridge_audience,
-                project,
-                skew_s: record.clock_skew_s.into(),
-                life_s_max: self.inner.config.connect_life_s_max.into(),
-                clock: crate::challenge::device_clock(record.settings.clock),
-            };
-            token.verify(candidate.as_ref(), &rules, self.now_s(), &self.inner.checker)?
+        let rules = ConnectRules {
+            bridge_audience: &record.bridge_audience,
+            project,
+            skew_s: record.clock_skew_s.into(),
+            life_s_max: self.inner.config.connect_life_s_max.into(),
+            clock: crate::challenge::device_clock(record.settings.clock),
         };
-        let loaded = loaded.expect("a JWT is verified with the keys of a principal that was loaded");
+        let now_s = self.now_s();
+        let verify =
+            |candidate: Option<&Candidate<'_>>| token.verify(candidate, &rules, now_s, &self.inner.checker);
+        let (loaded, proof) = self.proven(&record.name, claimed.as_ref(), verify).await?;
         self.used(&record.name, &proof.kid);
         let once = proof.once.map(|once| Asserted {
             kid: proof.kid.clone(),

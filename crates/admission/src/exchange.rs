@@ -145,7 +145,7 @@ impl Admission {
         let within = narrowed(&device, subject_scope)?;
         let scope = request.scope.filter(|scope| !scope.is_empty()).or(subject_scope);
         let ends_s = actor.as_ref().map_or(u64::MAX, |actor| actor.claims.expires_s);
-        let confirmation = self.confirmation(&realm, &request.binding, &client).await?;
+        let confirmation = self.confirmation(&realm, &request.binding, &client)?;
         let issuance = Issuance {
             loaded: &device,
             scope,

@@ -355,7 +355,7 @@ impl Admission {
                 continue;
             }
             if read_again {
-                realm.revoked.extend(self.inner.store.revoked_jtis(&realm.record.name, now_s).await?);
+                realm.revoked.refresh(self.inner.store.revoked_jtis(&realm.record.name, now_s).await?, now_s);
             }
             let mut keys = self.kept_issuer_keys(&realm.record).await?;
             self.install_issuer_keys(&realm.record.name, &keys);

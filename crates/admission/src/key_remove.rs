@@ -1,6 +1,6 @@
 //! A device removes one of its own keys.
 
-use drawbridge_identity::{KeyRemove, Refusal};
+use drawbridge_identity::{Candidate, KeyRemove, Refusal};
 use drawbridge_names::{KeyId, RegistryName};
 use drawbridge_registry::KeyState;
 use serde_json::json;
@@ -48,14 +48,11 @@ impl Admission {
         }
         let realm = self.known_realm(registry)?;
         let presented = KeyRemove::parse(remove, self.inner.config.http_token_bytes_max)?;
-        let loaded = self.candidate(registry, presented.claimed().as_ref()).await?;
-        let now_s = self.now_s();
-        let removal = {
-            let candidate = loaded.as_ref().map(|loaded| loaded.candidate());
-            let rules = self.assertion_rules(&realm);
-            presented.verify(candidate.as_ref(), &rules, now_s, &self.inner.checker)?
+        let (rules, now_s) = (self.assertion_rules(&realm), self.now_s());
+        let verify = |candidate: Option<&Candidate<'_>>| {
+            presented.verify(candidate, &rules, now_s, &self.inner.checker)
         };
-        let loaded = loaded.expect("a removal is verified with the keys of a principal that was loaded");
+        let (loaded, removal) = self.proven(registry, presented.claimed().as_ref(), verify).await?;
         self.charge_principal(registry, loaded.principal.uid, peer)?;
         judge_state(&loaded)?;
         let (principal, kid, signer) = (&loaded.principal, removal.kid, &removal.asserted.kid);

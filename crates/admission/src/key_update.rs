@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use drawbridge_identity::{Asserted, KeyUpdate, LegacyUpdate, Refusal, verify_legacy_pop, verify_pop};
+use drawbridge_identity::{
+    Asserted, Candidate, KeyUpdate, LegacyUpdate, Refusal, verify_legacy_pop, verify_pop,
+};
 use drawbridge_jose::PublicKey;
 use drawbridge_names::{KeyId, RegistryName};
 use drawbridge_registry::{JtiOutcome, Key, KeyRotation, KeyState, RotateKey};
@@ -55,13 +57,11 @@ impl Admission {
         }
         let realm = self.known_realm(registry)?;
         let presented = KeyUpdate::parse(update, self.inner.config.http_token_bytes_max)?;
-        let loaded = self.candidate(registry, presented.claimed().as_ref()).await?;
         let (rules, now_s) = (self.assertion_rules(&realm), self.now_s());
-        let updated = {
-            let candidate = loaded.as_ref().map(|loaded| loaded.candidate());
-            presented.verify(candidate.as_ref(), &rules, now_s, &self.inner.checker)?
+        let verify = |candidate: Option<&Candidate<'_>>| {
+            presented.verify(candidate, &rules, now_s, &self.inner.checker)
         };
-        let loaded = loaded.expect("an update is verified with the keys of a principal that was loaded");
+        let (loaded, updated) = self.proven(registry, presented.claimed().as_ref(), verify).await?;
         self.charge_principal(registry, loaded.principal.uid, peer)?;
         judge_state(&loaded)?;
         verify_pop(pop, update, &updated.new_key, &rules, updated.dates, now_s, &self.inner.checker)?;
@@ -95,13 +95,11 @@ impl Admission {
         }
         let realm = self.known_realm(registry)?;
         let presented = LegacyUpdate::parse(update, self.inner.config.http_token_bytes_max)?;
-        let loaded = self.candidate(registry, presented.claimed().as_ref()).await?;
-        let updated = {
-            let candidate = loaded.as_ref().map(|loaded| loaded.candidate());
-            let rules = self.assertion_rules(&realm);
-            presented.verify(candidate.as_ref(), &rules, self.now_s(), &self.inner.checker)?
+        let (rules, now_s) = (self.assertion_rules(&realm), self.now_s());
+        let verify = |candidate: Option<&Candidate<'_>>| {
+            presented.verify(candidate, &rules, now_s, &self.inner.checker)
         };
-        let loaded = loaded.expect("an update is verified with the keys of a principal that was loaded");
+        let (loaded, updated) = self.proven(registry, presented.claimed().as_ref(), verify).await?;
         self.charge_principal(registry, loaded.principal.uid, peer)?;
         judge_state(&loaded)?;
         let form = verify_legacy_pop(pop, update, &updated.new_key, &self.inner.checker)?;

@@ -57,7 +57,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use drawbridge_identity::{Asserted, AssertionRules, Checker, KeyRing, RingKey};
+use drawbridge_identity::{Asserted, AssertionRules, Candidate, Checker, KeyRing, RingKey};
 use drawbridge_jose::{Algorithm, PublicKey};
 use drawbridge_names::{KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::{AuditEntry, JtiMark, JtiOutcome, Key, KeyState, Store, StoreError};
@@ -387,6 +387,20 @@ impl Admission {
             Some(name) => self.loaded(registry, name).await.map_err(|error| unavailable(&error)),
             None => Ok(None),
         }
+    }
+
+    /// Has a JWT verified with the keys of the principal it claims to be from; answers that principal, and what
+    /// was proven. `verify` gets nobody where there is no such principal, and refuses then at the same cost.
+    async fn proven<T>(
+        &self,
+        registry: &RegistryName,
+        claimed: Option<&PrincipalName>,
+        verify: impl FnOnce(Option<&Candidate<'_>>) -> Result<T, Refusal>,
+    ) -> Result<(Arc<Loaded>, T), Refusal> {
+        let loaded = self.candidate(registry, claimed).await?;
+        let proven = verify(loaded.as_ref().map(|loaded| loaded.candidate()).as_ref())?;
+        let loaded = loaded.ok_or(Refusal::NotProven(NotProven::UnknownPrincipal))?;
+        Ok((loaded, proven))
     }
 
     /// Uses up a `jti`: everything else must have been checked before.

@@ -1,6 +1,6 @@
-//! The token endpoint: an assertion comes in, an access token goes out.
+//! The token endpoint: a credential comes in, an access token goes out.
 
-use drawbridge_identity::{LegacyLogin, Refusal};
+use drawbridge_identity::{Candidate, LegacyLogin, Refusal};
 use drawbridge_names::RegistryName;
 
 use crate::binding::BindingRequest;
@@ -42,12 +42,12 @@ impl<'a> LoginRequest<'a> {
 }
 
 impl Admission {
-    /// A principal logs in with a client assertion and gets an access token.
+    /// A principal logs in by one credential and gets an access token.
     ///
     /// # Errors
     /// [`Refusal`]. The `jti` is used up only if nothing else was wrong.
     ///
-    /// Source: RFC 7523, RFC 10070, RFC 9068.
+    /// Source: RFC 6749 section 4.4, RFC 7523, RFC 8705, RFC 10070, RFC 9068.
     pub async fn login(
         &self,
         registry: &RegistryName,
@@ -67,7 +67,7 @@ impl Admission {
         let realm = self.known_realm(registry)?;
         let client = self.client(&realm, &request.credential, request.client_id).await?;
         self.charge_principal(registry, client.loaded.principal.uid, request.peer)?;
-        let confirmation = self.confirmation(&realm, &request.binding, &client).await?;
+        let confirmation = self.confirmation(&realm, &request.binding, &client)?;
         let name = client.loaded.principal.name.clone();
         let issuance = Issuance {
             scope: request.scope,
@@ -111,13 +111,10 @@ impl Admission {
         }
         let realm = self.known_realm(registry)?;
         let login = LegacyLogin::parse(jwt, self.inner.config.http_token_bytes_max)?;
-        let loaded = self.candidate(registry, login.claimed().as_ref()).await?;
-        let asserted = {
-            let candidate = loaded.as_ref().map(|loaded| loaded.candidate());
-            let rules = self.assertion_rules(&realm);
-            login.verify(candidate.as_ref(), &rules, self.now_s(), &self.inner.checker)?
-        };
-        let loaded = loaded.expect("an assertion is verified with the keys of a principal that was loaded");
+        let (rules, now_s) = (self.assertion_rules(&realm), self.now_s());
+        let verify =
+            |candidate: Option<&Candidate<'_>>| login.verify(candidate, &rules, now_s, &self.inner.checker);
+        let (loaded, asserted) = self.proven(registry, login.claimed().as_ref(), verify).await?;
         self.charge_principal(registry, loaded.principal.uid, peer)?;
         let application = self.alias_application(registry, client_id).await?;
         let mut alias = alias_scope(scope, &loaded.rights)?;

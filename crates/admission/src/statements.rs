@@ -4,7 +4,7 @@
 //! what registers by it waits for an operator. For such a statement an enrolment is made when it is first
 //! used, so it is counted, listed, ended and approved as every enrolment is.
 
-use drawbridge_identity::{Refusal, SoftwareStatement, Stated, StatedDevices};
+use drawbridge_identity::{Candidate, Refusal, SoftwareStatement, Stated, StatedDevices};
 use drawbridge_jose::{base64url_encode, sha256};
 use drawbridge_names::{PolicyName, PrincipalKind, PrincipalName};
 use drawbridge_registry::{AddPrincipal, Enrolment, EnrolmentNames, Principal, Role};
@@ -64,17 +64,15 @@ impl Admission {
     /// Judges a statement and whether its signer may make any.
     async fn stated(&self, realm: &Realm, text: &str) -> Result<(std::sync::Arc<Loaded>, Stated), Refusal> {
         let statement = SoftwareStatement::parse(text, self.inner.config.http_token_bytes_max)?;
-        let loaded = self.candidate(&realm.record.name, statement.claimed().as_ref()).await?;
-        let stated = {
-            let candidate = loaded.as_ref().map(|loaded| loaded.candidate());
-            let (issuer, skew_s) = (&realm.record.issuer, realm.record.clock_skew_s.into());
-            statement.verify(candidate.as_ref(), issuer, skew_s, self.now_s(), &self.inner.checker)
+        let (issuer, skew_s, now_s) = (&realm.record.issuer, realm.record.clock_skew_s.into(), self.now_s());
+        let verify = |candidate: Option<&Candidate<'_>>| {
+            let stated = statement.verify(candidate, issuer, skew_s, now_s, &self.inner.checker);
+            stated.map_err(|refusal| match refusal.for_owner() {
+                Some(text) => Refusal::StatementInvalid(text),
+                None => refusal,
+            })
         };
-        let stated = stated.map_err(|refusal| match refusal.for_owner() {
-            Some(text) => Refusal::StatementInvalid(text),
-            None => refusal,
-        })?;
-        let loaded = loaded.expect("a statement is verified with the keys of a principal that was loaded");
+        let (loaded, stated) = self.proven(&realm.record.name, statement.claimed().as_ref(), verify).await?;
         let principal = &loaded.principal;
         let is_maker = principal.kind == PrincipalKind::Application
             && principal.settings.roles.contains(&Role::Manufacturer)

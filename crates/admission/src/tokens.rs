@@ -49,15 +49,16 @@ impl RevokedJtis {
         self.0.read().unwrap_or_else(PoisonError::into_inner).contains_key(token)
     }
 
-    /// Takes over what another server of the same store has revoked.
-    pub(crate) fn extend(&self, revoked: Vec<([u8; 16], u64)>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).extend(revoked);
-    }
-
-    fn insert(&self, token: [u8; 16], until_s: u64, now_s: u64) {
+    /// Takes over what another server of the same store has revoked, and forgets what has ended by itself: once
+    /// a minute, not with every revocation, for it passes by all of them.
+    pub(crate) fn refresh(&self, stored: Vec<([u8; 16], u64)>, now_s: u64) {
         let mut revoked = self.0.write().unwrap_or_else(PoisonError::into_inner);
         revoked.retain(|_, until_s| *until_s > now_s);
-        revoked.insert(token, until_s);
+        revoked.extend(stored);
+    }
+
+    fn insert(&self, token: [u8; 16], until_s: u64) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(token, until_s);
     }
 }
 
@@ -248,7 +249,7 @@ impl Admission {
         let (registry, claims) = (&read.realm.record.name, &read.claims);
         // A family may live on for a day after its login.
         let until_s = claims.expires_s.max(claims.issued_s + TOKEN_LIFE_S_MAX);
-        read.realm.revoked.insert(read.mark.token, until_s, self.now_s());
+        read.realm.revoked.insert(read.mark.token, until_s);
         self.tell(&SessionsEnd::Token {
             registry: registry.clone(),
             uid: claims.uid,
@@ -280,7 +281,8 @@ mod tests {
     fn revoked_tokens_are_forgotten_after_their_end() {
         let revoked = RevokedJtis::of(vec![([1; 16], 10)]);
         assert!(revoked.contains(&[1; 16]));
-        revoked.insert([2; 16], 20, 10);
-        assert!(!revoked.contains(&[1; 16]) && revoked.contains(&[2; 16]));
+        revoked.insert([2; 16], 20);
+        revoked.refresh(vec![([3; 16], 30)], 10);
+        assert!(!revoked.contains(&[1; 16]) && revoked.contains(&[2; 16]) && revoked.contains(&[3; 16]));
     }
 }
