@@ -20,6 +20,7 @@
 //! | `routes` | who subscribed to what |
 //! | `retained` | the last word on each topic |
 //! | `log` | one copy per message, for sessions that are behind |
+//! | `storage` | what outlives the process, as records |
 //! | `wheel` | all timers of a shard |
 //! | `directory` | where a principal is connected; which shards listen |
 //! | `shard` | the connections, and what happens to them |
@@ -33,6 +34,7 @@ mod report;
 mod retained;
 mod routes;
 mod shard;
+pub mod storage;
 mod wheel;
 
 pub use directory::{Directory, Interest};

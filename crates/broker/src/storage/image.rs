@@ -1,0 +1,186 @@
+//! What stands, after all records up to some point.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use drawbridge_mqtt::codec::{PacketId, Qos};
+use drawbridge_names::{RegistryName, TopicFilter};
+
+use super::{MessageId, Record, SessionId, StoredSession, Terms};
+
+/// Sessions with what they are owed, and the retained messages, without any payload.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Image {
+    /// By number.
+    pub sessions: BTreeMap<SessionId, SessionImage>,
+    /// The message that is the last word on each topic, by registry.
+    pub retained: HashMap<RegistryName, BTreeMap<Box<str>, MessageId>>,
+    /// For every message that is owed or retained, how many times. A message that is not here is needed by
+    /// nobody.
+    pub references: BTreeMap<MessageId, u32>,
+    /// The highest number of a session so far.
+    pub session_max: u64,
+    /// The highest number of a message so far.
+    pub message_max: u64,
+    /// The highest owner epoch so far.
+    pub owner_epoch_max: u64,
+}
+
+/// One stored session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionImage {
+    /// What it says of itself.
+    pub session: StoredSession,
+    /// Its subscriptions.
+    pub subscriptions: BTreeMap<Box<str>, Terms>,
+    /// What it is owed, in the order of arrival.
+    pub pending: BTreeMap<MessageId, Pending>,
+    /// Identifiers that it published under at QoS 2 and has not released.
+    pub inbound: BTreeSet<u16>,
+}
+
+/// A message that a session is owed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// 1 or 2.
+    pub qos: Qos,
+    /// The RETAIN flag it gets.
+    pub retain: bool,
+    /// Subscription identifiers.
+    pub identifiers: Box<[u32]>,
+    /// The identifier under which it was sent, if it was.
+    pub packet_id: Option<PacketId>,
+    /// PUBREC came: only PUBREL is owed.
+    pub received: bool,
+}
+
+impl SessionImage {
+    /// The filters with their terms. All parse: they were filters when they were stored.
+    pub fn filters(&self) -> impl Iterator<Item = (TopicFilter, Terms)> + '_ {
+        self.subscriptions
+            .iter()
+            .filter_map(|(filter, terms)| Some((TopicFilter::parse(filter).ok()?, *terms)))
+    }
+}
+
+impl Image {
+    /// What stands after one more record. A record about a session or message that is not there (any more)
+    /// changes nothing.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Session(stored) => self.put_session(stored),
+            Record::SessionGone { session } => {
+                if let Some(gone) = self.sessions.remove(session) {
+                    gone.pending.keys().for_each(|id| self.drop_reference(*id));
+                }
+            }
+            Record::Subscribed { session, filter, terms } => {
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.subscriptions.insert(filter.as_str().into(), *terms);
+                }
+            }
+            Record::Unsubscribed { session, filter } => {
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.subscriptions.remove(filter.as_str());
+                }
+            }
+            Record::Message { id, message, to, retained } => {
+                self.message_max = self.message_max.max(id.0);
+                for destination in to {
+                    let Some(session) = self.sessions.get_mut(&destination.session) else { continue };
+                    let pending = Pending {
+                        qos: destination.qos,
+                        retain: destination.retain,
+                        identifiers: destination.identifiers.clone(),
+                        packet_id: None,
+                        received: false,
+                    };
+                    if session.pending.insert(*id, pending).is_none() {
+                        *self.references.entry(*id).or_default() += 1;
+                    }
+                }
+                if *retained {
+                    let topics = self.retained.entry(message.registry.clone()).or_default();
+                    let old = topics.insert(message.topic.clone(), *id);
+                    *self.references.entry(*id).or_default() += 1;
+                    if let Some(old) = old {
+                        self.drop_reference(old);
+                    }
+                }
+            }
+            Record::RetainedCleared { registry, topic } => {
+                let old = self.retained.get_mut(registry).and_then(|topics| topics.remove(topic));
+                if let Some(old) = old {
+                    self.drop_reference(old);
+                }
+            }
+            Record::Sending { session, message, packet_id } => {
+                if let Some(pending) = self.pending(*session, *message) {
+                    pending.packet_id = Some(*packet_id);
+                }
+            }
+            Record::Received { session, message } => {
+                if let Some(pending) = self.pending(*session, *message) {
+                    pending.received = true;
+                }
+            }
+            Record::Done { session, message } => {
+                let session = self.sessions.get_mut(session);
+                if session.is_some_and(|session| session.pending.remove(message).is_some()) {
+                    self.drop_reference(*message);
+                }
+            }
+            Record::Inbound { session, packet_id } => {
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.inbound.insert(packet_id.get());
+                }
+            }
+            Record::Released { session, packet_id } => {
+                if let Some(session) = self.sessions.get_mut(session) {
+                    session.inbound.remove(&packet_id.get());
+                }
+            }
+        }
+    }
+
+    fn put_session(&mut self, stored: &StoredSession) {
+        self.session_max = self.session_max.max(stored.id.0);
+        self.owner_epoch_max = self.owner_epoch_max.max(stored.owner_epoch);
+        if let Some(known) = self.sessions.get_mut(&stored.id) {
+            known.session = stored.clone();
+            return;
+        }
+        let session = SessionImage {
+            session: stored.clone(),
+            subscriptions: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            inbound: BTreeSet::new(),
+        };
+        self.sessions.insert(stored.id, session);
+    }
+
+    fn pending(&mut self, session: SessionId, message: MessageId) -> Option<&mut Pending> {
+        self.sessions.get_mut(&session)?.pending.get_mut(&message)
+    }
+
+    fn drop_reference(&mut self, id: MessageId) {
+        if let Some(count) = self.references.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                self.references.remove(&id);
+            }
+        }
+    }
+
+    /// A message could not be found any more (it was older than the storage keeps): nobody is owed it.
+    pub fn forget(&mut self, id: MessageId) {
+        if self.references.remove(&id).is_none() {
+            return;
+        }
+        for session in self.sessions.values_mut() {
+            session.pending.remove(&id);
+        }
+        for topics in self.retained.values_mut() {
+            topics.retain(|_, retained| *retained != id);
+        }
+    }
+}
