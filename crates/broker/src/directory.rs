@@ -3,13 +3,14 @@
 //! The directory is touched at connect and disconnect only; no message takes its lock.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use drawbridge_names::{MqttClientId, RegistryName, Uid};
 
 use crate::ConnId;
+use crate::storage::{Image, MessageId, SessionId};
 
 /// More take-overs than this of one principal within [`TAKEOVER_SPAN`] are refused: two clients
 /// with one identity would otherwise throw each other out for ever.
@@ -276,13 +277,36 @@ impl Directory {
 #[derive(Debug)]
 pub struct Interest {
     subscriptions: Vec<AtomicUsize>,
+    /// The last number given to a message that is stored, and to a stored session.
+    message: AtomicU64,
+    session: AtomicU64,
 }
 
 impl Interest {
     /// For this number of shards, all without subscriptions.
     #[must_use]
     pub fn new(shards: usize) -> Self {
-        Self { subscriptions: std::iter::repeat_with(|| AtomicUsize::new(0)).take(shards).collect() }
+        Self::restored(shards, &Image::default())
+    }
+
+    /// For this number of shards that will be given back what `image` holds.
+    #[must_use]
+    pub fn restored(shards: usize, image: &Image) -> Self {
+        Self {
+            subscriptions: std::iter::repeat_with(|| AtomicUsize::new(0)).take(shards).collect(),
+            message: AtomicU64::new(image.message_max),
+            session: AtomicU64::new(image.session_max),
+        }
+    }
+
+    /// A number for a message that is to be stored.
+    pub(crate) fn next_message(&self) -> MessageId {
+        MessageId(self.message.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    /// A number for a session that is to be stored.
+    pub(crate) fn next_session(&self) -> SessionId {
+        SessionId(self.session.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
     /// Whether the shard has any subscription.

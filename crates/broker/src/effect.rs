@@ -11,6 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::message::{Message, Publisher};
 use crate::report::Report;
+use crate::shard::Moving;
+use crate::storage::{MessageId, SessionId};
 
 /// A connection within its shard. A stale one is never taken for a newer connection in its place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,6 +96,23 @@ pub enum Effect {
         order: u64,
         /// What became of it.
         outcome: OrderOutcome,
+    },
+    /// A stored session wants messages that are not in memory. Answer by [`crate::Shard::fetched`].
+    Fetch {
+        /// The session.
+        session: SessionId,
+        /// In the order in which they are wanted.
+        messages: Vec<MessageId>,
+    },
+    /// The connection belongs to a session that lives on another shard: its socket goes there, and with it
+    /// `moving`, by [`crate::Shard::adopt`]. Its place here is free already; it is not hung up.
+    Move {
+        /// The connection, which ends to be one of this shard.
+        conn: ConnId,
+        /// Where to.
+        shard: usize,
+        /// What the broker knows of it.
+        moving: Box<Moving>,
     },
     /// Something for the log.
     Report(Report),

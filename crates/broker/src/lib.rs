@@ -12,7 +12,8 @@
 //! - after [`Shard::open`], each [`Effect::Close`] is answered by [`Shard::hung_up`] when the socket
 //!   is closed, and a socket that goes away by itself is told by the same call: it frees the place;
 //! - [`Effect::Write`] is answered by [`Shard::drained`] once [`Shard::output`] is empty;
-//! - [`Shard::end_sessions`] is called on every shard.
+//! - [`Shard::end_sessions`] is called on every shard;
+//! - at the end of a turn [`Shard::take_batch`] is taken and stored, and [`Shard::committed`] told.
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -45,4 +46,4 @@ pub use effect::{
 pub use log::{Conflict, Log, MemoryLog, Read};
 pub use message::{Message, Publisher};
 pub use report::{Report, What, Who};
-pub use shard::{Shard, ShardConfig, Stats};
+pub use shard::{Moving, Restored, Shard, ShardConfig, Stats};

@@ -63,6 +63,8 @@ impl Driver {
                 }
             }
             Effect::Report(report) => self.report(now, &report),
+            // No session is stored yet, so none lives on another shard either.
+            Effect::Fetch { .. } | Effect::Move { .. } => {}
         }
     }
 

@@ -44,6 +44,17 @@ pub struct ShardConfig {
     /// An instant and the ms since 1970-01-01 UTC at that instant, to write `received_ms` into
     /// messages. Default none.
     pub wall_clock: Option<(Instant, u64)>,
+    /// Whether there is a storage: sessions may outlive their connections, and batches are given out.
+    /// Default no.
+    pub durable: bool,
+    /// The longest Session Expiry Interval given, in seconds; also that of a 3.1.1 session that is kept.
+    /// Default 604,800 (7 days).
+    pub session_expiry_s_max: u32,
+    /// Messages that a stored session may have waiting while it is away, or does not keep up. Beyond it the
+    /// newest are dropped. Default 10,000.
+    pub queue_messages_max: usize,
+    /// Their bytes. Default 16 MiB.
+    pub queue_bytes_max: usize,
 }
 
 impl Default for ShardConfig {
@@ -64,6 +75,10 @@ impl Default for ShardConfig {
             subscriptions_max: 1 << 17,
             subscription_bytes_max: 64 << 20,
             wall_clock: None,
+            durable: false,
+            session_expiry_s_max: 604_800,
+            queue_messages_max: 10_000,
+            queue_bytes_max: 16 << 20,
         }
     }
 }

@@ -6,6 +6,7 @@ mod open;
 mod outgoing;
 mod publish;
 mod session;
+mod stored;
 mod subscribe;
 mod timers;
 
@@ -34,6 +35,7 @@ use open::Pending;
 use outgoing::Templates;
 use publish::Met;
 use session::{DelayedWill, Session};
+pub use stored::{Moving, Restored};
 
 /// Counters of [`Stats`] that only grow.
 #[derive(Debug, Default)]

@@ -533,7 +533,10 @@ mod tests {
             Record::Done { session, message: MessageId(1) },
             Record::Inbound { session, packet_id },
             Record::Released { session, packet_id },
-            Record::RetainedCleared { registry: RegistryName::default_registry(), topic: "plant/1/temp".into() },
+            Record::RetainedCleared {
+                registry: RegistryName::default_registry(),
+                topic: "plant/1/temp".into(),
+            },
             Record::SessionGone { session },
         ]
     }
