@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use drawbridge_admission::{Actor, Admission, Clock, NewRegistry};
 use drawbridge_bridge::{
-    Bridge, BridgeConfig, Listener, ListenerKind, raise_open_files, server_tls, server_tls_asking,
+    Bridge, BridgeConfig, BridgeHandle, Listener, ListenerKind, WebSocketPlace, raise_open_files, server_tls,
+    server_tls_asking,
 };
 use drawbridge_cli::args::Common;
 use drawbridge_cli::{Endpoints, ServeArgs};
 use drawbridge_control::Control;
-use drawbridge_http::HttpState;
+use drawbridge_http::{HttpState, WebSocketConnection, WebSocketDoor, WebSocketSeat};
 use drawbridge_names::{PrincipalName, RegistryName};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -139,6 +140,7 @@ impl Sockets {
         Ok(Endpoints {
             mqtts: self.mqtts.local_addr()?.to_string(),
             https: self.https.local_addr()?.to_string(),
+            wss: self.https.local_addr()?.to_string(),
             mqtt: self.mqtt.as_ref().map(|socket| socket.local_addr()).transpose()?.map(|a| a.to_string()),
         })
     }
@@ -185,6 +187,7 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     )?;
     let handle = bridge.handle();
     admission.watch(Arc::new(handle.clone()));
+    let web_socket = Arc::new(MqttOverWebSocket(handle.clone()));
     let control = Arc::new(Control::new(opened.store.clone(), Arc::new(handle), clock));
     bridge.serve_control(control.clone());
     let configs = control.publish_stored_configs().await?;
@@ -194,7 +197,8 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let stop = Arc::new(tokio::sync::Notify::new());
     let last = admission.clone();
     let http = tokio::spawn({
-        let state = HttpState { admission, control, random, config: Arc::new(settings.http.clone()) };
+        let config = Arc::new(settings.http.clone());
+        let state = HttpState { admission, control, random, config, web_socket: Some(web_socket) };
         https.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(https)?;
         let (config, stop) = (settings.http.clone(), Arc::clone(&stop));
@@ -249,6 +253,24 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     }
     last.settle().await;
     Ok(())
+}
+
+/// Leads from HTTPS to the bridge.
+struct MqttOverWebSocket(BridgeHandle);
+
+impl WebSocketDoor for MqttOverWebSocket {
+    fn reserve(&self, peer: SocketAddr) -> Result<Box<dyn WebSocketSeat>, (&'static str, &'static str)> {
+        Ok(Box::new(Seat(self.0.reserve_web_socket(peer)?)))
+    }
+}
+
+struct Seat(WebSocketPlace);
+
+impl WebSocketSeat for Seat {
+    fn enter(self: Box<Self>, connection: WebSocketConnection) {
+        let WebSocketConnection { socket, session, received, registry } = connection;
+        self.0.enter(socket, session, received, registry);
+    }
 }
 
 /// While nobody knows whether another server works on the store, what this one remembers may be out of date:
@@ -348,6 +370,7 @@ fn greet(
     say!("drawbridge {} serves from {folder}", env!("CARGO_PKG_VERSION"));
     say!("  mqtt over tls     {}", endpoints.mqtts);
     say!("  https             {}", endpoints.https);
+    say!("  mqtt over wss     wss://{}/mqtt", endpoints.wss);
     if let Some(mqtt) = &endpoints.mqtt {
         say!("  mqtt WITHOUT tls  {mqtt} (development only)");
     }
