@@ -52,6 +52,8 @@ pub(crate) struct Keeper {
     /// What is to be copied forward, last first, and how many of the copies are not durable yet.
     moves: Vec<(MessageId, Place)>,
     moving: usize,
+    /// Another segment may be worth copying from.
+    look: bool,
 }
 
 impl Keeper {
@@ -69,6 +71,7 @@ impl Keeper {
             not_before: None,
             moves: Vec::new(),
             moving: 0,
+            look: false,
         };
         keeper.count();
         keeper
@@ -140,6 +143,7 @@ impl Keeper {
         if self.log_bytes >= due && !waits {
             self.checkpoint(now);
         }
+        self.choose_moves();
         self.send_moves();
         if now.saturating_duration_since(self.ticked) < TICK {
             return;
@@ -150,7 +154,7 @@ impl Keeper {
             self.drop_old(now);
         }
         self.drop_too_much();
-        self.choose_moves();
+        self.look = true;
         let too_much = self.mirror.bytes() > self.shared.config.bytes_max;
         let long_ago = now.saturating_duration_since(self.checkpointed) >= REMOVE_WITHIN;
         let removable = self.mirror.closed().any(|(_, segment)| segment.live == 0);
@@ -240,7 +244,8 @@ impl Keeper {
 
     /// Chooses the segment that gives back most for what has to be copied.
     fn choose_moves(&mut self) {
-        if self.moving > 0 || !self.moves.is_empty() || self.shared.counters.stalled.load(Relaxed) {
+        let busy = self.moving > 0 || !self.moves.is_empty() || self.shared.counters.stalled.load(Relaxed);
+        if busy || !std::mem::take(&mut self.look) {
             return;
         }
         // Segments that nobody needs go with the next checkpoint.
@@ -258,6 +263,7 @@ impl Keeper {
                 places.iter().filter(|(_, place)| place.segment == first).map(|(id, place)| (*id, *place)),
             );
             self.moves.reverse();
+            self.look = true;
         }
     }
 

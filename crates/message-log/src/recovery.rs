@@ -49,7 +49,7 @@ pub(crate) fn recover(disk: &dyn Disk, time: TimeBase, salt: u64) -> Result<Reco
     };
     check_old_segments(disk, &mirror, &segments)?;
     if let Some(last) = segments.last().copied() {
-        segments.extend(secure_last_group(disk, last, mirror.next, salt)?.filter(|group| *group != last));
+        segments.extend(secure_last_group(disk, &mirror, last, salt)?.filter(|group| *group != last));
     }
     let log_bytes = replay(disk, &mut mirror, &segments, time)?;
     let lost = mirror.without_place();
@@ -96,16 +96,21 @@ fn check_old_segments(disk: &dyn Disk, mirror: &Mirror, segments: &[u64]) -> Res
 /// The last group was perhaps never synced: the process was killed in between, and what is read is only the page
 /// cache, which says nothing after a `sync` that failed. All that follows will stand on this group, so it is
 /// written again, as the first of a segment of its own. Gives its number if that was done.
-fn secure_last_group(disk: &dyn Disk, last: u64, next: u64, salt: u64) -> Result<Option<u64>, LogError> {
+fn secure_last_group(
+    disk: &dyn Disk,
+    mirror: &Mirror,
+    last: u64,
+    salt: u64,
+) -> Result<Option<u64>, LogError> {
     let name = segment_name(last);
     let segment = read_whole(disk, &name)?;
     let Header::Good { salt: old_salt, .. } = frame::read_header(&segment, SEGMENT) else { return Ok(None) };
-    let (mut at, mut group) = (frame::HEADER, None);
+    let ((mut at, _), mut group) = (unread(mirror, last), None);
     while let Found::Group { number, end, .. } = frame::read_group(&segment, at, old_salt) {
         group = Some((number, at..end));
         at = end;
     }
-    let Some((number, range)) = group.filter(|(number, _)| *number >= next) else { return Ok(None) };
+    let Some((number, range)) = group.filter(|(number, _)| *number >= mirror.next) else { return Ok(None) };
     if frame::group_follows(&segment, at, number, old_salt) {
         return Ok(None);
     }
@@ -130,6 +135,16 @@ fn secure_last_group(disk: &dyn Disk, last: u64, next: u64, salt: u64) -> Result
             Ok(None)
         }
         Err(source) => Err(LogError::Unreadable { file: segment_name(number), action: "written", source }),
+    }
+}
+
+/// Where in a segment reading begins, and with which group: behind what the checkpoint has.
+fn unread(mirror: &Mirror, first: u64) -> (usize, u64) {
+    match mirror.segments.get(&first) {
+        Some(known) if known.bytes > 0 && known.last < mirror.next => {
+            (usize::try_from(known.bytes).unwrap_or(usize::MAX), known.last + 1)
+        }
+        _ => (frame::HEADER, first),
     }
 }
 
@@ -171,14 +186,20 @@ fn replay_segment(
         _ if segment.len() <= frame::HEADER && following.is_none() && first == mirror.next => return Ok(0),
         _ => return Err(damaged(0, "the header of a segment")),
     };
-    let (mut at, mut expected, mut new) = (frame::HEADER, first, 0);
+    let ((mut at, mut expected), mut new) = (unread(mirror, first), 0);
+    if at > segment.len() {
+        return Err(damaged(segment.len(), "the rest of the segment"));
+    }
     loop {
         if following == Some(expected) {
             return Ok(new);
         }
         let (number, body, end) = match frame::read_group(&segment, at, salt) {
             Found::Group { number, body, end } => (number, body, end),
-            Found::End | Found::Nothing if following.is_some() => {
+            Found::End if following.is_some() => {
+                return Err(LogError::Missing { file: segment_name(expected) });
+            }
+            Found::Nothing if following.is_some() => {
                 return Err(damaged(at, "a whole group, for the next segment goes on behind it"));
             }
             Found::Nothing if frame::group_follows(&segment, at, expected, salt) => {

@@ -42,20 +42,20 @@ struct State {
     random: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Inode {
     content: Vec<u8>,
     durable: Vec<u8>,
     changes: Vec<Change>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Change {
     Written { offset: usize, bytes: Vec<u8> },
     Truncated { length: usize },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum NameChange {
     Made { name: String, inode: usize },
     Renamed { from: String, to: String },
@@ -122,6 +122,21 @@ impl FaultyDisk {
                 files.push(Inode { durable: content.clone(), content, changes: Vec::new() });
             }
             State { files, durable_names: names.clone(), names, random, ..State::default() }
+        });
+        Self { state: Arc::new(Mutex::new(left)) }
+    }
+
+    /// The disk as the next process finds it when this one was killed and the power stayed on: all that was written
+    /// is there to be read, and what of it is durable has not changed.
+    #[must_use]
+    pub fn after_kill(&self) -> Self {
+        let left = self.with(|state| State {
+            files: state.files.clone(),
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            name_changes: state.name_changes.clone(),
+            random: state.random,
+            ..State::default()
         });
         Self { state: Arc::new(Mutex::new(left)) }
     }

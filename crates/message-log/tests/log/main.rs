@@ -6,4 +6,7 @@
 )]
 
 mod basics;
+mod damage;
+mod power_cuts;
+mod space;
 mod world;

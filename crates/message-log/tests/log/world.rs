@@ -116,7 +116,7 @@ impl Heard {
 }
 
 /// Until something is true.
-pub(crate) fn eventually(what: &str, is: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     let until = Instant::now() + LONG;
     while !is() {
         assert!(Instant::now() < until, "in {LONG:?} not: {what}");
