@@ -26,21 +26,8 @@ pub enum BenchCommand {
     Filters(FiltersArgs),
     /// QoS 1 to sessions that outlive their connections: rate, and the time to PUBACK
     Durable(DurableArgs),
-}
-
-impl BenchCommand {
-    /// What every scenario takes.
-    #[must_use]
-    pub fn load(&self) -> &Load {
-        match self {
-            Self::FanIn(args) | Self::FanOut(args) => &args.load,
-            Self::Pairs(args) => &args.load,
-            Self::Connect(args) => &args.load,
-            Self::Idle(args) => &args.load,
-            Self::Filters(args) => &args.load,
-            Self::Durable(args) => &args.load,
-        }
-    }
+    /// Make the identities of many devices for --keys, and the file that registers them; contacts no server
+    Keys(KeysArgs),
 }
 
 /// The version of MQTT that the clients speak.
@@ -304,4 +291,23 @@ pub struct DurableArgs {
     /// How long.
     #[command(flatten)]
     pub span: Span,
+}
+
+/// `drawbridge bench keys`.
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    /// Folder to make, with a folder for each device in it and `devices.ndjson` for `device import`
+    pub dir: PathBuf,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub count: u32,
+    /// Identity folder of a device or application of the same registry, for the addresses and the root
+    #[arg(long, value_name = "DIR")]
+    pub like: PathBuf,
+    /// What their names begin with
+    #[arg(long, value_name = "TEXT", default_value = "bench")]
+    pub prefix: String,
+    /// The policy they get [default: device]
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<String>,
 }

@@ -214,10 +214,8 @@ impl Client {
                 Err(e) => return Err(e),
             }
             let state = tls.process_new_packets().map_err(io::Error::other)?;
-            if state.peer_has_closed() || ended {
-                if state.plaintext_bytes_to_read() == 0 {
-                    return Ok((got, got > 0));
-                }
+            if (state.peer_has_closed() || ended) && state.plaintext_bytes_to_read() == 0 {
+                return Ok((got, got > 0));
             }
         }
     }

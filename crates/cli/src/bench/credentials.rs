@@ -44,7 +44,8 @@ impl Credentials {
         let application = load.identity.as_deref().map(DeviceIdentity::load).transpose()?;
         if load.plain && (application.is_some() || !devices.is_empty()) {
             return Err(Failure::Usage(
-                "a JWT is not sent without TLS; leave --plain away, or log in with --username or as nobody".to_owned(),
+                "a JWT is not sent without TLS; leave --plain away, or log in with --username or as nobody"
+                    .to_owned(),
             ));
         }
         let password = if load.password_stdin { Some(one_line()?) } else { None };
@@ -79,7 +80,9 @@ impl Credentials {
         let own_id = format!("{}-{number}", self.prefix);
         let identity = match (&self.application, role) {
             (Some(application), Role::Receiver) => Some((application, own_id.clone())),
-            (Some(application), Role::Sender) if self.devices.is_empty() => Some((application, own_id.clone())),
+            (Some(application), Role::Sender) if self.devices.is_empty() => {
+                Some((application, own_id.clone()))
+            }
             _ if self.devices.is_empty() => None,
             _ => {
                 let device = self.devices.get(number).ok_or_else(|| {
@@ -94,7 +97,12 @@ impl Credentials {
         };
         let Some((identity, client_id)) = identity else {
             let password = self.password.as_ref().map(|text| Zeroizing::new(text.as_bytes().to_vec()));
-            return Ok(Login { id: own_id.clone(), client_id: own_id, username: self.username.clone(), password });
+            return Ok(Login {
+                id: own_id.clone(),
+                client_id: own_id,
+                username: self.username.clone(),
+                password,
+            });
         };
         let jwt = ConnectJwt {
             device: &identity.device,

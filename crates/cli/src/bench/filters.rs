@@ -22,7 +22,8 @@ pub(super) fn filters(common: &Common, args: &FiltersArgs) -> Result<Report, Fai
     let server = Process::server(args.load.server_pid)?;
     let mut swarm = swarm_of(common, &args.load)?;
     let wide = |n: u32| usize::try_from(n).expect("32 bits fit");
-    let (filters, connections, publishers) = (wide(args.filters), wide(args.connections), wide(args.publishers));
+    let (filters, connections, publishers) =
+        (wide(args.filters), wide(args.connections), wide(args.publishers));
     let template = args.load.topic.as_deref().unwrap_or("bench/{k}/in");
     let before_digits = template.find("{k}").ok_or_else(|| {
         Failure::Usage(format!("--topic `{template}` has no `{{k}}`, which the number of the filter takes"))

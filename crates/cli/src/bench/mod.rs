@@ -15,6 +15,7 @@ mod fan;
 mod filters;
 mod histogram;
 mod idle;
+mod keys;
 mod packet;
 mod pairs;
 mod process;
@@ -32,21 +33,44 @@ use crate::{Failure, output};
 
 /// Runs one scenario and prints what it found.
 pub(crate) fn bench(common: &Common, command: &BenchCommand) -> Result<(), Failure> {
-    let _ = rlimit::increase_nofile_limit(u64::MAX); // a refusal shows itself when the sockets run out
-    let (report, next) = match command {
-        BenchCommand::FanIn(args) => (fan::fan_in(common, args)?, "fan-out"),
-        BenchCommand::FanOut(args) => (fan::fan_out(common, args)?, "pairs"),
-        BenchCommand::Pairs(args) => (pairs::pairs(common, args)?, "connect"),
-        BenchCommand::Connect(args) if args.storm => (storm::storm(common, args)?, "idle"),
-        BenchCommand::Connect(args) => (connect::connect(common, args)?, "idle"),
-        BenchCommand::Idle(args) => (idle::idle(common, args)?, "filters"),
-        BenchCommand::Filters(args) => (filters::filters(common, args)?, "durable"),
-        BenchCommand::Durable(args) => (durable::durable(common, args)?, "fan-in"),
+    // What the system refuses shows itself when the sockets run out.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let (report, load, next) = match command {
+        BenchCommand::FanIn(args) => (fan::fan_in(common, args)?, &args.load, "fan-out"),
+        BenchCommand::FanOut(args) => (fan::fan_out(common, args)?, &args.load, "pairs"),
+        BenchCommand::Pairs(args) => (pairs::pairs(common, args)?, &args.load, "connect"),
+        BenchCommand::Connect(args) if args.storm => (storm::storm(common, args)?, &args.load, "filters"),
+        BenchCommand::Connect(args) => (connect::connect(common, args)?, &args.load, "filters"),
+        BenchCommand::Idle(args) => (idle::idle(common, args)?, &args.load, "filters"),
+        BenchCommand::Filters(args) => (filters::filters(common, args)?, &args.load, "durable"),
+        BenchCommand::Durable(args) => (durable::durable(common, args)?, &args.load, "fan-in"),
+        BenchCommand::Keys(args) => return keys::keys(common, args),
     };
     report.print(common);
-    let target = command.load().target.clone();
-    output::next_with_identity(common, &["bench", next, "--target", &target]);
+    let words = same_broker(common, load, next);
+    output::next_with_identity(common, &words.iter().map(String::as_str).collect::<Vec<_>>());
     Ok(())
+}
+
+/// Another scenario against the same broker, with the same identities.
+fn same_broker(common: &Common, load: &Load, scenario: &str) -> Vec<String> {
+    let mut words: Vec<String> = ["bench", scenario, "--target", &load.target].map(str::to_owned).into();
+    if load.plain {
+        words.push("--plain".to_owned());
+    }
+    let ca = common.ca.as_ref().filter(|_| !load.plain);
+    for (flag, folder) in [("--ca", ca), ("--as", load.identity.as_ref()), ("--keys", load.keys.as_ref())] {
+        words.extend(
+            folder.into_iter().flat_map(|path| [flag.to_owned(), path.to_string_lossy().into_owned()]),
+        );
+    }
+    if let Some(name) = &load.username {
+        words.extend(["--username".to_owned(), name.clone()]);
+    }
+    if load.password_stdin {
+        words.push("--password-stdin".to_owned());
+    }
+    words
 }
 
 /// A report with what every scenario was told.

@@ -102,11 +102,7 @@ impl Template {
 
 /// A CONNECT. `keep_s` above 0: the session outlives the connection, in MQTT 5 for so many seconds. Otherwise what
 /// was kept of it is forgotten.
-pub(super) fn connect(
-    version: ProtocolVersion,
-    login: &Login,
-    keep_s: u32,
-) -> Result<Vec<u8>, Failure> {
+pub(super) fn connect(version: ProtocolVersion, login: &Login, keep_s: u32) -> Result<Vec<u8>, Failure> {
     let packet = Packet::from(Connect {
         version,
         clean_start: keep_s == 0,
@@ -170,10 +166,7 @@ pub(super) const PUBREL: u8 = 6;
 pub(super) const PUBCOMP: u8 = 7;
 
 /// Takes one packet from the front: it and its length, or `None` when more bytes are needed.
-pub(super) fn take(
-    bytes: &[u8],
-    version: ProtocolVersion,
-) -> Result<Option<(Incoming<'_>, usize)>, String> {
+pub(super) fn take(bytes: &[u8], version: ProtocolVersion) -> Result<Option<(Incoming<'_>, usize)>, String> {
     let Some(&first) = bytes.first() else { return Ok(None) };
     let mut length = 0_usize;
     let mut at = 1;
@@ -196,7 +189,8 @@ pub(super) fn take(
     let incoming = match first >> 4 {
         3 => publish(first, body, version).ok_or("a PUBLISH that ends too early")?,
         kind @ PUBACK..=PUBCOMP => {
-            let id: [u8; 2] = body.get(..2).and_then(|b| b.try_into().ok()).ok_or("an empty acknowledgement")?;
+            let id: [u8; 2] =
+                body.get(..2).and_then(|b| b.try_into().ok()).ok_or("an empty acknowledgement")?;
             match body.get(2) {
                 Some(&code) if code >= 0x80 => Incoming::Refused(reason(code)),
                 _ => Incoming::Ack { kind, id: u16::from_be_bytes(id) },
@@ -280,11 +274,13 @@ mod tests {
         for version in BOTH {
             for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
                 for payload_bytes in [16, 64, 200, 70_000] {
-                    let mut template = Template::new(version, "bench/f/0000000/x", qos, payload_bytes).expect("good");
+                    let mut template =
+                        Template::new(version, "bench/f/0000000/x", qos, payload_bytes).expect("good");
                     template.number(8, 1_234_567);
                     let mut bytes = Vec::new();
                     template.write(513, stamp, &mut bytes);
-                    let frame = codec::decode(&bytes, Some(version), 1 << 20, Side::FromClient).expect("a packet");
+                    let frame =
+                        codec::decode(&bytes, Some(version), 1 << 20, Side::FromClient).expect("a packet");
                     let codec::Frame::Complete { packet: Packet::Publish(publish), .. } = frame else {
                         panic!("no PUBLISH")
                     };
@@ -293,7 +289,9 @@ mod tests {
                     assert_eq!(publish.payload.len(), payload_bytes);
                     let (incoming, whole) = take(&bytes, version).expect("sound").expect("whole");
                     assert_eq!(whole, bytes.len());
-                    let Incoming::Publish { qos: found, id, payload } = incoming else { panic!("no PUBLISH") };
+                    let Incoming::Publish { qos: found, id, payload } = incoming else {
+                        panic!("no PUBLISH")
+                    };
                     assert_eq!((found, id), (qos.bits(), if qos == Qos::AtMostOnce { 0 } else { 513 }));
                     assert_eq!(Stamp::read(payload), Some(stamp));
                     assert_eq!((template.qos(), payload.len()), (qos, payload_bytes));
@@ -314,7 +312,8 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart() {
-        let of = |bytes: &'static [u8]| take(bytes, ProtocolVersion::V311).map(|taken| taken.expect("whole").0);
+        let of =
+            |bytes: &'static [u8]| take(bytes, ProtocolVersion::V311).map(|taken| taken.expect("whole").0);
         assert_eq!(of(&[0x20, 2, 0, 0]), Ok(Incoming::Accepted));
         assert!(matches!(of(&[0x20, 2, 0, 5]), Ok(Incoming::Refused(_))));
         assert_eq!(of(&[0x90, 3, 0, 1, 1]), Ok(Incoming::Subscribed));

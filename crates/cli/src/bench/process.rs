@@ -38,7 +38,9 @@ impl Process {
             Pid::Other(pid) => format!("/proc/{pid}/{file}"),
         };
         fs::read_to_string(&path).map_err(|e| {
-            Failure::Usage(format!("{path}: {e}; --server-pid takes the id of a running process of this machine (Linux)"))
+            Failure::Usage(format!(
+                "{path}: {e}; --server-pid takes the id of a running process of this machine (Linux)"
+            ))
         })
     }
 

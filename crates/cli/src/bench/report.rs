@@ -53,11 +53,8 @@ impl Report {
         let told: Vec<String> =
             self.settings.iter().map(|(name, value)| format!("{name} {}", output::cell(value))).collect();
         say!("{}: {}", self.scenario, told.join(", "));
-        let rows: Vec<Vec<String>> = self
-            .figures
-            .iter()
-            .map(|(name, value)| vec![name.replace('_', " "), shown(*value)])
-            .collect();
+        let rows: Vec<Vec<String>> =
+            self.figures.iter().map(|(name, value)| vec![name.replace('_', " "), shown(*value)]).collect();
         output::table(&["FIGURE", "VALUE"], &rows);
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Swarm {
     target: String,
     pub(super) version: ProtocolVersion,
     topic: String,
-    pub(super) credentials: Credentials,
+    credentials: Arc<Credentials>,
     pub(super) clock: Clock,
 }
 
@@ -48,11 +48,9 @@ impl Swarm {
     pub(super) fn new(load: &Load, credentials: Credentials, ca_pem: Option<&str>) -> Result<Self, Failure> {
         let fault = |e: std::io::Error| Failure::Unavailable(format!("the poll cannot be made: {e}"));
         let target = load.target.clone();
-        let address = target
-            .to_socket_addrs()
-            .ok()
-            .and_then(|mut found| found.next())
-            .ok_or_else(|| Failure::Usage(format!("--target `{target}` has no address; wanted `host:port`")))?;
+        let address = target.to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(|| {
+            Failure::Usage(format!("--target `{target}` has no address; wanted `host:port`"))
+        })?;
         let tls = ca_pem.map(|pem| tls_of(&target, pem, load.x25519)).transpose()?;
         Ok(Self {
             poll: Poll::new().map_err(fault)?,
@@ -66,8 +64,27 @@ impl Swarm {
             target,
             version: load.version.protocol(),
             topic: load.topic().to_owned(),
-            credentials,
+            credentials: Arc::new(credentials),
             clock: Clock::start(),
+        })
+    }
+
+    /// A second one for another thread: same target, same identities, same clock, no clients yet.
+    pub(super) fn another(&self) -> Result<Self, Failure> {
+        Ok(Self {
+            poll: Poll::new().map_err(|e| Failure::Unavailable(format!("the poll cannot be made: {e}")))?,
+            events: Events::with_capacity(1024),
+            clients: Vec::new(),
+            dirty: Vec::new(),
+            again: Vec::new(),
+            buffer: vec![0; BUFFER_BYTES],
+            address: self.address,
+            tls: self.tls.clone(),
+            target: self.target.clone(),
+            version: self.version,
+            topic: self.topic.clone(),
+            credentials: Arc::clone(&self.credentials),
+            clock: self.clock,
         })
     }
 
@@ -82,9 +99,10 @@ impl Swarm {
 
     /// The filter that covers the topics of all clients.
     pub(super) fn filter(&self) -> String {
-        let levels = self.topic.split('/').map(|level| {
-            if level.contains("{n}") || level.contains("{id}") { "+" } else { level }
-        });
+        let levels = self
+            .topic
+            .split('/')
+            .map(|level| if level.contains("{n}") || level.contains("{id}") { "+" } else { level });
         levels.collect::<Vec<_>>().join("/")
     }
 
@@ -96,11 +114,14 @@ impl Swarm {
     fn client(&self, hello: Vec<u8>) -> Result<Client, Failure> {
         let lost = |why: String| {
             let target = &self.target;
-            Failure::Unavailable(format!("the connection to {target} failed: {why}; check the address, and that the broker runs"))
+            Failure::Unavailable(format!(
+                "the connection to {target} failed: {why}; check the address, and that the broker runs"
+            ))
         };
         let socket = TcpStream::connect(self.address).map_err(|e| lost(e.to_string()))?;
         socket.set_nodelay(true).map_err(|e| lost(e.to_string()))?;
-        let tls = self.tls.as_ref().map(|(config, name)| ClientConnection::new(Arc::clone(config), name.clone()));
+        let tls =
+            self.tls.as_ref().map(|(config, name)| ClientConnection::new(Arc::clone(config), name.clone()));
         let tls = tls.transpose().map_err(|e| lost(e.to_string()))?;
         Ok(Client::new(socket, tls, self.version, hello, self.clock.ns()))
     }
@@ -195,7 +216,9 @@ impl Swarm {
             *quiet_since = now;
         } else if now - *quiet_since > clock::ns(ANSWER) {
             let (target, seconds) = (&self.target, ANSWER.as_secs());
-            return Err(Failure::Unavailable(format!("{target} left {what} without an answer for {seconds} s")));
+            return Err(Failure::Unavailable(format!(
+                "{target} left {what} without an answer for {seconds} s"
+            )));
         }
         Ok(())
     }
@@ -323,7 +346,11 @@ pub(super) fn faults(heard: Heard<'_>) -> Result<(), Failure> {
     }
 }
 
-fn tls_of(target: &str, pem: &str, x25519: bool) -> Result<(Arc<ClientConfig>, ServerName<'static>), Failure> {
+fn tls_of(
+    target: &str,
+    pem: &str,
+    x25519: bool,
+) -> Result<(Arc<ClientConfig>, ServerName<'static>), Failure> {
     let bad = |why: String| Failure::Usage(format!("TLS with {target}: {why}"));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {

@@ -55,6 +55,8 @@ pub(super) struct Traffic {
     /// Nanoseconds between messages, and when the first was due.
     rate: Option<(f64, u64)>,
     next: u64,
+    /// The processor is needed by others too: sleep between messages though the poll is only good to 1 ms.
+    sleeps: bool,
     measuring: bool,
     last_progress_ns: u64,
     /// From due to received.
@@ -81,6 +83,7 @@ impl Traffic {
             window,
             rate: (rate > 0).then(|| (1e9 / f64::from(rate), now_ns)),
             next: 0,
+            sleeps: false,
             measuring: false,
             last_progress_ns: now_ns,
             times: Histogram::default(),
@@ -91,6 +94,11 @@ impl Traffic {
             acknowledged: 0,
             lost: 0,
         }
+    }
+
+    /// From now on it sleeps where it would look again without sleeping; messages may be 1 ms late.
+    pub(super) fn may_sleep(&mut self) {
+        self.sleeps = true;
     }
 
     /// One more publisher, the client at this place.
@@ -131,7 +139,11 @@ impl Traffic {
             let due = from + (self.next as f64 * every) as u64;
             if due > now {
                 let wait = due - now;
-                return if wait < SLEEP_NS { Duration::ZERO } else { Duration::from_millis(wait / 1_000_000 - 1) };
+                return match wait {
+                    SLEEP_NS.. => Duration::from_millis(wait / 1_000_000 - 1),
+                    _ if self.sleeps => Duration::from_millis(1),
+                    _ => Duration::ZERO,
+                };
             }
             let index = usize::try_from(self.next % self.senders.len() as u64).expect("one of them");
             if let Some(window) = self.window
@@ -265,7 +277,10 @@ impl Traffic {
         let total = self.late.total().max(1);
         report.found("generator_late_p99_us", self.late.at_us(0.99));
         report.found("generator_late_max_us", self.late.max_us());
-        report.found("generator_late_over_1_ms_percent", 100.0 * self.late.above(LATE_NS) as f64 / total as f64);
+        report.found(
+            "generator_late_over_1_ms_percent",
+            100.0 * self.late.above(LATE_NS) as f64 / total as f64,
+        );
     }
 }
 
