@@ -192,7 +192,7 @@ impl BridgeHandle {
 }
 
 /// Stands for the server as the publisher of a message; principals have random numbers.
-const SERVER: Uid = Uid(0);
+pub const SERVER: Uid = Uid(0);
 
 impl Watcher for BridgeHandle {
     fn ended(&self, event: &SessionsEnd) {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use drawbridge_admission::{Actor, Admission, Clock, NewRegistry};
 use drawbridge_bridge::{
-    Bridge, BridgeConfig, BridgeHandle, Listener, ListenerKind, WebSocketPlace, raise_open_files, server_tls,
-    server_tls_asking,
+    Bridge, BridgeConfig, BridgeHandle, Durable, Listener, ListenerKind, WebSocketPlace, raise_open_files,
+    server_tls, server_tls_asking,
 };
 use drawbridge_cli::args::Common;
 use drawbridge_cli::{Endpoints, ServeArgs};
@@ -25,7 +25,7 @@ use crate::edge::{SystemClock, SystemRandom};
 use crate::pki::{self, ServerCertificate};
 use crate::settings::Settings;
 use crate::store::{OpenStore, seal_key};
-use crate::{demo, journal};
+use crate::{demo, journal, messages};
 
 /// How often the server looks after what is due without anybody asking.
 const MAINTENANCE: Duration = Duration::from_secs(1);
@@ -179,8 +179,10 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     keep_admin_token(&admission, data).await?;
 
     let https = sockets.https.try_clone()?;
+    let a_clock: Arc<dyn Clock> = clock.clone();
+    let (log, durable) = messages::open(data, &settings.messages, &a_clock, &admission).await?;
     let bridge = Bridge::start(
-        bridge_config(settings, sockets, &tls)?,
+        bridge_config(settings, sockets, &tls, durable)?,
         admission.clone(),
         clock.clone(),
         tokio::runtime::Handle::current(),
@@ -238,6 +240,8 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     stop.notify_one();
     tokio::task::spawn_blocking(move || {
         bridge.shutdown(GOODBYE);
+        // Last of all: what the ends of the sessions left is still to be stored.
+        log.close();
         if let Some(demo) = demo {
             drop(demo.join()); // it has printed its own faults
         }
@@ -296,6 +300,7 @@ fn bridge_config(
     settings: &Settings,
     sockets: Sockets,
     tls: &Arc<rustls::ServerConfig>,
+    durable: Durable,
 ) -> Result<BridgeConfig, StartError> {
     let mut listeners =
         vec![Listener { socket: sockets.mqtts, kind: ListenerKind::Tls(Arc::clone(tls)), registry: None }];
@@ -316,6 +321,7 @@ fn bridge_config(
         unauthenticated_max: bridge.unauthenticated_max,
         unauthenticated_per_address_max: bridge.unauthenticated_per_address_max,
         connect_timeout: Duration::from_secs(bridge.connect_timeout_s),
+        storage: Some(durable),
         ..BridgeConfig::default()
     };
     if bridge.shards > 0 {
@@ -323,6 +329,10 @@ fn bridge_config(
     }
     config.shard.packet_bytes_max = bridge.packet_bytes_max;
     config.shard.log_bytes_max = bridge.log_bytes_max;
+    let messages = &settings.messages;
+    config.shard.session_expiry_s_max = messages.session_expiry_s_max;
+    config.shard.queue_messages_max = messages.queue_messages_max;
+    config.shard.queue_bytes_max = messages.queue_bytes_max;
     Ok(config)
 }
 
