@@ -14,6 +14,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use crate::bytes::Version;
 use crate::client::Transport;
 use crate::harness::{Core, connect_jwt, now_s};
+use crate::websocket::WebSocket;
 
 /// The application that every client of these tests is; it may do everything, topics that begin with `$lab`
 /// included, those that begin with any other `$...` not.
@@ -27,11 +28,13 @@ pub(crate) enum Via {
     Plain,
     /// TLS, with a JWT as the password.
     Tls,
+    /// WebSocket within TLS at `/mqtt` of the HTTPS port, with the same.
+    WebSocket,
 }
 
 impl Via {
     /// Every way; the whole suite runs over each.
-    pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Tls];
+    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Tls, Self::WebSocket];
 }
 
 /// A server that the guest may use.
@@ -88,21 +91,29 @@ impl World {
     /// A socket on which nothing has been said.
     pub(crate) fn transport(&self, via: Via) -> Transport {
         let endpoints = &self.core.endpoints;
-        let address = match via {
-            Via::Plain => endpoints.mqtt.as_ref().expect("a plain listener"),
-            Via::Tls => &endpoints.mqtts,
-        };
+        match via {
+            Via::Plain => Transport::Plain(Self::socket(endpoints.mqtt.as_ref().expect("a plain listener"))),
+            Via::Tls => Transport::Tls(Box::new(self.tls(&endpoints.mqtts))),
+            Via::WebSocket => Transport::WebSocket(Box::new(WebSocket::open(self.https()))),
+        }
+    }
+
+    /// TLS to the HTTPS port.
+    pub(crate) fn https(&self) -> StreamOwned<ClientConnection, TcpStream> {
+        self.tls(&self.core.endpoints.https)
+    }
+
+    fn tls(&self, address: &str) -> StreamOwned<ClientConnection, TcpStream> {
+        let name = ServerName::try_from("127.0.0.1").expect("an address");
+        let tls = ClientConnection::new(Arc::clone(&self.tls), name).expect("TLS");
+        StreamOwned::new(tls, Self::socket(address))
+    }
+
+    fn socket(address: &str) -> TcpStream {
         let socket = TcpStream::connect(address).expect("the server accepts");
         socket.set_nodelay(true).expect("no delay");
         socket.set_write_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-        match via {
-            Via::Plain => Transport::Plain(socket),
-            Via::Tls => {
-                let name = ServerName::try_from("127.0.0.1").expect("an address");
-                let tls = ClientConnection::new(Arc::clone(&self.tls), name).expect("TLS");
-                Transport::Tls(Box::new(StreamOwned::new(tls, socket)))
-            }
-        }
+        socket
     }
 }
 
