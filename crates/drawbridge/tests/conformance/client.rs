@@ -369,8 +369,9 @@ impl Client {
         self.transport.socket().shutdown(how).expect("a socket that is open");
     }
 
-    /// Goes without a word, and waits until the server must have seen it.
-    pub(crate) fn vanish(self) {
-        drop(self);
+    /// Goes without a word, and waits until the server has seen that.
+    pub(crate) fn vanish(mut self) {
+        self.shut(std::net::Shutdown::Write);
+        while self.next().is_some() {}
     }
 }
