@@ -37,6 +37,10 @@ pub(crate) struct Shared {
     /// Those of the listeners, then that of WebSocket.
     pub(crate) doors: Vec<Door>,
     pub(crate) connections: Places,
+    /// Logins that admission judges now.
+    pub(crate) logins: Places,
+    pub(crate) handshake_time_per_turn: Duration,
+    pub(crate) handshakes_waiting_max: usize,
     pub(crate) connect_timeout: Duration,
     pub(crate) handshake_bytes_max: usize,
     /// What a client may send before it is admitted, in bytes of MQTT or WebSocket.
@@ -125,6 +129,9 @@ impl Bridge {
             storage: durable.as_ref().map(|durable| Arc::clone(&durable.storage)),
             doors,
             connections: Places::new(connections_max),
+            logins: Places::new(config.logins_max),
+            handshake_time_per_turn: config.handshake_time_per_turn,
+            handshakes_waiting_max: config.handshakes_waiting_max,
             connect_timeout: config.connect_timeout,
             handshake_bytes_max: config.handshake_bytes_max,
             early_bytes_max: config.shard.packet_bytes_before_auth_max,

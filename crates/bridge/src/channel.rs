@@ -134,6 +134,11 @@ impl Channel {
         }
     }
 
+    /// Whether what comes next costs a handshake: far more than any message.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        matches!(self, Self::Tls(_, tls) if tls.is_handshaking())
+    }
+
     /// The client has been admitted: what holds for strangers alone is over.
     pub(crate) fn admitted(&mut self) {
         if let Self::WebSocket(_, inside) = self {

@@ -25,6 +25,14 @@ pub struct BridgeConfig {
     pub connect_timeout: Duration,
     /// TLS bytes a client may send until its handshake is done. Default 64 KiB.
     pub handshake_bytes_max: usize,
+    /// TLS handshakes are worked on for so long at a time, then those who are in are served again. At least
+    /// one is, however long it takes. Default 2 ms.
+    pub handshake_time_per_turn: Duration,
+    /// So many handshakes of a shard may wait to be worked on; beyond it nobody is accepted. Default 512.
+    pub handshakes_waiting_max: usize,
+    /// Logins that are judged at once, over all shards. Beyond it CONNECT is refused unread (0x89, 3.1.1: 3);
+    /// from three quarters of it on no handshake is worked on and nobody is accepted. Default 1,024.
+    pub logins_max: usize,
     /// Connections in all. Default: the soft limit of open files at start, less a reserve.
     pub connections_max: Option<usize>,
     /// Where sessions and messages outlive the process. Default none: no session outlives its connection.
@@ -43,6 +51,9 @@ impl Default for BridgeConfig {
             unauthenticated_per_address_max: 1024,
             connect_timeout: Duration::from_secs(10),
             handshake_bytes_max: 64 * 1024,
+            handshake_time_per_turn: Duration::from_millis(2),
+            handshakes_waiting_max: 512,
+            logins_max: 1024,
             connections_max: None,
             storage: None,
             shard: drawbridge_broker::ShardConfig::default(),
@@ -86,6 +97,8 @@ impl BridgeConfig {
             ("connect_timeout", self.connect_timeout.as_millis(), 1),
             // A ClientHello with X25519MLKEM768 alone has 1.5 kB.
             ("handshake_bytes_max", self.handshake_bytes_max as u128, 4096),
+            ("handshakes_waiting_max", self.handshakes_waiting_max as u128, 1),
+            ("logins_max", self.logins_max as u128, 1),
             ("connections_max", self.connections_max.unwrap_or(1) as u128, 1),
         ];
         for (setting, found, wanted_min) in counts {

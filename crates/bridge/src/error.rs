@@ -117,6 +117,9 @@ pub(crate) enum Turned {
         "{max} connections of a listener are unauthenticated, the most allowed; the next ones wait unaccepted"
     )]
     ListenerFull { max: usize },
+    /// As many logins are under judgement as may be.
+    #[error("{max} logins are being judged, the most at once; `bridge.logins_max` allows more")]
+    LoginsFull { max: usize },
     /// The client broke the framing of WebSocket.
     #[error("WebSocket was broken: {0}")]
     WebSocket(FrameFault),
@@ -139,6 +142,7 @@ impl Turned {
             Self::Accept { .. } => "DB-2075",
             Self::ListenerFull { .. } => "DB-2076",
             Self::AdmissionOutdated => "DB-2077",
+            Self::LoginsFull { .. } => "DB-2082",
             Self::WebSocket(FrameFault::TooLong { .. }) | Self::WebSocketEarly { .. } => "DB-2079",
             Self::WebSocket(_) => "DB-2078",
         }
@@ -154,6 +158,7 @@ impl Turned {
             Self::Accept { .. } => "accept-failed",
             Self::ListenerFull { .. } => "listener-full",
             Self::AdmissionOutdated => "admission-outdated",
+            Self::LoginsFull { .. } => "logins-full",
             Self::WebSocket(FrameFault::TooLong { .. }) | Self::WebSocketEarly { .. } => "websocket-too-long",
             Self::WebSocket(_) => "websocket-malformed",
         }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -65,6 +65,10 @@ pub struct BridgeStats {
     pub sessions: usize,
     /// Sockets accepted since the start.
     pub accepted: u64,
+    /// TLS handshakes done since the start, those of HTTPS not counted.
+    pub handshakes: u64,
+    /// The most pieces of handshakes that a shard has worked on in one turn.
+    pub handshakes_per_turn_max: u64,
     /// Refusals and ends since the start, by the word of `docs/errors.md`.
     pub refused: BTreeMap<&'static str, u64>,
     /// Each shard's own numbers, as of the call before this one.
@@ -76,6 +80,8 @@ pub struct BridgeStats {
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     pub(crate) refused: Arc<Counts>,
+    pub(crate) handshakes: AtomicU64,
+    pub(crate) handshakes_per_turn_max: AtomicU64,
     asked: AtomicBool,
     latest: Mutex<Stats>,
 }
@@ -105,12 +111,15 @@ impl BridgeHandle {
             meter.refused.add_to(&mut refused);
             shards.push(*meter.latest.lock().unwrap_or_else(PoisonError::into_inner));
         }
+        let per_turn = self.shared.meters.iter().map(|meter| meter.handshakes_per_turn_max.load(Relaxed));
         BridgeStats {
             connections: self.shared.connections.taken(),
             connections_max: self.shared.connections.max(),
             unauthenticated: self.shared.doors.iter().map(|door| door.gate.unauthenticated()).sum(),
             sessions: self.shared.sessions.load(Relaxed),
             accepted: self.shared.accepted.load(Relaxed),
+            handshakes: self.shared.meters.iter().map(|meter| meter.handshakes.load(Relaxed)).sum(),
+            handshakes_per_turn_max: per_turn.max().unwrap_or(0),
             refused,
             shards,
         }

@@ -149,6 +149,10 @@ impl Tls {
         Ok(Fed::Open)
     }
 
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.session.is_handshaking()
+    }
+
     /// Appends what is decrypted and was not taken yet.
     pub(crate) fn take_plaintext(&mut self, plaintext: &mut Vec<u8>) {
         let mut reader = self.session.reader();

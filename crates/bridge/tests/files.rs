@@ -5,6 +5,9 @@
 #[path = "bridge/client.rs"]
 mod client;
 #[expect(dead_code, reason = "shared with the other tests, which use all of it")]
+#[path = "bridge/framed.rs"]
+mod framed;
+#[expect(dead_code, reason = "shared with the other tests, which use all of it")]
 #[path = "bridge/rig.rs"]
 mod rig;
 

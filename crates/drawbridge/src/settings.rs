@@ -86,6 +86,12 @@ pub(crate) struct BridgeSettings {
     pub(crate) unauthenticated_per_address_max: usize,
     /// Seconds from accept to an admitted CONNECT, TLS included. Default 10.
     pub(crate) connect_timeout_s: u64,
+    /// How long TLS handshakes are worked on before those who are in are served again, in microseconds. Default 2000.
+    pub(crate) handshake_us_per_turn: u64,
+    /// Handshakes that may wait in a shard; beyond it nobody is accepted. Default 512.
+    pub(crate) handshakes_waiting_max: usize,
+    /// Logins judged at once; beyond it CONNECT is refused unread. Default 1024.
+    pub(crate) logins_max: usize,
     /// Largest packet from an admitted client, in bytes. Default 262,144.
     pub(crate) packet_bytes_max: usize,
     /// Most bytes of messages a shard keeps for subscribers that are behind. Default 67,108,864.
@@ -99,6 +105,9 @@ impl Default for BridgeSettings {
             unauthenticated_max: 4096,
             unauthenticated_per_address_max: 1024,
             connect_timeout_s: 10,
+            handshake_us_per_turn: 2000,
+            handshakes_waiting_max: 512,
+            logins_max: 1024,
             packet_bytes_max: 256 * 1024,
             log_bytes_max: 64 * 1024 * 1024,
         }
@@ -215,6 +224,9 @@ impl Settings {
                 million,
             ),
             ("bridge.connect_timeout_s", bridge.connect_timeout_s, 1, 120),
+            ("bridge.handshake_us_per_turn", bridge.handshake_us_per_turn, 0, million),
+            ("bridge.handshakes_waiting_max", bridge.handshakes_waiting_max as u64, 1, million),
+            ("bridge.logins_max", bridge.logins_max as u64, 1, million),
             ("bridge.packet_bytes_max", bridge.packet_bytes_max as u64, 1024, 268_435_455),
             ("bridge.log_bytes_max", bridge.log_bytes_max as u64, 65_536, 1 << 40),
             ("messages.session_expiry_s_max", messages.session_expiry_s_max.into(), 0, u64::from(u32::MAX)),

@@ -20,6 +20,8 @@ use crate::{BridgeError, Listener};
 
 /// Sockets accepted in one turn, so that those who are in are served between.
 const ACCEPTS_PER_TURN: usize = 64;
+/// Connections that may wait in the kernel; the system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
 /// How long accepting rests after the system refused (no file descriptor, no memory).
 const REST: Duration = Duration::from_millis(250);
 
@@ -40,11 +42,20 @@ impl Doorway {
     pub(super) fn open(poll: &Poll, token: Token, listener: &Listener) -> Result<Self, BridgeError> {
         let socket = listener.socket.try_clone().map_err(system("a shard's own descriptor of a listener"))?;
         socket.set_nonblocking(true).map_err(system("a non-blocking listener"))?;
+        // Whoever has no place in the kernel's queue tries again only after a second. The standard library asks
+        // for 128 of them, and a second call changes that.
+        let longer = SockRef::from(&socket).listen(BACKLOG);
+        longer.map_err(system("a longer queue of a listener"))?;
         let mut socket = TcpListener::from_std(socket);
         let registered = poll.registry().register(&mut socket, token, Interest::READABLE);
         registered.map_err(system("polling a listener"))?;
         // Connections may have come before the registration, which reports edges only.
         Ok(Self { socket, ready: true, resting_until: None })
+    }
+
+    /// Connections may be waiting, and accepting does not rest.
+    pub(super) fn is_waited_at(&self) -> bool {
+        self.ready && self.resting_until.is_none()
     }
 
     pub(super) fn close(&mut self, poll: &Poll) {
@@ -76,6 +87,10 @@ impl Driver {
         let shared = Arc::clone(&self.shared);
         let Some(gate) = shared.doors.get(door).map(|door| &door.gate) else { return };
         for _ in 0..ACCEPTS_PER_TURN {
+            if !self.may_accept() {
+                // Nothing is lost: the doorway stays ready.
+                return;
+            }
             let Some(doorway) = self.doorways.get_mut(door) else { return };
             if !gate.reserve() {
                 // Who gives a place back goes on for us.
@@ -179,6 +194,8 @@ impl Socket {
             in_session: false,
             registry: None,
             rights_of: None,
+            handshake_queued: false,
+            handshake_closed: false,
             closing: None,
             dirty: false,
             unread: false,

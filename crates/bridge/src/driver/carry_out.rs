@@ -14,6 +14,7 @@ use drawbridge_control::{ClientControlPublish, ControlError};
 use drawbridge_mqtt::codec::ReasonCode;
 
 use super::{Driver, RightsOf};
+use crate::bridge::Shared;
 use crate::error::Turned;
 use crate::inbox::{ControlRefused, ToShard, TurnedAway, admitted};
 
@@ -38,7 +39,7 @@ impl Driver {
 
     fn carry_out(&mut self, now: Instant, effect: Effect) {
         match effect {
-            Effect::Authenticate { conn, request } => self.authenticate(conn, request),
+            Effect::Authenticate { conn, request } => self.authenticate(now, conn, request),
             Effect::Write { conn } => {
                 if let Some(socket) = self.socket(conn) {
                     socket.writing = true;
@@ -111,9 +112,17 @@ impl Driver {
     }
 
     /// Asks who this is. The answer comes through the inbox; by then the connection may be another.
-    fn authenticate(&mut self, conn: ConnId, request: Box<broker::ConnectRequest>) {
+    fn authenticate(&mut self, now: Instant, conn: ConnId, request: Box<broker::ConnectRequest>) {
         let shared = Arc::clone(&self.shared);
         let index = self.index;
+        let Some(place) = Judged::begin(&shared) else {
+            // Before anything of it is looked at: a refusal must be cheaper than what it spares.
+            let turned = Turned::LoginsFull { max: shared.logins.max() };
+            self.journal.condition(now, turned.code(), turned.word(), &turned);
+            let told = Refused { reason: RefusedReason::ServerBusy, for_owner: None, server_time_s: None };
+            self.shard.answer(now, conn, Err(told), &mut self.effects);
+            return;
+        };
         let Some(socket) = self.socket(conn) else { return };
         let (door, peer) = (socket.door, Peer::from(socket.peer.ip()));
         let named = socket.registry.clone();
@@ -133,6 +142,7 @@ impl Driver {
             let answer = shared.admission.connect(asked).await;
             // The password is overwritten here, whatever the answer is.
             drop(request);
+            drop(place);
             let answer = answer.map(Box::new).map_err(|refusal| {
                 let now_s = shared.admission.clock().now_ms() / 1000;
                 turned_away(&refusal, now_s)
@@ -250,6 +260,21 @@ impl Driver {
                 tracing::debug!(code, word, peer = peer.map(tracing::field::display), "{line}")
             }
         }
+    }
+}
+
+/// A login that admission judges, until this is dropped.
+struct Judged(Arc<Shared>);
+
+impl Judged {
+    fn begin(shared: &Arc<Shared>) -> Option<Self> {
+        shared.logins.take().then(|| Self(Arc::clone(shared)))
+    }
+}
+
+impl Drop for Judged {
+    fn drop(&mut self) {
+        self.0.logins.give_back();
     }
 }
 

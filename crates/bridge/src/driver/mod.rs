@@ -1,16 +1,18 @@
 //! One shard at work: its poll, its sockets, its broker.
 //!
 //! A turn: take the inbox (and with it sockets from elsewhere, [`adopt`]), read what is ready ([`serve`]), let
-//! time pass, accept ([`accept`]); then carry out the broker's effects ([`carry_out`]), give the storage what is
-//! to be kept, flush every changed socket once, and hand each other shard its batch.
+//! time pass; then carry out the broker's effects ([`carry_out`]), give the storage what is to be kept, flush every
+//! changed socket once, and hand each other shard its batch. When those who are in have had that, strangers:
+//! handshakes for a bounded time ([`storm`]), then accept ([`accept`]).
 
 mod accept;
 mod adopt;
 mod carry_out;
 mod serve;
+mod storm;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use crate::bridge::Shared;
 use crate::channel::{Channel, ReadBuffers};
 use crate::driver::accept::Doorway;
 use crate::driver::serve::Closing;
+use crate::driver::storm::LOGINS_LOOK;
 use crate::inbox::ToShard;
 use crate::journal::Journal;
 use crate::{BridgeError, BridgeHandle, Listener};
@@ -56,6 +59,8 @@ pub(crate) struct Driver {
     dirty: Vec<ConnId>,
     /// Connections with more to read than one turn allows; each once.
     unread: Vec<ConnId>,
+    /// Connections with something to read for their handshake; each once, in the order in which it came.
+    handshakes: VecDeque<ConnId>,
     /// Connections to be closed at the end of the turn; each once.
     leaving: Vec<ConnId>,
     /// When closing connections have had time enough.
@@ -84,6 +89,9 @@ struct Socket {
     registry: Option<Box<RegistryName>>,
     rights_of: Option<Box<RightsOf>>,
     closing: Option<Closing>,
+    /// Listed in [`Driver::handshakes`], and whether the peer was said to have ended its half.
+    handshake_queued: bool,
+    handshake_closed: bool,
     /// Listed in [`Driver::dirty`], [`Driver::unread`], [`Driver::leaving`].
     dirty: bool,
     unread: bool,
@@ -131,6 +139,7 @@ impl Driver {
             effects: Vec::new(),
             dirty: Vec::new(),
             unread: Vec::new(),
+            handshakes: VecDeque::new(),
             leaving: Vec::new(),
             closings: BinaryHeap::new(),
             outbox,
@@ -172,7 +181,9 @@ impl Driver {
         } else if self.work_is_left() || !inbox.fall_asleep() {
             Some(Duration::ZERO)
         } else {
-            self.next_timeout().map(|due| due.saturating_duration_since(now))
+            let due = self.next_timeout().map(|due| due.saturating_duration_since(now));
+            let look = self.strangers_wait_for_logins().then_some(LOGINS_LOOK);
+            due.into_iter().chain(look).min()
         };
         let polled = self.poll.poll(events, timeout);
         inbox.wake_up();
@@ -192,9 +203,15 @@ impl Driver {
     }
 
     fn work_is_left(&self) -> bool {
-        !self.dirty.is_empty()
-            || !self.unread.is_empty()
-            || self.doorways.iter().any(|doorway| doorway.ready && doorway.resting_until.is_none())
+        let for_strangers = !self.handshakes.is_empty() && !self.shared.has_many_logins();
+        let can_accept = || self.doorways.iter().any(Doorway::is_waited_at) && self.may_accept();
+        !self.dirty.is_empty() || !self.unread.is_empty() || for_strangers || can_accept()
+    }
+
+    /// Whether strangers wait because admission has enough to do.
+    fn strangers_wait_for_logins(&self) -> bool {
+        self.shared.has_many_logins()
+            && (!self.handshakes.is_empty() || self.doorways.iter().any(Doorway::is_waited_at))
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -216,7 +233,10 @@ impl Driver {
             if let Some(socket) = self.socket(conn) {
                 socket.unread = false;
                 // To the very end: the event that told of a closed half may be used up.
-                self.read(now, conn, true);
+                match socket.channel.is_handshaking() {
+                    true => self.queue_handshake(conn, true),
+                    false => self.read(now, conn, true),
+                }
             }
         }
         for event in events {
@@ -234,15 +254,25 @@ impl Driver {
             self.shard.tick(now, &mut self.effects);
         }
         self.close_overdue(now);
-        self.accept_all(now);
         self.settle(now);
+        // Those who are in have had their turn.
+        if self.has_strangers() {
+            self.work_on_handshakes(now);
+            self.accept_all(now);
+            self.settle(now);
+        }
         self.journal.tick(now);
+    }
+
+    fn has_strangers(&self) -> bool {
+        !self.handshakes.is_empty() || self.doorways.iter().any(|doorway| doorway.ready)
     }
 
     fn socket_event(&mut self, now: Instant, slot: usize, event: &mio::event::Event) {
         let Some(socket) = self.sockets.get_mut(slot).and_then(Option::as_mut) else { return };
         let conn = socket.conn;
         let (blocked, held_back) = (socket.blocked, socket.held_back);
+        let is_handshaking = socket.closing.is_none() && socket.channel.is_handshaking();
         if event.is_writable() && blocked {
             socket.blocked = false;
             self.mark_dirty(conn);
@@ -251,7 +281,11 @@ impl Driver {
             // It is not read, so the reset must be taken from the event.
             self.leave(conn);
         } else if event.is_readable() || event.is_read_closed() || event.is_error() {
-            self.read(now, conn, event.is_read_closed() || event.is_error());
+            let closed = event.is_read_closed() || event.is_error();
+            match is_handshaking {
+                true => self.queue_handshake(conn, closed),
+                false => self.read(now, conn, closed),
+            }
         }
     }
 

@@ -18,7 +18,7 @@ pub(crate) enum Level {
 pub(crate) enum Wire {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
-    WebSocket(Box<crate::websocket::Framed>),
+    WebSocket(Box<crate::framed::Framed>),
 }
 
 impl Read for Wire {

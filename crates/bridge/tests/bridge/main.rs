@@ -4,8 +4,10 @@
 mod client;
 mod connect;
 mod control;
+mod framed;
 mod invariants;
 mod limits;
 mod rig;
+mod storm;
 mod tokens;
 mod websocket;

@@ -1,7 +1,7 @@
 //! MQTT over WebSocket, from the upgrade on: with a client that writes its frames by hand. (The upgrade itself is
 //! HTTP's, and tested there.)
 
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,100 +13,11 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConnection, StreamOwned};
 
 use crate::client::{Client, End, Level, PINGREQ, Wire, connect, publish};
+use crate::framed::{Framed, frame};
 use crate::rig::{Rig, jwt, registry, rig, wait_until};
 
 fn name(text: &str) -> PrincipalName {
     PrincipalName::parse(text).expect("a name")
-}
-
-/// The client's end: what is written becomes one masked frame, what is read comes out of frames.
-pub(crate) struct Framed {
-    stream: StreamOwned<ClientConnection, TcpStream>,
-    payload: Vec<u8>,
-    pub(crate) pongs: Vec<Vec<u8>>,
-    pub(crate) closed: Option<u16>,
-}
-
-impl Framed {
-    fn frame(&mut self, first: u8, payload: &[u8]) {
-        self.stream.write_all(&frame(first, payload)).expect("written");
-        self.stream.flush().expect("flushed");
-    }
-
-    /// One frame of the server: opcode and payload.
-    fn next(&mut self) -> io::Result<(u8, Vec<u8>)> {
-        let mut head = [0; 2];
-        self.stream.read_exact(&mut head)?;
-        assert!(
-            head[0] & 0xf0 == 0x80 && head[1] & 0x80 == 0,
-            "whole, without extensions, unmasked: {head:?}"
-        );
-        let mut long = [0; 8];
-        let length = match head[1] {
-            126 => {
-                self.stream.read_exact(&mut long[6..])?;
-                u64::from_be_bytes(long)
-            }
-            127 => {
-                self.stream.read_exact(&mut long)?;
-                u64::from_be_bytes(long)
-            }
-            short => u64::from(short),
-        };
-        let mut payload = vec![0; usize::try_from(length).expect("fits")];
-        self.stream.read_exact(&mut payload)?;
-        Ok((head[0] & 0x0f, payload))
-    }
-}
-
-impl Read for Framed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.payload.is_empty() {
-            if self.closed.is_some() {
-                // After a close frame nothing comes but the end of TLS.
-                return self.stream.read(buffer);
-            }
-            match self.next()? {
-                (2, payload) => self.payload = payload,
-                (10, payload) => self.pongs.push(payload),
-                (8, payload) => self.closed = Some(u16::from_be_bytes([payload[0], payload[1]])),
-                (opcode, payload) => panic!("opcode {opcode}: {payload:?}"),
-            }
-        }
-        let length = buffer.len().min(self.payload.len());
-        buffer[..length].copy_from_slice(&self.payload[..length]);
-        self.payload.drain(..length);
-        Ok(length)
-    }
-}
-
-impl Write for Framed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.write_all(&frame(0x82, bytes))?;
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
-    }
-}
-
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [0xa1, 0x5c, 0x03, 0xfe];
-    let mut frame = vec![first];
-    match payload.len() {
-        short @ 0..=125 => frame.push(0x80 | u8::try_from(short).expect("7 bits")),
-        middle @ 126..=0xffff => {
-            frame.push(0xfe);
-            frame.extend_from_slice(&u16::try_from(middle).expect("16 bits").to_be_bytes());
-        }
-        long => {
-            frame.push(0xff);
-            frame.extend_from_slice(&(long as u64).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&mask);
-    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
-    frame
 }
 
 /// A connection that the bridge got right behind the upgrade. `early`: read by HTTP already.
@@ -132,7 +43,7 @@ fn open(rig: &Rig, level: Level, early: &[u8]) -> Client {
     server.set_nonblocking(true).expect("non-blocking");
     let place = rig.handle.reserve_web_socket(peer).expect("a place");
     place.enter(server, session, early.to_vec(), None);
-    let framed = Framed { stream, payload: Vec::new(), pongs: Vec::new(), closed: None };
+    let framed = Framed::new(stream);
     Client { wire: Wire::WebSocket(Box::new(framed)), level }
 }
 
@@ -311,7 +222,9 @@ fn i6_a_blocked_device_is_out_over_websocket_too_and_is_told() {
     let rig = rig(|_| {});
     let mut client = enter(&rig, "lamp", Level::V5);
     let began = Instant::now();
-    rig.runtime.block_on(rig.admission.block(&registry(), &name("lamp"), None, &Actor::Admin)).expect("blocked");
+    rig.runtime
+        .block_on(rig.admission.block(&registry(), &name("lamp"), None, &Actor::Admin))
+        .expect("blocked");
     let (packets, end) = client.until_end();
     assert!(began.elapsed() < Duration::from_secs(3), "out after {:?}", began.elapsed());
     assert_eq!((packets.len(), packets[0].0, end), (1, 0xe0, End::Orderly));
