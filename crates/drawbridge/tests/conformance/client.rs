@@ -99,6 +99,16 @@ impl Client {
         (client, flags & 1 != 0)
     }
 
+    /// The same as another application than the guest; over TLS.
+    pub(crate) fn join_as(world: &World, case: Case, jwt: &str, connect: &Connect) -> (Self, bool) {
+        let mut client = Self::silent(world, Case { via: Via::Tls, ..case });
+        client.send(&connect.encode(case.version, Some(("unused", jwt.as_bytes()))));
+        match client.next() {
+            Some(Said::ConnAck { flags, code: 0, .. }) => (client, flags & 1 != 0),
+            other => panic!("{other:?} for CONNACK"),
+        }
+    }
+
     /// A client with a clean session and a name of its own.
     pub(crate) fn new(world: &World, case: Case) -> Self {
         Self::join(world, case, &Connect::clean(&crate::world::name("c"))).0

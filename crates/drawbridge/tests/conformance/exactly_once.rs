@@ -5,7 +5,7 @@ use crate::bytes::{
     p32, subscribe, unsubscribe,
 };
 use crate::client::Client;
-use crate::world::{every, every_v5, name};
+use crate::world::{Case, Via, World, every, every_v5, name};
 
 #[test]
 fn qos_2_is_granted_and_a_message_comes_once_by_the_whole_handshake() {
@@ -285,4 +285,27 @@ fn acknowledgements_of_qos_2_never_exceed_the_clients_maximum_packet_size() {
             }
         }
     });
+}
+
+#[test]
+fn cve_2023_28366_identifiers_repeated_without_end_take_no_memory() {
+    let world = World::start(&[]);
+    for version in [Version::V311, Version::V5] {
+        let case = Case { version, via: Via::Plain };
+        let mut client = Client::new(&world, case);
+        let payload = vec![0; 20_000];
+        let mut round = |rounds: u16| {
+            for n in 0..rounds {
+                let id = 1 + n % 10;
+                let publish = Publish::new("t", &payload).qos(2, id).dup();
+                client.send(&publish.encode(version));
+                client.pubrec(id);
+            }
+        };
+        round(500);
+        let before = world.core().resident_bytes();
+        round(3_000);
+        let grown = world.core().resident_bytes().saturating_sub(before);
+        assert!(grown < 8 << 20, "{grown} bytes after 60 MB that were ten messages");
+    }
 }

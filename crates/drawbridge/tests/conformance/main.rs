@@ -20,6 +20,7 @@ mod client;
 mod harness;
 mod world;
 
+mod classes;
 mod connect;
 mod publish;
 mod retained;

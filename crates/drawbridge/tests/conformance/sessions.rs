@@ -7,7 +7,7 @@ use crate::bytes::{
     ack_with, p16, p32, packet, section, unsubscribe,
 };
 use crate::client::Client;
-use crate::world::{Case, World, every, every_apart, every_v5, name};
+use crate::world::{Case, Via, World, every, every_apart, every_v5, name};
 
 /// Long enough for every test.
 const KEPT_S: u32 = 600;
@@ -403,4 +403,126 @@ fn an_empty_client_id_is_a_session_that_nobody_finds_again() {
         let (_, present) = Client::join(world, case, &connect);
         assert!(!present);
     });
+}
+
+#[test]
+fn ghsa_7qmq_8cc4_hxwg_what_waits_for_a_session_passes_the_same_deny_as_what_is_live() {
+    every(|world, case| {
+        if case.via != Via::Tls {
+            return; // who it is stands in a JWT, which needs TLS; once is enough
+        }
+        let (id, topic) = (name("c"), name("t"));
+        let policy =
+            format!("[[allow]]\nsubscribe = [\"#\"]\n[[deny]]\nsubscribe = [\"{topic}/secret/#\"]\n");
+        let jwt = world.application(&name("app"), &policy);
+        let (mut reader, _) = Client::join_as(world, case, &jwt, &kept(case, &id));
+        reader.subscribe(&format!("{topic}/#"), 2);
+        reader.leave();
+        let mut sender = Client::new(world, case);
+        for qos in [1, 2] {
+            sender.publish(&Publish::new(&format!("{topic}/secret/a"), "denied").qos(qos, 0));
+            sender.publish(&Publish::new(&format!("{topic}/open"), "open").qos(qos, 0));
+        }
+        let (mut reader, present) = Client::join_as(world, case, &jwt, &kept(case, &id));
+        assert!(present);
+        for _ in 0..2 {
+            assert_eq!(reader.taken().text(), "open");
+        }
+        assert_eq!(reader.ping(), []);
+    });
+}
+
+#[test]
+fn cve_2026_8741_a_qos_2_handshake_broken_off_anywhere_delivers_once() {
+    every(|world, case| {
+        let (writer, id, topic) = (name("w"), name("c"), name("t"));
+        away(world, case, &id, &topic, 2);
+        let (mut sender, _) = Client::join(world, case, &kept(case, &writer));
+        for n in 0..12_u16 {
+            let publish = Publish::new(&topic, n.to_string()).qos(2, n + 1);
+            sender.send(&publish.encode(case.version));
+            // Broken off before PUBREC is read, after it, after PUBREL, or not at all.
+            if n % 4 > 0 {
+                sender.pubrec(n + 1);
+            }
+            if n % 4 > 1 {
+                sender.send(&ack(0x62, n + 1));
+            }
+            if n % 4 == 3 {
+                sender.acked(0x70, n + 1, 0);
+                continue;
+            }
+            sender.vanish();
+            sender = back(world, case, &writer);
+            if n % 4 < 2 {
+                sender.send(&publish.dup().encode(case.version));
+                sender.pubrec(n + 1);
+            }
+            sender.send(&ack(0x62, n + 1));
+            match sender.answer() {
+                // 0x92: the first PUBREL had come.
+                Some(Said::Ack { first_byte: 0x70, id, code: 0 | 0x92, .. }) => assert_eq!(id, n + 1),
+                other => panic!("{other:?}"),
+            }
+        }
+        // And the reader breaks off as well.
+        let mut got = Vec::new();
+        while got.len() < 12 {
+            let mut reader = back(world, case, &id);
+            let message = loop {
+                match reader.next() {
+                    Some(Said::Publish(message)) => break message,
+                    Some(Said::Ack { first_byte: 0x62, id, .. }) => reader.send(&ack(0x70, id)),
+                    other => panic!("{other:?}"),
+                }
+            };
+            if got.len() % 2 == 1 && !message.dup {
+                reader.vanish(); // without PUBREC: it comes again
+                continue;
+            }
+            got.push(message.text().to_owned());
+            reader.send(&ack(0x50, message.id));
+            loop {
+                match reader.next() {
+                    Some(Said::Ack { first_byte: 0x62, id, .. }) if id == message.id => break,
+                    Some(Said::Publish(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            reader.vanish(); // without PUBCOMP: PUBREL comes again, and not the message
+        }
+        assert_eq!(got, (0..12).map(|n| n.to_string()).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_session_and_what_was_acknowledged_outlive_the_server() {
+    for version in [Version::V311, Version::V5] {
+        for polite in [true, false] {
+            let mut world = World::start(&[]);
+            let case = Case { version, via: Via::Plain };
+            let (id, topic) = (name("c"), name("t"));
+            away(&world, case, &id, &topic, 2);
+            let mut sender = Client::new(&world, case);
+            for qos in [1, 2] {
+                sender.publish(&Publish::new(&topic, qos.to_string()).qos(qos, 0));
+            }
+            sender.publish(&Publish::new(&topic, "kept").qos(1, 0).retain());
+            drop(sender);
+            if polite {
+                world.core_mut().stop()
+            } else {
+                world.core_mut().kill()
+            }
+            world.core_mut().run_again();
+            let mut reader = back(&world, case, &id);
+            for text in ["1", "2", "kept"] {
+                assert_eq!(reader.taken().text(), text, "polite: {polite}");
+            }
+            assert_eq!(reader.ping(), []);
+            let mut late = Client::new(&world, case);
+            late.subscribe(&topic, 1);
+            assert_eq!(late.taken().text(), "kept");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use crate::bytes::{
     ack, ack_with, p16, unsubscribe,
 };
 use crate::client::Client;
-use crate::world::{Case, World, every, every_v5, name};
+use crate::world::{Case, Via, World, every, every_v5, name};
 
 /// Members of one group over `topic`, one after the other.
 fn members(world: &World, case: Case, topic: &str, qos: &[u8]) -> Vec<Client> {
@@ -213,5 +213,35 @@ fn connack_says_that_sharing_is_served() {
         let (_, _, code, properties) = Client::ask(world, case, &Connect::clean(&name("c")));
         assert_eq!(code, 0);
         assert_ne!(properties.number(SHARED_AVAILABLE), Some(0));
+    });
+}
+
+#[test]
+fn ghsa_jx8g_9g95_6322_a_shared_subscription_passes_the_same_deny_as_a_plain_one() {
+    every(|world, case| {
+        if case.via != Via::Tls {
+            return; // who it is stands in a JWT, which needs TLS; once is enough
+        }
+        let (topic, group) = (name("t"), name("g"));
+        let policy =
+            format!("[[allow]]\nsubscribe = [\"#\"]\n[[deny]]\nsubscribe = [\"{topic}/secret/#\"]\n");
+        let jwt = world.application(&name("app"), &policy);
+        let (mut member, _) = Client::join_as(world, case, &jwt, &Connect::clean(&name("c")));
+        assert!(member.try_subscribe(&format!("$share/{group}/{topic}/secret/a"), 1) >= 0x80);
+        member.subscribe(&format!("$share/{group}/{topic}/#"), 1);
+        let mut sender = Client::new(world, case);
+        sender.publish(&Publish::new(&format!("{topic}/secret/a"), "denied").qos(1, 0));
+        sender.publish(&Publish::new(&format!("{topic}/open"), "open").qos(1, 0));
+        assert_eq!(member.taken().text(), "open");
+        assert_eq!(member.ping(), []);
+        // A member that may have it is not kept from it by one that may not.
+        let mut other = Client::new(world, case);
+        other.subscribe(&format!("$share/{group}/{topic}/#"), 1);
+        for n in 0..6 {
+            sender.publish(&Publish::new(&format!("{topic}/secret/a"), n.to_string()).qos(1, 0));
+        }
+        for n in 0..6 {
+            assert_eq!(other.taken().text(), n.to_string());
+        }
     });
 }

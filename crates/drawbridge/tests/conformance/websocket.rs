@@ -218,3 +218,30 @@ fn the_subprotocol_that_is_chosen_is_mqtt() {
         }
     });
 }
+
+#[test]
+fn cve_2026_25627_a_packet_that_says_to_be_longer_than_its_frame_waits_for_the_next() {
+    every_web(|world, case| {
+        let topic = name("t");
+        let mut client = Client::new(world, case);
+        client.subscribe(&topic, 1);
+        let publish = Publish::new(&topic, "y".repeat(5_000)).qos(1, 9).encode(case.version);
+        let mut seed = 0x2026_2562_u32;
+        println!("seed {seed:#x}");
+        for _ in 0..20 {
+            let mut rest = &publish[..];
+            while !rest.is_empty() {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let (part, behind) = rest.split_at((1 + (seed >> 20) as usize % 900).min(rest.len()));
+                client.web_socket().write_frame(0x82, part).expect("sent");
+                rest = behind;
+            }
+            client.acked(0x40, 9, 0);
+            assert_eq!(client.taken().payload.len(), 5_000);
+        }
+        // One that never goes on is not worked on, and its frame takes nothing with it.
+        client.web_socket().write_frame(0x82, &publish[..100]).expect("sent");
+        client.shut(std::net::Shutdown::Write);
+        client.is_closed();
+    });
+}

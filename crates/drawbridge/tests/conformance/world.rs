@@ -78,9 +78,28 @@ impl World {
         Self { core, tls: Arc::new(tls), jwt }
     }
 
+    /// The server itself.
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
     /// The server itself, to be ended and started again.
-    pub(crate) fn core(&mut self) -> &mut Core {
+    pub(crate) fn core_mut(&mut self) -> &mut Core {
         &mut self.core
+    }
+
+    /// Another application, with its own policy; the JWT that it logs in with.
+    pub(crate) fn application(&self, name: &str, policy: &str) -> String {
+        connect_jwt(&self.core.application(name, policy), now_s(), 3_600)
+    }
+
+    /// CPU time of the server so far, in hundredths of a second.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.core.pid())).expect("/proc");
+        let behind_name = stat.rsplit_once(')').expect("a name").1;
+        // User and system time are fields 14 and 15; the state is field 3.
+        let fields = behind_name.split_whitespace().skip(11).take(2);
+        fields.map(|field| field.parse::<u64>().expect("a number")).sum()
     }
 
     /// Whom the server takes for the guest on this way: user name and password.
