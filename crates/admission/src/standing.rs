@@ -1,6 +1,7 @@
 //! How principals stand whose sessions and messages outlived the process.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use drawbridge_names::{RegistryName, Uid};
@@ -44,10 +45,9 @@ impl Admission {
             }
         }
         for (registry, uid) in of {
-            let key = (registry, uid);
-            if !standing.contains_key(&key) {
-                let rights = self.standing_of(&key.0, key.1).await?;
-                standing.insert(key, rights);
+            if let Entry::Vacant(place) = standing.entry((registry, uid)) {
+                let rights = self.standing_of(&place.key().0, uid).await?;
+                place.insert(rights);
             }
         }
         Ok(standing)

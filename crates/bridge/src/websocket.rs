@@ -325,12 +325,11 @@ mod tests {
         frame
     }
 
+    /// Payload, pings, the code of a close frame.
+    type Out = (Vec<u8>, Vec<Vec<u8>>, Option<u16>);
+
     /// All that comes out when the bytes come in pieces of this length.
-    fn read(
-        bytes: &[u8],
-        piece: usize,
-        bytes_max: usize,
-    ) -> Result<(Vec<u8>, Vec<Vec<u8>>, Option<u16>), FrameFault> {
+    fn read(bytes: &[u8], piece: usize, bytes_max: usize) -> Result<Out, FrameFault> {
         let mut reader = FrameReader::default();
         let (mut all, mut pings, mut close) = (Vec::new(), Vec::new(), None);
         for piece in bytes.chunks(piece) {

@@ -14,7 +14,7 @@ use crate::rig::{jwt, rig, wait_until};
 
 #[test]
 fn who_is_in_is_served_between_the_pieces_of_500_handshakes() {
-    raise_open_files();
+    let _ = raise_open_files();
     let rig = rig(|config| {
         config.shards = 1;
         config.handshake_time_per_turn = Duration::ZERO;
