@@ -311,3 +311,47 @@ pub struct KeysArgs {
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::{Cli, Command};
+
+    #[test]
+    fn every_flag_of_every_scenario_says_what_it_does() {
+        let mut cli = Cli::command();
+        cli.build();
+        let bench = cli.find_subcommand("bench").expect("there is one");
+        let mut flags = 0;
+        for scenario in bench.get_subcommands().filter(|scenario| scenario.get_name() != "help") {
+            assert!(scenario.get_about().is_some(), "{}", scenario.get_name());
+            for flag in scenario.get_arguments() {
+                assert!(flag.get_help().is_some(), "{} {}", scenario.get_name(), flag.get_id());
+                flags += 1;
+            }
+        }
+        assert!(flags > 80, "only {flags} flags were looked at");
+    }
+
+    #[test]
+    fn the_loads_of_the_budgets_are_the_defaults() {
+        let parse = |words: &str| {
+            let words =
+                ["drawbridge", "bench"].into_iter().chain(words.split(' ')).chain(["--target", "a:1"]);
+            let Command::Bench(command) = Cli::try_parse_from(words).expect("parses").command else {
+                unreachable!("a scenario")
+            };
+            command
+        };
+        let BenchCommand::Pairs(pairs) = parse("pairs") else { unreachable!("pairs") };
+        assert_eq!((pairs.pairs, pairs.rate, pairs.shape.payload), (100, 2_000, 64));
+        let BenchCommand::Idle(idle) = parse("idle") else { unreachable!("idle") };
+        assert_eq!((idle.connections, idle.rest), (5_000, Duration::from_secs(10)));
+        let BenchCommand::Filters(filters) = parse("filters") else { unreachable!("filters") };
+        assert_eq!(filters.filters, 100_000);
+        let BenchCommand::FanIn(fan) = parse("fan-in --keys fleet") else { unreachable!("fan-in") };
+        assert_eq!((fan.load.topic(), fan.load.version), ("devices/{id}/events/bench", Version::V311));
+    }
+}

@@ -88,3 +88,30 @@ fn swarm_of(common: &Common, load: &Load) -> Result<Swarm, Failure> {
     let ca = credentials.ca_pem(common.ca.as_deref(), load)?;
     Swarm::new(load, credentials, ca.as_deref())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{Cli, Command};
+
+    #[test]
+    fn the_next_scenario_asks_the_same_broker_in_the_same_way() {
+        let lines = [
+            ("--plain --target h:1", "--target h:1 --plain"),
+            ("--target h:1 --as app --keys fleet", "--target h:1 --as app --keys fleet"),
+            (
+                "--target h:1 --ca c.pem --username u --password-stdin",
+                "--target h:1 --ca c.pem --username u --password-stdin",
+            ),
+        ];
+        for (given, wanted) in lines {
+            let words = ["drawbridge", "bench", "pairs"].into_iter().chain(given.split(' '));
+            let cli = Cli::try_parse_from(words).expect("parses");
+            let Command::Bench(BenchCommand::Pairs(args)) = &cli.command else { unreachable!("pairs") };
+            let next = same_broker(&cli.common, &args.load, "connect").join(" ");
+            assert_eq!(next, format!("bench connect {wanted}"));
+        }
+    }
+}
