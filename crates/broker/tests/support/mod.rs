@@ -155,6 +155,7 @@ impl Net {
             Effect::Control { conn, ack, publish } => self.controls.push((shard, conn, ack, publish)),
             Effect::OrderDone { order, outcome } => self.orders_done.push((order, outcome)),
             Effect::Report(report) => self.reports.push(report),
+            Effect::Resume { .. } => {}
             Effect::Fetch { .. } | Effect::Move { .. } => unreachable!("nothing is stored"),
         }
         shard
