@@ -265,7 +265,7 @@ fn a_will_held_back_is_not_spoken_when_its_owner_is_not_believed_any_more() {
     for ended in all.into_iter().chain(tickets) {
         // A will may be a command: then nobody hears of it but the edge.
         for topic in ["wills/two", "devices/lamp/commands"] {
-            let mut net = Net::new(2);
+            let mut net = Net::durable(2);
             let listener = net.join(1, V5, app(1));
             net.subscribe(listener, "#", QOS1);
             let ticket = Some(Box::new(ticket.clone()));

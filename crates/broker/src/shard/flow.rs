@@ -67,8 +67,6 @@ pub(super) struct Owed {
     pub(super) identifiers: (u32, Box<[u32]>),
     /// At QoS 2: the shard that it came from has not yet said that it is stored.
     pub(super) held: bool,
-    /// It came by a shared subscription: another member may have it, if this one goes for good.
-    pub(super) share: Option<usize>,
 }
 
 /// What the client is to answer next.
@@ -313,7 +311,6 @@ mod tests {
             retain: false,
             identifiers: (0, Box::default()),
             held: false,
-            share: None,
         })
     }
 

@@ -843,7 +843,6 @@ impl Shard {
             retain: message.retain,
             identifiers: (met.identifier, met.more_identifiers.clone().into()),
             held,
-            share: None,
         }
     }
 

@@ -493,8 +493,7 @@ impl Shard {
             self.by_id.remove(&id);
             self.remember(Record::SessionGone { session: id });
         }
-        let session = self.sessions.remove(slot as usize);
-        self.pass_on(now, *session, fx);
+        self.sessions.remove(slot as usize);
     }
 
     /// What is to become of the will of a connection that has ended.

@@ -259,7 +259,6 @@ impl Shard {
                 retain: pending.retain,
                 identifiers: (first, more),
                 held: false,
-                share: None,
             };
             let stage = if pending.received { Stage::Release } else { Stage::Publish };
             match pending.packet_id {
@@ -636,9 +635,6 @@ impl Shard {
     ) {
         self.registries[registry].routes.insert(filter, route);
     }
-
-    /// A session that has ended hands on what it owed only as a member of a group.
-    pub(super) fn pass_on(&mut self, _now: Instant, _session: Session, _fx: &mut Vec<Effect>) {}
 }
 
 impl Terms {
