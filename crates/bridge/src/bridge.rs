@@ -6,9 +6,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use drawbridge_admission::{Admission, Clock};
+use drawbridge_broker::storage::Storage;
 use drawbridge_broker::{Directory, Interest, Shard, ShardConfig};
 use drawbridge_control::ControlPublishes;
-use drawbridge_names::RegistryName;
+use drawbridge_names::{PrincipalName, RegistryName};
 use mio::Poll;
 
 use crate::driver::{Driver, WAKER};
@@ -16,7 +17,7 @@ use crate::gate::{Gate, Places};
 use crate::handle::{BridgeHandle, Meter};
 use crate::inbox::{Inbox, ToShard};
 use crate::open_files::connections_fitting;
-use crate::{BridgeConfig, BridgeError, ListenerKind};
+use crate::{BridgeConfig, BridgeError, Listener, ListenerKind};
 
 /// The running bridge. Dropping it ends it at once; [`Bridge::shutdown`] says goodbye first.
 #[derive(Debug)]
@@ -32,25 +33,51 @@ pub(crate) struct Shared {
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) control: OnceLock<Arc<dyn ControlPublishes>>,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) storage: Option<Arc<dyn Storage>>,
+    /// Those of the listeners, then that of WebSocket.
     pub(crate) doors: Vec<Door>,
     pub(crate) connections: Places,
     pub(crate) connect_timeout: Duration,
     pub(crate) handshake_bytes_max: usize,
+    /// What a client may send before it is admitted, in bytes of MQTT or WebSocket.
+    pub(crate) early_bytes_max: usize,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) meters: Vec<Meter>,
     pub(crate) accepted: AtomicU64,
+    /// Spreads those that no shard has accepted itself.
+    pub(crate) next_shard: AtomicUsize,
     /// Sockets with an admitted session.
     pub(crate) sessions: AtomicUsize,
     /// Numbers the orders.
     pub(crate) orders: AtomicU64,
 }
 
-/// A listener as all shards see it.
+/// A way in as all shards see it: a listener, or the upgrade to WebSocket.
 #[derive(Debug)]
 pub(crate) struct Door {
-    pub(crate) kind: ListenerKind,
+    /// With TLS of its own. The door of WebSocket has none: HTTPS has done the handshake.
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(crate) confidential: bool,
+    pub(crate) anonymous_as: Option<PrincipalName>,
     pub(crate) registry: Option<RegistryName>,
     pub(crate) gate: Gate,
+}
+
+impl Door {
+    fn new(config: &BridgeConfig, listener: Option<&Listener>) -> Self {
+        let (tls, anonymous_as) = match listener.map(|listener| &listener.kind) {
+            Some(ListenerKind::Tls(config)) => (Some(Arc::clone(config)), None),
+            Some(ListenerKind::Plain { anonymous_as }) => (None, anonymous_as.clone()),
+            None => (None, None),
+        };
+        Self {
+            confidential: tls.is_some() || listener.is_none(),
+            tls,
+            anonymous_as,
+            registry: listener.and_then(|listener| listener.registry.clone()),
+            gate: Gate::new(config.unauthenticated_max, config.unauthenticated_per_address_max),
+        }
+    }
 }
 
 impl std::fmt::Debug for Shared {
@@ -70,7 +97,7 @@ impl Bridge {
     /// [`BridgeError`] when a setting cannot work, a plaintext listener is not on loopback, or the
     /// system refuses.
     pub fn start(
-        config: BridgeConfig,
+        mut config: BridgeConfig,
         admission: Admission,
         clock: Arc<dyn Clock>,
         runtime: tokio::runtime::Handle,
@@ -85,11 +112,9 @@ impl Bridge {
             inboxes.push(Inbox::new(poll.registry(), WAKER).map_err(system("the waker of a shard"))?);
             polls.push(poll);
         }
-        let door = |listener: &crate::Listener| Door {
-            kind: listener.kind.clone(),
-            registry: listener.registry.clone(),
-            gate: Gate::new(config.unauthenticated_max, config.unauthenticated_per_address_max),
-        };
+        let durable = config.storage.take();
+        let listeners = config.listeners.iter().map(Some);
+        let doors = listeners.chain([None]).map(|listener| Door::new(&config, listener)).collect();
         let directory = Arc::new(Directory::new());
         let shared = Arc::new(Shared {
             admission,
@@ -97,17 +122,23 @@ impl Bridge {
             runtime,
             control: OnceLock::new(),
             directory: Arc::clone(&directory),
-            doors: config.listeners.iter().map(door).collect(),
+            storage: durable.as_ref().map(|durable| Arc::clone(&durable.storage)),
+            doors,
             connections: Places::new(connections_max),
             connect_timeout: config.connect_timeout,
             handshake_bytes_max: config.handshake_bytes_max,
+            early_bytes_max: config.shard.packet_bytes_before_auth_max,
             inboxes,
             meters: (0..config.shards).map(|_| Meter::default()).collect(),
             accepted: AtomicU64::new(0),
+            next_shard: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             orders: AtomicU64::new(0),
         });
-        let interest = Arc::new(Interest::new(config.shards));
+        let interest = Arc::new(match &durable {
+            Some(durable) => Interest::restored(config.shards, &durable.restored.image),
+            None => Interest::new(config.shards),
+        });
         let mut drivers = Vec::with_capacity(config.shards);
         for (index, poll) in polls.into_iter().enumerate() {
             let shard_config = ShardConfig {
@@ -115,10 +146,16 @@ impl Bridge {
                 shards: config.shards,
                 connect_timeout: config.connect_timeout,
                 wall_clock: Some((shared.clock.instant(), shared.clock.now_ms())),
+                durable: durable.is_some(),
                 ..config.shard.clone()
             };
             let shard = Shard::new(shard_config, Arc::clone(&directory), Arc::clone(&interest));
             drivers.push(Driver::new(index, Arc::clone(&shared), poll, shard, &config.listeners)?);
+        }
+        if let Some(durable) = durable {
+            durable.news.lead_to(&shared);
+            // All of them before the first accepts: a message for a session that is not there yet were lost.
+            drivers.iter_mut().for_each(|driver| driver.restore(shared.clock.instant(), &durable.restored));
         }
         let mut bridge = Self { shared, threads: Vec::with_capacity(drivers.len()) };
         for (index, driver) in drivers.into_iter().enumerate() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use drawbridge_names::{PrincipalName, RegistryName};
 
-use crate::BridgeError;
+use crate::{BridgeError, Durable};
 
 /// What the bridge listens on, and how much it takes from strangers.
 #[derive(Debug)]
@@ -27,8 +27,10 @@ pub struct BridgeConfig {
     pub handshake_bytes_max: usize,
     /// Connections in all. Default: the soft limit of open files at start, less a reserve.
     pub connections_max: Option<usize>,
-    /// Settings of each shard. Its number, the number of shards, the connect timeout and the wall clock
-    /// are filled in by [`crate::Bridge::start`].
+    /// Where sessions and messages outlive the process. Default none: no session outlives its connection.
+    pub storage: Option<Durable>,
+    /// Settings of each shard. Its number, the number of shards, the connect timeout, the wall clock and
+    /// whether it is durable are filled in by [`crate::Bridge::start`].
     pub shard: drawbridge_broker::ShardConfig,
 }
 
@@ -42,6 +44,7 @@ impl Default for BridgeConfig {
             connect_timeout: Duration::from_secs(10),
             handshake_bytes_max: 64 * 1024,
             connections_max: None,
+            storage: None,
             shard: drawbridge_broker::ShardConfig::default(),
         }
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::websocket::FrameFault;
+
 /// Why the bridge could not be built. All of these are the operator's to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
@@ -115,6 +117,12 @@ pub(crate) enum Turned {
         "{max} connections of a listener are unauthenticated, the most allowed; the next ones wait unaccepted"
     )]
     ListenerFull { max: usize },
+    /// The client broke the framing of WebSocket.
+    #[error("WebSocket was broken: {0}")]
+    WebSocket(FrameFault),
+    /// A client over WebSocket sent too much before it was admitted.
+    #[error("more than {bytes_max} bytes of WebSocket frames came before authentication, the most allowed")]
+    WebSocketEarly { bytes_max: usize },
     /// The principal changed between admission's answer and its installation.
     #[error("blocked, revoked or changed while it was being admitted")]
     AdmissionOutdated,
@@ -131,6 +139,8 @@ impl Turned {
             Self::Accept { .. } => "DB-2075",
             Self::ListenerFull { .. } => "DB-2076",
             Self::AdmissionOutdated => "DB-2077",
+            Self::WebSocket(FrameFault::TooLong { .. }) | Self::WebSocketEarly { .. } => "DB-2079",
+            Self::WebSocket(_) => "DB-2078",
         }
     }
 
@@ -144,6 +154,8 @@ impl Turned {
             Self::Accept { .. } => "accept-failed",
             Self::ListenerFull { .. } => "listener-full",
             Self::AdmissionOutdated => "admission-outdated",
+            Self::WebSocket(FrameFault::TooLong { .. }) | Self::WebSocketEarly { .. } => "websocket-too-long",
+            Self::WebSocket(_) => "websocket-malformed",
         }
     }
 }

@@ -83,6 +83,18 @@ impl Gate {
         self.places.take()
     }
 
+    /// As [`reserve`](Self::reserve), for a door without a queue: who finds no place is sent away, and nobody
+    /// has stopped.
+    pub(crate) fn reserve_if_free(&self) -> bool {
+        self.places.take()
+    }
+
+    /// Gives a place back where nobody goes on accepting for it: at a door without a queue, or at the end. A
+    /// shard that had stopped meanwhile is told by the next place given back.
+    pub(crate) fn give_back_unasked(&self) {
+        self.places.give_back();
+    }
+
     /// Gives a reserved place back. `true`: accepting had stopped, and the caller must go on with
     /// it (any shard can accept from any listener).
     #[must_use]

@@ -1,6 +1,7 @@
 //! What the rest of the house holds of a bridge: sending to devices, ending sessions, the numbers.
 
 use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +13,11 @@ use drawbridge_control::{self as control, DeliveryOutcome, DeviceOrder, Dispatch
 use drawbridge_mqtt::codec::Qos;
 use drawbridge_names::{PrincipalName, RegistryName, Uid};
 use drawbridge_policy::Rights;
+use rustls::ServerConnection;
 use tokio::sync::oneshot;
 
 use crate::bridge::Shared;
+use crate::driver::{Arrival, Counted};
 use crate::inbox::ToShard;
 use crate::journal::Counts;
 
@@ -22,6 +25,31 @@ use crate::journal::Counts;
 #[derive(Debug, Clone)]
 pub struct BridgeHandle {
     shared: Arc<Shared>,
+}
+
+/// A place for one client over WebSocket, counted as unauthenticated until it is used or dropped.
+#[derive(Debug)]
+pub struct WebSocketPlace {
+    counted: Counted,
+}
+
+impl WebSocketPlace {
+    /// Hands the connection over, right behind the answer that switched protocols. `received`: decrypted and not
+    /// read by HTTP. `registry`: that of the path, if it named one.
+    pub fn enter(
+        self,
+        socket: TcpStream,
+        session: ServerConnection,
+        received: Vec<u8>,
+        registry: Option<RegistryName>,
+    ) {
+        let shared = Arc::clone(self.counted.shared());
+        let shard = shared.next_shard.fetch_add(1, Relaxed) % shared.inboxes.len();
+        let counted = self.counted;
+        if let Some(inbox) = shared.inboxes.get(shard) {
+            inbox.push(ToShard::Arrive(Box::new(Arrival { socket, session, received, registry, counted })));
+        }
+    }
 }
 
 /// The numbers of a bridge.
@@ -88,6 +116,23 @@ impl BridgeHandle {
         }
     }
 
+    /// A place for a client that is about to speak MQTT over WebSocket, on a connection that HTTPS has
+    /// accepted from `peer`.
+    ///
+    /// # Errors
+    /// The code and the word of the limit that is reached: as many are unauthenticated as may be, in all or
+    /// of this address, or as many connected.
+    pub fn reserve_web_socket(
+        &self,
+        peer: SocketAddr,
+    ) -> Result<WebSocketPlace, (&'static str, &'static str)> {
+        // The last door.
+        let door = self.shared.doors.len() - 1;
+        let counted =
+            Counted::stranger(&self.shared, door, peer).map_err(|turned| (turned.code(), turned.word()))?;
+        Ok(WebSocketPlace { counted })
+    }
+
     /// Ends sessions on every shard, wherever they are.
     pub fn end_sessions(&self, ended: &Ended) {
         for inbox in &self.shared.inboxes {
@@ -147,7 +192,7 @@ impl BridgeHandle {
 }
 
 /// Stands for the server as the publisher of a message; principals have random numbers.
-const SERVER: Uid = Uid(0);
+pub const SERVER: Uid = Uid(0);
 
 impl Watcher for BridgeHandle {
     fn ended(&self, event: &SessionsEnd) {

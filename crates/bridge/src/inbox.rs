@@ -2,16 +2,19 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use drawbridge_admission::{Connected, TokenMark};
+use drawbridge_broker::storage::{MessageId, SessionId};
 use drawbridge_broker::{
-    Admitted, ConnId, ControlAck, Crossing, Ended, Order, OrderOutcome, Refused, Ticket,
+    Admitted, ConnId, ControlAck, Crossing, Ended, Message, Order, OrderOutcome, Refused, Ticket,
 };
 use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_names::{PolicyName, RegistryName};
 use tokio::sync::oneshot;
+
+use crate::driver::{Arrival, Travelling};
 
 /// One thing for a shard to do.
 #[derive(Debug)]
@@ -28,6 +31,16 @@ pub(crate) enum ToShard {
     PolicyChanged { registry: RegistryName, policy: PolicyName },
     /// What another shard collected in one turn.
     Crossings(Vec<Crossing>),
+    /// A connection comes from another shard.
+    Adopt(Box<Travelling>),
+    /// A client comes from HTTPS, over WebSocket from now on.
+    Arrive(Box<Arrival>),
+    /// The storage has this batch, and all before it.
+    Committed { number: u64 },
+    /// Messages that the shard asked the storage for.
+    Fetched { session: SessionId, messages: Vec<(MessageId, Option<Arc<Message>>)> },
+    /// The storage cannot store for now, or can again.
+    Stalled(bool),
     /// Somebody wants this shard's numbers.
     LeaveNumbers,
     /// Say goodbye to everybody, and be gone at `by`.
@@ -93,7 +106,11 @@ impl Inbox {
         if let ToShard::Crossings(batch) = &item {
             self.crossing_bytes.fetch_add(batch.iter().map(Crossing::bytes).sum(), Relaxed);
         }
-        queue.items.push(item);
+        match (queue.items.last_mut(), item) {
+            // A later batch says all that an earlier one said.
+            (Some(ToShard::Committed { number }), ToShard::Committed { number: later }) => *number = later,
+            (_, item) => queue.items.push(item),
+        }
         drop(queue);
         if self.asleep.swap(false, SeqCst)
             && let Err(error) = self.waker.wake()
@@ -134,7 +151,10 @@ impl Inbox {
     pub(crate) fn close(&self) {
         let mut queue = self.lock();
         queue.closed = true;
-        queue.items.clear();
+        let dropped = std::mem::take(&mut queue.items);
+        drop(queue);
+        // Not under the lock: what is dropped may give places back.
+        drop(dropped);
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -1,7 +1,8 @@
 //! Sockets and TLS: drives the MQTT cores, one poll loop a shard.
 //!
 //! ```text
-//! listener --accept--> socket --TLS--> broker::Shard --effects--> sockets, other shards, admission
+//! listener --accept--> socket --TLS--> broker::Shard --effects--> sockets, other shards, admission, storage
+//!     HTTPS --upgrade--> socket --TLS, WebSocket--^
 //! ```
 //!
 //! Each shard has one thread, and in it one poll for all its sockets: each turn reads all that is
@@ -14,17 +15,22 @@ mod channel;
 mod client_certificate;
 mod config;
 mod driver;
+mod durable;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod handle;
 mod inbox;
 mod journal;
 mod open_files;
 mod tls;
+mod websocket;
 
 pub use bridge::Bridge;
 pub use config::{BridgeConfig, Listener, ListenerKind};
+pub use durable::{Durable, StorageNews};
 pub use error::BridgeError;
-pub use handle::{BridgeHandle, BridgeStats};
+pub use handle::{BridgeHandle, BridgeStats, SERVER, WebSocketPlace};
 pub use open_files::{OpenFiles, raise_open_files};
 pub use tls::{server_tls, server_tls_asking};

@@ -1,7 +1,7 @@
 //! TLS of one connection, and the settings of a TLS server. The only file that knows rustls' calls:
 //! a change of its interface (buffered to unbuffered, 0.23 to 0.24) stays in here.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, IoSlice, Write};
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -106,6 +106,11 @@ impl Tls {
         Ok(Self { session, handshake_bytes_left: handshake_bytes_max, handshake_bytes_max })
     }
 
+    /// One whose handshake is done already.
+    pub(crate) fn begun(session: ServerConnection) -> Self {
+        Self { session, handshake_bytes_left: 0, handshake_bytes_max: 0 }
+    }
+
     /// Takes in all of `ciphertext` and appends what it decrypts to `plaintext`: at most as many
     /// bytes as came in, plus one record that was begun before.
     ///
@@ -144,7 +149,8 @@ impl Tls {
         Ok(Fed::Open)
     }
 
-    fn take_plaintext(&mut self, plaintext: &mut Vec<u8>) {
+    /// Appends what is decrypted and was not taken yet.
+    pub(crate) fn take_plaintext(&mut self, plaintext: &mut Vec<u8>) {
         let mut reader = self.session.reader();
         // `WouldBlock` and the end of the stream both mean: no more for now.
         while let Ok(chunk) = reader.fill_buf() {
@@ -161,6 +167,11 @@ impl Tls {
     /// accepted before must leave first: rustls keeps at most 64 KiB.
     pub(crate) fn push(&mut self, plaintext: &[u8]) -> usize {
         self.session.writer().write(plaintext).unwrap_or(0)
+    }
+
+    /// As [`push`](Self::push), of two pieces behind each other, in the same record where they fit.
+    pub(crate) fn push_both(&mut self, first: &[u8], second: &[u8]) -> usize {
+        self.session.writer().write_vectored(&[IoSlice::new(first), IoSlice::new(second)]).unwrap_or(0)
     }
 
     /// Whether ciphertext waits to be sent.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, value_parser};
 
+use crate::bench::args::BenchCommand;
+
 /// What `--help` begins with; given by name, for clap would take the text of a flattened struct.
 const ABOUT: &str = "Drawbridge, the self-hosted IoT core: identity for devices, an MQTT bridge that \
                      admits only what it can identify, and control.";
@@ -131,6 +133,9 @@ pub enum Command {
     /// Read, export and check the audit
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Put load on an MQTT broker, this one or another, and say what it did and what it cost
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Say what an error code of a log, an answer or a reason string means, and the mend
     Explain {
         /// Such as `DB-1007`, or its word, such as `not-proven`

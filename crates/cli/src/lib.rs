@@ -14,6 +14,7 @@ macro_rules! say {
 mod admin;
 pub mod args;
 mod audit;
+mod bench;
 mod control;
 mod device;
 mod enrol;
@@ -69,6 +70,7 @@ pub fn execute(cli: &Cli) -> Result<(), Failure> {
         Command::Sub(command) => session::subscribe(common, command),
         Command::Admin(command) => admin::admin(common, command),
         Command::Audit(command) => audit::audit(common, command),
+        Command::Bench(command) => bench::bench(common, command),
         Command::Explain { code } => explain(common, code),
         Command::Serve(_) | Command::CheckConfig { .. } => {
             Err(Failure::Usage("this command is served by the `drawbridge` binary itself".to_owned()))

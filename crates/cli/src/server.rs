@@ -18,6 +18,9 @@ pub struct Endpoints {
     pub mqtts: String,
     /// HTTPS.
     pub https: String,
+    /// MQTT over WebSocket, at the path `/mqtt`.
+    #[serde(default)]
+    pub wss: String,
     /// MQTT without TLS, when there is such a listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mqtt: Option<String>,

@@ -204,7 +204,12 @@ mod tests {
     fn the_addresses_of_a_killed_server_are_gone_once_the_next_one_has_the_folder() {
         let place = tempfile::tempdir().expect("temporary folder");
         let folder = DataFolder::open(place.path()).expect("opens");
-        let endpoints = Endpoints { mqtts: "127.0.0.1:1".into(), https: "127.0.0.1:2".into(), mqtt: None };
+        let endpoints = Endpoints {
+            mqtts: "127.0.0.1:1".into(),
+            https: "127.0.0.1:2".into(),
+            wss: "127.0.0.1:2".into(),
+            mqtt: None,
+        };
         folder.write_endpoints(&endpoints).expect("writes");
         drop(folder); // as a kill does: nothing is tidied up
         assert!(place.path().join("endpoints.json").exists());

@@ -11,6 +11,7 @@ mod data;
 mod demo;
 mod edge;
 mod journal;
+mod messages;
 mod pki;
 mod serve;
 mod settings;

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use drawbridge_admission::{Actor, Admission, Clock, NewRegistry};
 use drawbridge_bridge::{
-    Bridge, BridgeConfig, Listener, ListenerKind, raise_open_files, server_tls, server_tls_asking,
+    Bridge, BridgeConfig, BridgeHandle, Durable, Listener, ListenerKind, WebSocketPlace, raise_open_files,
+    server_tls, server_tls_asking,
 };
 use drawbridge_cli::args::Common;
 use drawbridge_cli::{Endpoints, ServeArgs};
 use drawbridge_control::Control;
-use drawbridge_http::HttpState;
+use drawbridge_http::{HttpState, WebSocketConnection, WebSocketDoor, WebSocketSeat};
 use drawbridge_names::{PrincipalName, RegistryName};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,7 +25,7 @@ use crate::edge::{SystemClock, SystemRandom};
 use crate::pki::{self, ServerCertificate};
 use crate::settings::Settings;
 use crate::store::{OpenStore, seal_key};
-use crate::{demo, journal};
+use crate::{demo, journal, messages};
 
 /// How often the server looks after what is due without anybody asking.
 const MAINTENANCE: Duration = Duration::from_secs(1);
@@ -139,6 +140,7 @@ impl Sockets {
         Ok(Endpoints {
             mqtts: self.mqtts.local_addr()?.to_string(),
             https: self.https.local_addr()?.to_string(),
+            wss: self.https.local_addr()?.to_string(),
             mqtt: self.mqtt.as_ref().map(|socket| socket.local_addr()).transpose()?.map(|a| a.to_string()),
         })
     }
@@ -177,14 +179,17 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     keep_admin_token(&admission, data).await?;
 
     let https = sockets.https.try_clone()?;
+    let a_clock: Arc<dyn Clock> = clock.clone();
+    let (log, durable) = messages::open(data, &settings.messages, &a_clock, &admission).await?;
     let bridge = Bridge::start(
-        bridge_config(settings, sockets, &tls)?,
+        bridge_config(settings, sockets, &tls, durable)?,
         admission.clone(),
         clock.clone(),
         tokio::runtime::Handle::current(),
     )?;
     let handle = bridge.handle();
     admission.watch(Arc::new(handle.clone()));
+    let web_socket = Arc::new(MqttOverWebSocket(handle.clone()));
     let control = Arc::new(Control::new(opened.store.clone(), Arc::new(handle), clock));
     bridge.serve_control(control.clone());
     let configs = control.publish_stored_configs().await?;
@@ -194,7 +199,8 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let stop = Arc::new(tokio::sync::Notify::new());
     let last = admission.clone();
     let http = tokio::spawn({
-        let state = HttpState { admission, control, random, config: Arc::new(settings.http.clone()) };
+        let config = Arc::new(settings.http.clone());
+        let state = HttpState { admission, control, random, config, web_socket: Some(web_socket) };
         https.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(https)?;
         let (config, stop) = (settings.http.clone(), Arc::clone(&stop));
@@ -234,6 +240,8 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     stop.notify_one();
     tokio::task::spawn_blocking(move || {
         bridge.shutdown(GOODBYE);
+        // Last of all: what the ends of the sessions left is still to be stored.
+        log.close();
         if let Some(demo) = demo {
             drop(demo.join()); // it has printed its own faults
         }
@@ -249,6 +257,24 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     }
     last.settle().await;
     Ok(())
+}
+
+/// Leads from HTTPS to the bridge.
+struct MqttOverWebSocket(BridgeHandle);
+
+impl WebSocketDoor for MqttOverWebSocket {
+    fn reserve(&self, peer: SocketAddr) -> Result<Box<dyn WebSocketSeat>, (&'static str, &'static str)> {
+        Ok(Box::new(Seat(self.0.reserve_web_socket(peer)?)))
+    }
+}
+
+struct Seat(WebSocketPlace);
+
+impl WebSocketSeat for Seat {
+    fn enter(self: Box<Self>, connection: WebSocketConnection) {
+        let WebSocketConnection { socket, session, received, registry } = connection;
+        self.0.enter(socket, session, received, registry);
+    }
 }
 
 /// While nobody knows whether another server works on the store, what this one remembers may be out of date:
@@ -274,6 +300,7 @@ fn bridge_config(
     settings: &Settings,
     sockets: Sockets,
     tls: &Arc<rustls::ServerConfig>,
+    durable: Durable,
 ) -> Result<BridgeConfig, StartError> {
     let mut listeners =
         vec![Listener { socket: sockets.mqtts, kind: ListenerKind::Tls(Arc::clone(tls)), registry: None }];
@@ -294,6 +321,7 @@ fn bridge_config(
         unauthenticated_max: bridge.unauthenticated_max,
         unauthenticated_per_address_max: bridge.unauthenticated_per_address_max,
         connect_timeout: Duration::from_secs(bridge.connect_timeout_s),
+        storage: Some(durable),
         ..BridgeConfig::default()
     };
     if bridge.shards > 0 {
@@ -301,6 +329,10 @@ fn bridge_config(
     }
     config.shard.packet_bytes_max = bridge.packet_bytes_max;
     config.shard.log_bytes_max = bridge.log_bytes_max;
+    let messages = &settings.messages;
+    config.shard.session_expiry_s_max = messages.session_expiry_s_max;
+    config.shard.queue_messages_max = messages.queue_messages_max;
+    config.shard.queue_bytes_max = messages.queue_bytes_max;
     Ok(config)
 }
 
@@ -348,6 +380,7 @@ fn greet(
     say!("drawbridge {} serves from {folder}", env!("CARGO_PKG_VERSION"));
     say!("  mqtt over tls     {}", endpoints.mqtts);
     say!("  https             {}", endpoints.https);
+    say!("  mqtt over wss     wss://{}/mqtt", endpoints.wss);
     if let Some(mqtt) = &endpoints.mqtt {
         say!("  mqtt WITHOUT tls  {mqtt} (development only)");
     }

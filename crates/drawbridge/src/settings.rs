@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 
+use crate::messages::MessageSettings;
 use crate::store::{SealSettings, StoreSettings, StoreUrl};
 
 /// The whole file.
@@ -22,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) serve: ServeSettings,
     /// Sockets and limits of the MQTT bridge.
     pub(crate) bridge: BridgeSettings,
+    /// Sessions and messages that outlive connections and the process.
+    pub(crate) messages: MessageSettings,
     /// Rules for what devices send.
     pub(crate) identity: IdentitySettings,
     /// Limits of admission.
@@ -183,6 +186,7 @@ impl Settings {
         let settings = Self {
             serve: section(&mut document, "serve", &mut faults),
             bridge: section(&mut document, "bridge", &mut faults),
+            messages: section(&mut document, "messages", &mut faults),
             identity: section(&mut document, "identity", &mut faults),
             admission: drawbridge_admission::AdmissionConfig {
                 limits: section(&mut document, "limits", &mut faults),
@@ -200,7 +204,7 @@ impl Settings {
     /// What is well-formed and cannot be meant.
     fn faults(&self) -> Vec<String> {
         let (bridge, identity, admission, http) = (&self.bridge, &self.identity, &self.admission, &self.http);
-        let million = 1_000_000;
+        let (messages, million) = (&self.messages, 1_000_000);
         let ranges = [
             ("bridge.shards", bridge.shards as u64, 0, 256),
             ("bridge.unauthenticated_max", bridge.unauthenticated_max as u64, 1, million),
@@ -213,6 +217,12 @@ impl Settings {
             ("bridge.connect_timeout_s", bridge.connect_timeout_s, 1, 120),
             ("bridge.packet_bytes_max", bridge.packet_bytes_max as u64, 1024, 268_435_455),
             ("bridge.log_bytes_max", bridge.log_bytes_max as u64, 65_536, 1 << 40),
+            ("messages.session_expiry_s_max", messages.session_expiry_s_max.into(), 0, u64::from(u32::MAX)),
+            ("messages.queue_messages_max", messages.queue_messages_max as u64, 1, 100 * million),
+            ("messages.queue_bytes_max", messages.queue_bytes_max as u64, 65_536, 1 << 40),
+            ("messages.segment_bytes", messages.segment_bytes, 4096, 1 << 30),
+            ("messages.bytes_max", messages.bytes_max, 8 * messages.segment_bytes, 1 << 50),
+            ("messages.age_s_max", messages.age_s_max, 60, 3_153_600_000),
             ("identity.clock_skew_s", u64::from(identity.clock_skew_s), 0, 3600),
             ("identity.token_life_s", u64::from(identity.token_life_s), 1, 86_400),
             ("admission.assertion_life_s_max", u64::from(admission.assertion_life_s_max), 1, 86_400),

@@ -20,6 +20,7 @@ mod names;
 mod policy;
 mod rules;
 mod tokens;
+mod websocket;
 mod world;
 
 use std::fmt::Display;
@@ -137,6 +138,8 @@ targets! {
     name: names, mutate::TOPIC_WORDS, 400;
     /// An MQTT packet of either version, from either side.
     mqtt_packet: mqtt, &["MQTT", "\u{0}\u{4}MQTT\u{4}", "\u{0}\u{4}MQTT\u{5}"], 4000;
+    /// A sequence of frames of a WebSocket client, however it is cut.
+    websocket_frames: websocket, &["\u{2}\u{fe}", "\u{0}\u{0}\u{0}\u{0}"], 2000;
 }
 
 /// The promises that every text of a refusal keeps: it is there, it is short, it has no control characters,

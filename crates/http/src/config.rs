@@ -23,6 +23,9 @@ pub struct HttpConfig {
     /// Whether clients are asked for a TLS certificate. None has to send one; browsers may show a dialog to
     /// people who have one. Default true.
     pub client_certificates: bool,
+    /// Origins of web pages that may speak MQTT over WebSocket, beside that of the issuer, such as
+    /// `https://panel.example`; `*` for all. Who sends no `Origin` is no page. Default none.
+    pub websocket_origins: Vec<String>,
     /// How long a command waits for the PUBACK when the request does not say, in seconds. Default 10.
     pub command_wait_s: u64,
     /// The longest such wait that a request may ask for, in seconds. Default 60.
@@ -41,6 +44,7 @@ impl Default for HttpConfig {
             connections_max: 8192,
             connections_per_address_max: 1024,
             client_certificates: true,
+            websocket_origins: Vec::new(),
             command_wait_s: 10,
             command_wait_s_max: 60,
             config_wait_s: 2,

@@ -7,7 +7,8 @@ use std::ops::{Deref, DerefMut};
 
 use axum::body::Body;
 use axum::http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -220,6 +221,30 @@ impl Failure {
         let detail =
             format!("`{device}` did not acknowledge within {wait_s} s; it may have obeyed nevertheless");
         Self::new(StatusCode::GATEWAY_TIMEOUT, "DB-4214", "timed-out", detail)
+    }
+
+    /// What is no opening handshake of WebSocket, or of another version.
+    pub(crate) fn upgrade_required(detail: &str) -> Self {
+        Self::new(StatusCode::UPGRADE_REQUIRED, "DB-2080", "websocket-handshake", detail)
+    }
+
+    /// An opening handshake of WebSocket that lacks something.
+    pub(crate) fn websocket_handshake(detail: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "DB-2080", "websocket-handshake", detail)
+    }
+
+    /// A web page of an origin that nobody has let in.
+    pub(crate) fn websocket_origin() -> Self {
+        let detail = "a web page of this origin may not speak MQTT here; name it in `http.websocket_origins`";
+        Self::new(StatusCode::FORBIDDEN, "DB-2081", "websocket-origin", detail)
+    }
+
+    /// As many clients are unauthenticated, or connected, as may be. The code is that of the limit.
+    pub(crate) fn websocket_full(code: &'static str, word: &'static str) -> Self {
+        let detail = "there is no place for another connection now; come again soon";
+        let mut failure = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, word, detail);
+        failure.retry_after_s = Some(1);
+        failure
     }
 
     /// An OAuth grant that is not served.
@@ -498,6 +523,12 @@ pub(crate) fn write_out(
         if let Ok(value) = HeaderValue::from_str(&challenge) {
             headers.insert(WWW_AUTHENTICATE, value);
         }
+    }
+    if status == StatusCode::UPGRADE_REQUIRED {
+        // RFC 9110 section 15.5.22, RFC 6455 section 4.4.
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     }
     if let Some(seconds) = failure.retry_after_s {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

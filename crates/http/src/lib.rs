@@ -45,6 +45,7 @@ mod revoke;
 mod serve;
 mod time;
 mod token;
+mod websocket;
 mod wire_time;
 
 use std::sync::Arc;
@@ -60,6 +61,7 @@ use failure::Failure;
 
 pub use config::HttpConfig;
 pub use serve::{PeerAddress, serve};
+pub use websocket::{WebSocketConnection, WebSocketDoor, WebSocketSeat};
 
 /// What the handlers stand on. Cheap to clone.
 #[derive(Clone)]
@@ -72,6 +74,8 @@ pub struct HttpState {
     pub random: Arc<dyn Random>,
     /// The bounds.
     pub config: Arc<HttpConfig>,
+    /// Where `/mqtt` leads; `None`: nowhere.
+    pub web_socket: Option<Arc<dyn WebSocketDoor>>,
 }
 
 impl std::fmt::Debug for HttpState {
@@ -129,6 +133,7 @@ fn public_paths() -> Router<HttpState> {
         .route("/v1/self/keys:remove", post(own::remove_key))
         .route("/v1/self/keys/{kid}", delete(own::delete_key))
         .route("/v1/time", post(time::time))
+        .route("/mqtt", get(websocket::open))
         .route("/health", get(health::health))
         .route("/healthz", get(health::health))
 }

@@ -340,6 +340,7 @@ fn refusal(dialect: Dialect, status: u16) -> Value {
         413 => ("The body is too long.", &[]),
         415 => ("The media type of the body is not taken here.", &[]),
         422 => ("Understood, and not possible: a name, a date, a rule of a policy.", &[]),
+        426 => ("What came is no WebSocket of version 13.", &[]),
         429 => ("Too often: wait as long as `Retry-After` says.", &["Retry-After"]),
         500 => ("The server cannot decide this now.", &["Retry-After"]),
         503 => ("The server cannot decide this now; try again soon.", &["Retry-After"]),

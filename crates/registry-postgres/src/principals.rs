@@ -286,6 +286,13 @@ pub(crate) async fn owner_of_key(
     Ok(rows.first().map(read).transpose()?)
 }
 
+pub(crate) async fn not_admitted(pool: &Pool, registry: &RegistryName) -> Result<Vec<Uid>, StoreError> {
+    let sql = "SELECT uid FROM principal WHERE registry = $1 AND (blocked OR pending)";
+    let rows = pool.read(Lane::List, sql, &[&registry.as_str()]).await?;
+    let read = |row: &Row| -> Result<_, Fault> { Ok(Uid(number(row, 0)?)) };
+    Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
+}
+
 pub(crate) async fn list(
     pool: &Pool,
     registry: &RegistryName,

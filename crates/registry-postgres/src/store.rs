@@ -138,6 +138,10 @@ impl Store for PostgresStore {
         principals::list(&self.pool, registry, kind, after, limit).await
     }
 
+    async fn not_admitted(&self, registry: &RegistryName) -> Result<Vec<Uid>, StoreError> {
+        principals::not_admitted(&self.pool, registry).await
+    }
+
     async fn change_principal(
         &self,
         registry: &RegistryName,

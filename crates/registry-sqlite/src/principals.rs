@@ -182,6 +182,14 @@ pub(crate) fn list(
     read_known(registry, rows)
 }
 
+pub(crate) fn not_admitted(conn: &Connection, registry: &RegistryName) -> Result<Vec<Uid>, Fault> {
+    let mut statement =
+        conn.prepare_cached("SELECT uid FROM principal WHERE registry = ?1 AND (blocked OR pending)")?;
+    let rows =
+        statement.query_map([registry.as_str()], |row| Ok(Uid(row.get::<_, i64>(0)?.cast_unsigned())))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 pub(crate) fn change(
     conn: &Connection,
     registry: &RegistryName,

@@ -162,6 +162,15 @@ impl Store for SqliteStore {
         self.lists.read(move |conn| principals::list(conn, &registry, kind, after.as_ref(), limit)).await
     }
 
+    async fn not_admitted(&self, registry: &RegistryName) -> Result<Vec<Uid>, StoreError> {
+        self.lists
+            .read({
+                let registry = registry.clone();
+                move |conn| principals::not_admitted(conn, &registry)
+            })
+            .await
+    }
+
     async fn change_principal(
         &self,
         registry: &RegistryName,

@@ -295,6 +295,8 @@ pub trait Store: Send + Sync {
         after: Option<&PrincipalName>,
         limit: usize,
     ) -> Result<Vec<Known>, StoreError>;
+    /// Everybody who is blocked or waits for approval.
+    async fn not_admitted(&self, registry: &RegistryName) -> Result<Vec<Uid>, StoreError>;
     /// Changes a principal's record, if `revision` is `None` or the current one. The revision grows by
     /// one, as it does with every change of its keys; `not_before_s` never goes back.
     async fn change_principal(

@@ -97,6 +97,10 @@ impl Store for FlakyStore {
         self.up()?.principals(registry, kind, after, limit).await
     }
 
+    async fn not_admitted(&self, registry: &RegistryName) -> Result<Vec<Uid>, StoreError> {
+        self.up()?.not_admitted(registry).await
+    }
+
     async fn change_principal(
         &self,
         registry: &RegistryName,

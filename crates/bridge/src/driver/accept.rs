@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use drawbridge_broker::ConnId;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Poll, Token};
 use socket2::{SockRef, TcpKeepalive};
@@ -15,7 +16,7 @@ use crate::bridge::system;
 use crate::channel::Channel;
 use crate::error::Turned;
 use crate::tls::Tls;
-use crate::{BridgeError, Listener, ListenerKind};
+use crate::{BridgeError, Listener};
 
 /// Sockets accepted in one turn, so that those who are in are served between.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -54,6 +55,11 @@ impl Doorway {
 
 impl Driver {
     pub(super) fn accept_all(&mut self, now: Instant) {
+        if !self.doorways.iter().any(|doorway| doorway.ready) {
+            return;
+        }
+        // What is still to be done may free places, which the broker gives away from here on.
+        self.carry_out_all(now);
         for door in 0..self.doorways.len() {
             if let Some(doorway) = self.doorways.get_mut(door) {
                 if doorway.resting_until.is_some_and(|until| until <= now) {
@@ -142,13 +148,7 @@ impl Driver {
             Some(tls) => Channel::Tls(socket, Box::new(tls)),
             None => Channel::Plain(socket),
         };
-        if self.sockets.len() <= slot {
-            self.sockets.resize_with(slot + 1, || None);
-        }
-        if let Some(place) = self.sockets.get_mut(slot) {
-            *place = Some(Socket::new(conn, channel, peer, door));
-            self.open += 1;
-        }
+        self.take_place(Socket::stranger(conn, channel, peer, door));
     }
 
     /// A connection is admitted or gone: it is no longer counted as unauthenticated.
@@ -168,7 +168,8 @@ impl Driver {
 }
 
 impl Socket {
-    fn new(conn: drawbridge_broker::ConnId, channel: Channel, peer: SocketAddr, door: usize) -> Self {
+    /// One that has a place at the gate and in all, and has not said anything yet.
+    pub(super) fn stranger(conn: ConnId, channel: Channel, peer: SocketAddr, door: usize) -> Self {
         Self {
             conn,
             channel,
@@ -176,6 +177,7 @@ impl Socket {
             door,
             at_gate: true,
             in_session: false,
+            registry: None,
             rights_of: None,
             closing: None,
             dirty: false,
@@ -196,15 +198,17 @@ fn prepare(
 ) -> std::io::Result<Option<Tls>> {
     // Without it CONNACK waits for the client's delayed ACK: 40 ms at each connect.
     socket.set_nodelay(true)?;
-    // A peer that vanished without a word: MQTT does not find out where its keep-alive is 0.
-    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE_PROBE);
-    SockRef::from(&*socket).set_tcp_keepalive(&keep_alive)?;
-    match doors.get(door).map(|door| &door.kind) {
-        Some(ListenerKind::Tls(config)) => {
-            Tls::new(config, handshake_bytes_max).map(Some).map_err(std::io::Error::other)
-        }
-        _ => Ok(None),
+    keep_alive(socket)?;
+    match doors.get(door).and_then(|door| door.tls.as_ref()) {
+        Some(config) => Tls::new(config, handshake_bytes_max).map(Some).map_err(std::io::Error::other),
+        None => Ok(None),
     }
+}
+
+/// Finds a peer that vanished without a word: MQTT does not find out where its keep-alive is 0.
+pub(super) fn keep_alive(socket: &mut TcpStream) -> std::io::Result<()> {
+    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE_PROBE);
+    SockRef::from(&*socket).set_tcp_keepalive(&keep_alive)
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use drawbridge_control::{ClientControlPublish, ControlError};
 use drawbridge_mqtt::codec::ReasonCode;
 
 use super::{Driver, RightsOf};
-use crate::ListenerKind;
 use crate::error::Turned;
 use crate::inbox::{ControlRefused, ToShard, TurnedAway, admitted};
 
@@ -63,8 +62,12 @@ impl Driver {
                 }
             }
             Effect::Report(report) => self.report(now, &report),
-            // No session is stored yet, so none lives on another shard either.
-            Effect::Fetch { .. } | Effect::Move { .. } => {}
+            Effect::Fetch { session, messages } => {
+                if let Some(storage) = &self.shared.storage {
+                    storage.fetch(self.index, session, messages);
+                }
+            }
+            Effect::Move { conn, shard, moving } => self.send_away(conn, shard, moving),
         }
     }
 
@@ -75,9 +78,14 @@ impl Driver {
         for effect in std::mem::take(&mut self.effects) {
             self.carry_out(now, effect);
         }
-        let Some(mut socket) = self.sockets.get_mut(conn.slot() as usize).and_then(Option::take) else {
+        let slot = self.sockets.get_mut(conn.slot() as usize);
+        // By now its place may be another's: it may have moved to another shard.
+        let Some(mut socket) = slot.and_then(|slot| slot.take_if(|socket| socket.conn == conn)) else {
             return;
         };
+        if socket.in_session && socket.closing.is_none() {
+            socket.channel.part();
+        }
         // Dropping it closes it; a poll that does not know it is no loss.
         let _ = self.poll.registry().deregister(socket.channel.socket_mut());
         self.open -= 1;
@@ -95,6 +103,7 @@ impl Driver {
             && std::mem::take(&mut socket.at_gate)
         {
             socket.in_session = true;
+            socket.channel.admitted();
             let (door, peer) = (socket.door, socket.peer);
             self.shared.sessions.fetch_add(1, Relaxed);
             self.leave_gate(door, peer);
@@ -107,21 +116,18 @@ impl Driver {
         let index = self.index;
         let Some(socket) = self.socket(conn) else { return };
         let (door, peer) = (socket.door, Peer::from(socket.peer.ip()));
+        let named = socket.registry.clone();
         shared.clone().runtime.spawn(async move {
             let (Some(door), Some(inbox)) = (shared.doors.get(door), shared.inboxes.get(index)) else {
                 return;
             };
-            let (confidential, anonymous_as) = match &door.kind {
-                ListenerKind::Tls(_) => (true, None),
-                ListenerKind::Plain { anonymous_as } => (false, anonymous_as.as_ref()),
-            };
             let asked = ConnectRequest {
-                listener_registry: door.registry.as_ref(),
+                listener_registry: named.as_deref().or(door.registry.as_ref()),
                 client_id: &request.client_id,
                 username: request.username.as_deref(),
                 password: request.password.as_ref().map(|password| password.as_slice()),
-                confidential,
-                anonymous_as,
+                confidential: door.confidential,
+                anonymous_as: door.anonymous_as.as_ref(),
                 peer,
             };
             let answer = shared.admission.connect(asked).await;
@@ -151,6 +157,9 @@ impl Driver {
                 socket.rights_of = connected.policy.clone().map(|policy| {
                     Box::new(RightsOf { registry, policy, uid: connected.uid, name: connected.name.clone() })
                 });
+                if shared.inboxes.len() > 1 {
+                    self.judged = Some((conn, connected.clone()));
+                }
                 Ok(admitted(*connected))
             }
             Ok(_) => {
@@ -169,6 +178,11 @@ impl Driver {
             turned.told
         });
         self.shard.answer(now, conn, answer, &mut self.effects);
+        if self.judged.is_some() {
+            // Where it goes to another shard, the judgement goes with it.
+            self.carry_out_all(now);
+            self.judged = None;
+        }
     }
 
     /// Hands a client's command, config or state to control.

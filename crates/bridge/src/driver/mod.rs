@@ -1,10 +1,11 @@
 //! One shard at work: its poll, its sockets, its broker.
 //!
-//! A turn: read what is ready ([`serve`]), take the inbox, let time pass, accept ([`accept`]); then
-//! carry out the broker's effects ([`carry_out`]), flush every changed socket once, and hand each
-//! other shard its batch.
+//! A turn: take the inbox (and with it sockets from elsewhere, [`adopt`]), read what is ready ([`serve`]), let
+//! time pass, accept ([`accept`]); then carry out the broker's effects ([`carry_out`]), give the storage what is
+//! to be kept, flush every changed socket once, and hand each other shard its batch.
 
 mod accept;
+mod adopt;
 mod carry_out;
 mod serve;
 
@@ -15,7 +16,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_broker::{ConnId, Crossing, Effect, Ended, OrderOutcome, Shard};
+use drawbridge_admission::Connected;
+use drawbridge_broker::{ConnId, Crossing, Effect, Ended, OrderOutcome, Restored, Shard};
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName, Uid};
 use mio::{Events, Poll, Token};
 use tokio::sync::oneshot;
@@ -27,6 +29,8 @@ use crate::driver::serve::Closing;
 use crate::inbox::ToShard;
 use crate::journal::Journal;
 use crate::{BridgeError, BridgeHandle, Listener};
+
+pub(crate) use adopt::{Arrival, Counted, Travelling};
 
 /// Tokens of sockets are the slots of their connections: small numbers. These are the others.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -61,6 +65,8 @@ pub(crate) struct Driver {
     incoming: Vec<ToShard>,
     orders: HashMap<u64, oneshot::Sender<OrderOutcome>>,
     journal: Journal,
+    /// The connection that is being installed, as admission has judged it.
+    judged: Option<(ConnId, Box<Connected>)>,
     stop: Option<Instant>,
 }
 
@@ -74,6 +80,8 @@ struct Socket {
     at_gate: bool,
     /// Counted as a session.
     in_session: bool,
+    /// The registry that the path of its upgrade named.
+    registry: Option<Box<RegistryName>>,
     rights_of: Option<Box<RightsOf>>,
     closing: Option<Closing>,
     /// Listed in [`Driver::dirty`], [`Driver::unread`], [`Driver::leaving`].
@@ -129,13 +137,21 @@ impl Driver {
             incoming: Vec::new(),
             orders: HashMap::new(),
             journal: Journal::new(refused),
+            judged: None,
             stop: None,
         })
+    }
+
+    /// Gives the shard back what the storage kept. Before [`run`](Self::run).
+    pub(crate) fn restore(&mut self, now: Instant, restored: &Restored) {
+        self.shard.restore(now, restored, &mut self.effects);
     }
 
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         let clock = Arc::clone(&self.shared.clock);
+        // What the restoring left to do.
+        self.settle(clock.instant());
         loop {
             self.wait(clock.instant(), &mut events);
             let now = clock.instant();
@@ -193,7 +209,9 @@ impl Driver {
     }
 
     fn turn(&mut self, now: Instant, events: &Events) {
-        // First what was left over, so that nobody is starved by who keeps sending.
+        // What is known here already comes before what clients say now.
+        self.take_inbox(now);
+        // Then what was left over, so that nobody is starved by who keeps sending.
         for conn in std::mem::take(&mut self.unread) {
             if let Some(socket) = self.socket(conn) {
                 socket.unread = false;
@@ -212,7 +230,6 @@ impl Driver {
                 Token(slot) => self.socket_event(now, slot, event),
             }
         }
-        self.take_inbox(now);
         if self.shard.next_timeout().is_some_and(|due| due <= now) {
             self.shard.tick(now, &mut self.effects);
         }
@@ -243,6 +260,7 @@ impl Driver {
     fn settle(&mut self, now: Instant) {
         for _ in 0..ROUNDS_PER_TURN {
             self.carry_out_all(now);
+            self.submit();
             if self.dirty.is_empty() {
                 break;
             }
@@ -251,11 +269,21 @@ impl Driver {
             }
         }
         self.carry_out_all(now);
+        self.submit();
         let shared = Arc::clone(&self.shared);
         for (batch, inbox) in self.outbox.iter_mut().zip(&shared.inboxes) {
             if !batch.is_empty() {
                 inbox.push(ToShard::Crossings(std::mem::take(batch)));
             }
+        }
+    }
+
+    /// Gives the storage what is to be kept, before anything that was written because of it leaves.
+    fn submit(&mut self) {
+        if let Some(batch) = self.shard.take_batch()
+            && let Some(storage) = &self.shared.storage
+        {
+            storage.submit(self.index, batch);
         }
     }
 
@@ -277,6 +305,13 @@ impl Driver {
                 ToShard::Ended(ended) => self.shard.end_sessions(now, &ended, &mut self.effects),
                 ToShard::PolicyChanged { registry, policy } => self.policy_changed(registry, policy),
                 ToShard::Crossings(batch) => self.shard.crossings(now, batch, &mut self.effects),
+                ToShard::Adopt(travelling) => self.adopt(now, *travelling),
+                ToShard::Arrive(arrival) => self.arrive(now, *arrival),
+                ToShard::Committed { number } => self.shard.committed(now, number, &mut self.effects),
+                ToShard::Fetched { session, messages } => {
+                    self.shard.fetched(now, session, messages, &mut self.effects);
+                }
+                ToShard::Stalled(stalled) => self.shard.stalled(now, stalled, &mut self.effects),
                 ToShard::LeaveNumbers => self.leave_numbers(),
                 ToShard::Stop { by } => self.begin_stop(now, by),
             }
@@ -318,7 +353,8 @@ impl Driver {
     fn end(&mut self, now: Instant) {
         let rest: Vec<ConnId> = self.sockets.iter().flatten().map(|socket| socket.conn).collect();
         rest.into_iter().for_each(|conn| self.leave(conn));
-        self.carry_out_all(now);
+        // Sessions that end now leave records, and messages to other shards, behind.
+        self.settle(now);
         self.leave_numbers();
     }
 

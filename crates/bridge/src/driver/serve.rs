@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use drawbridge_broker::{Close, ConnId};
 
 use super::Driver;
-use crate::channel::{ReadEnd, WriteEnd};
+use crate::channel::{Channel, ReadBuffers, ReadEnd, Received, WriteEnd};
 use crate::error::Turned;
 
 /// Full buffers read from one connection in one turn.
@@ -71,10 +71,20 @@ impl Driver {
     }
 
     fn read_once(&mut self, now: Instant, conn: ConnId) -> ReadEnd {
+        self.take_in(now, conn, Channel::read)
+    }
+
+    /// Gives the broker what `read` brings.
+    pub(super) fn take_in(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        read: impl FnOnce(&mut Channel, &mut ReadBuffers) -> (Received, ReadEnd),
+    ) -> ReadEnd {
         let Some(socket) = self.sockets.get_mut(conn.slot() as usize).and_then(Option::as_mut) else {
             return ReadEnd::Closed;
         };
-        let (received, end) = socket.channel.read(&mut self.buffers);
+        let (received, end) = read(&mut socket.channel, &mut self.buffers);
         let (at_gate, answers) = (socket.at_gate, socket.channel.wants_write());
         let bytes = self.buffers.bytes(received);
         if !bytes.is_empty() {
@@ -90,8 +100,8 @@ impl Driver {
         end
     }
 
-    /// The peer broke TLS. Its alert is sent; what it still says is thrown away.
-    fn turn_away(&mut self, now: Instant, conn: ConnId, turned: &Turned) {
+    /// The peer broke TLS or WebSocket. Its alert is sent; what it still says is thrown away.
+    pub(super) fn turn_away(&mut self, now: Instant, conn: ConnId, turned: &Turned) {
         let Some(socket) = self.socket(conn) else { return };
         let peer = socket.peer;
         self.journal.refused(now, turned.code(), turned.word(), peer, turned);

@@ -18,6 +18,7 @@ pub(crate) enum Level {
 pub(crate) enum Wire {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    WebSocket(Box<crate::websocket::Framed>),
 }
 
 impl Read for Wire {
@@ -25,6 +26,7 @@ impl Read for Wire {
         match self {
             Self::Plain(stream) => stream.read(buffer),
             Self::Tls(stream) => stream.read(buffer),
+            Self::WebSocket(stream) => stream.read(buffer),
         }
     }
 }
@@ -34,12 +36,14 @@ impl Write for Wire {
         match self {
             Self::Plain(stream) => stream.write(bytes),
             Self::Tls(stream) => stream.write(bytes),
+            Self::WebSocket(stream) => stream.write(bytes),
         }
     }
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(stream) => stream.flush(),
             Self::Tls(stream) => stream.flush(),
+            Self::WebSocket(stream) => stream.flush(),
         }
     }
 }

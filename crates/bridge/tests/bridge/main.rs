@@ -8,3 +8,4 @@ mod invariants;
 mod limits;
 mod rig;
 mod tokens;
+mod websocket;

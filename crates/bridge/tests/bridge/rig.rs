@@ -40,6 +40,7 @@ pub(crate) struct Rig {
     pub(crate) tls: SocketAddr,
     pub(crate) plain: SocketAddr,
     pub(crate) ca: CertificateDer<'static>,
+    pub(crate) server_tls: Arc<rustls::ServerConfig>,
     pub(crate) runtime: tokio::runtime::Runtime,
 }
 
@@ -51,6 +52,7 @@ pub(crate) fn rig(change: impl FnOnce(&mut BridgeConfig)) -> Rig {
     let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let admission = runtime.block_on(furnished(&clock));
     let (ca, chain, key) = certificates();
+    let server_tls = server_tls(chain, key).expect("TLS");
     let tls = TcpListener::bind("127.0.0.1:0").expect("a port");
     let plain = TcpListener::bind("127.0.0.1:0").expect("a port");
     let (tls_address, plain_address) = (tls.local_addr().expect("bound"), plain.local_addr().expect("bound"));
@@ -58,11 +60,7 @@ pub(crate) fn rig(change: impl FnOnce(&mut BridgeConfig)) -> Rig {
     let mut config = BridgeConfig {
         shards: 2,
         listeners: vec![
-            Listener {
-                socket: tls,
-                kind: ListenerKind::Tls(server_tls(chain, key).expect("TLS")),
-                registry: None,
-            },
+            Listener { socket: tls, kind: ListenerKind::Tls(Arc::clone(&server_tls)), registry: None },
             Listener { socket: plain, kind: ListenerKind::Plain { anonymous_as }, registry: None },
         ],
         ..BridgeConfig::default()
@@ -72,7 +70,16 @@ pub(crate) fn rig(change: impl FnOnce(&mut BridgeConfig)) -> Rig {
         Bridge::start(config, admission.clone(), clock, runtime.handle().clone()).expect("it starts");
     let handle = bridge.handle();
     admission.watch(Arc::new(handle.clone()));
-    Rig { bridge: Some(bridge), handle, admission, tls: tls_address, plain: plain_address, ca, runtime }
+    Rig {
+        bridge: Some(bridge),
+        handle,
+        admission,
+        tls: tls_address,
+        plain: plain_address,
+        ca,
+        server_tls,
+        runtime,
+    }
 }
 
 async fn furnished(clock: &Arc<dyn Clock>) -> Admission {

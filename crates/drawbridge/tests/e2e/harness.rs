@@ -30,7 +30,8 @@ impl Core {
     /// The same with further arguments of `serve`.
     pub(crate) fn start_with(args: &[&str]) -> Self {
         let place = tempfile::tempdir().expect("temporary folder");
-        let endpoints = Endpoints { mqtts: String::new(), https: String::new(), mqtt: None };
+        let endpoints =
+            Endpoints { mqtts: String::new(), https: String::new(), wss: String::new(), mqtt: None };
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         let mut core = Self { child: None, place, args, endpoints };
         core.run();

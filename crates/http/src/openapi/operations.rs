@@ -6,7 +6,7 @@ use super::schemas::{count, of, text, words};
 use super::{JSON, Operation, op};
 
 /// Name and description of each group of operations.
-pub(super) const TAGS: [(&str, &str); 11] = [
+pub(super) const TAGS: [(&str, &str); 12] = [
     ("tokens", "How a device or application gets, checks and ends access tokens."),
     ("registration", "How a device registers itself."),
     ("self", "What a device sees and changes of itself."),
@@ -15,6 +15,7 @@ pub(super) const TAGS: [(&str, &str); 11] = [
         "applications",
         "The records of applications: backend services, and people's tools with operator roles.",
     ),
+    ("mqtt", "MQTT on this port."),
     ("control", "Commands, configs and states of devices."),
     ("enrolments", "Who may register itself."),
     ("gateways", "Which gateway may act for which device."),
@@ -74,6 +75,15 @@ fn discovery() -> Vec<Operation> {
             &[(JSON, json!({ "type": "object" }))],
             kept,
         ),
+        op("mqtt", "GET", "/mqtt", "mqtt", "MQTT 3.1.1 and 5 over WebSocket")
+            .about("The credential stands in CONNECT, as at the other port. Web pages are let in from the origin of \
+                the issuer, and from those that the settings name.")
+            .parameter("header", "Upgrade", true, json!({ "type": "string", "const": "websocket" }), "RFC 6455.")
+            .parameter("header", "Sec-WebSocket-Version", true, json!({ "type": "string", "const": "13" }), "RFC 6455.")
+            .parameter("header", "Sec-WebSocket-Key", true, text(), "16 random bytes in base64.")
+            .parameter("header", "Sec-WebSocket-Protocol", true, json!({ "type": "string", "const": "mqtt" }), "The subprotocol.")
+            .answers_with(101, "From here on it is MQTT in binary frames.", &[], &[])
+            .refuses(&[400, 403, 426, 503]),
         health("/health", "health"),
         health("/healthz", "healthz"),
     ]

@@ -71,8 +71,13 @@ impl World {
         let admin = admission.create_admin_token(&Actor::Server).await.expect("a credential").to_string();
         let bridge = Arc::new(FakeBridge::default());
         let control = Arc::new(Control::new(store, bridge.clone(), clock.clone()));
-        let state =
-            HttpState { admission: admission.clone(), control, random, config: Arc::new(config.clone()) };
+        let state = HttpState {
+            admission: admission.clone(),
+            control,
+            random,
+            config: Arc::new(config.clone()),
+            web_socket: None,
+        };
 
         let (tls, roots) = tls();
         let connector = connector(&roots, None);

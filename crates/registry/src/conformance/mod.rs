@@ -97,6 +97,7 @@ pub fn promises() -> Vec<Promise> {
             a_name_is_taken_whatever_the_kind_and_names_are_bytes,
             a_refused_principal_leaves_nothing_behind,
             a_number_is_never_given_twice_also_after_deletion,
+            whoever_is_blocked_or_waits_is_listed_by_number,
             principals_are_paged_in_byte_order_without_gap_or_repetition,
             each_change_does_what_it_says_and_counts_the_revision,
             a_pending_principal_is_approved_once_and_stays_so,

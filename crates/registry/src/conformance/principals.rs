@@ -68,6 +68,22 @@ pub(super) async fn a_principal_is_read_back_as_given_by_name_by_number_and_by_k
     assert_eq!(store.known_by_uid(&registry, Uid(5)).await.expect("known_by_uid"), None);
 }
 
+pub(super) async fn whoever_is_blocked_or_waits_is_listed_by_number(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    let other = make_registry(store, "other").await;
+    assert_eq!(store.not_admitted(&registry).await.expect("not_admitted"), []);
+    let table = [(1, false, false), (u64::MAX, true, false), (3, false, true), (4, true, true)];
+    for (uid, blocked, pending) in table {
+        let one = Principal { blocked, pending, ..principal(&registry, &format!("p{uid}"), uid) };
+        store.add_principal(one, vec![], entry("device.add")).await.expect("add_principal");
+    }
+    let there = Principal { blocked: true, ..principal(&other, "p9", 9) };
+    store.add_principal(there, vec![], entry("device.add")).await.expect("add_principal");
+    let listed: BTreeSet<_> =
+        store.not_admitted(&registry).await.expect("not_admitted").into_iter().collect();
+    assert_eq!(listed, BTreeSet::from([Uid(3), Uid(4), Uid(u64::MAX)]));
+}
+
 pub(super) async fn a_name_is_taken_whatever_the_kind_and_names_are_bytes(store: &dyn Store) {
     let (registry, _) = make_lamp(store).await;
     let app = Principal { kind: PrincipalKind::Application, ..principal(&registry, "app", 2) };

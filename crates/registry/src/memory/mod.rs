@@ -151,6 +151,14 @@ impl Store for MemoryStore {
         })
     }
 
+    async fn not_admitted(&self, registry: &RegistryName) -> Result<Vec<Uid>, StoreError> {
+        self.within(registry, Vec::new(), |registry| {
+            let all = registry.owned.iter();
+            let of = |owned: &Principal| owned.blocked || owned.pending;
+            all.filter(|(_, owned)| of(&owned.known.principal)).map(|(uid, _)| *uid).collect()
+        })
+    }
+
     async fn change_principal(
         &self,
         registry: &RegistryName,

@@ -1,0 +1,3 @@
+//! For the fuzz targets alone.
+
+pub use crate::websocket::{FrameFault, FrameReader, Unframed, data_header};

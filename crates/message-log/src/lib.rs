@@ -1,0 +1,258 @@
+//! The broker's storage on one machine: append-only segments, one fsync for a group, checkpoints of what stands.
+//!
+//! ```text
+//! shards --batches--> writer: one group, one fsync --committed--> shards
+//!                       `--groups--> keeper: what stands; checkpoints, retention, space
+//! shards --fetch--> reader: messages back from the segments --fetched--> shards
+//! ```
+//!
+//! The three are threads. Whoever submits or fetches waits for none of them. While nothing is written the next batch
+//! is flushed at once; while an fsync runs, batches gather and become the next group.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `frame` | the bytes of a segment |
+//! | `writer` | groups, commits, what happens when a write fails |
+//! | `mirror` | what stands, and where each message is |
+//! | `keeper` | checkpoints, retention, copying forward |
+//! | `checkpoint` | the bytes of a checkpoint |
+//! | `recovery` | opening |
+//! | `reader` | messages back |
+//! | `disk` | the few calls that all this needs, on a real disk and on one with faults |
+
+mod checkpoint;
+mod config;
+mod disk;
+mod error;
+mod frame;
+mod keeper;
+mod mirror;
+mod reader;
+mod recovery;
+mod stats;
+mod writer;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use drawbridge_broker::Message;
+use drawbridge_broker::storage::{
+    Batch, Image, MessageId, Record, SessionId, Storage, StorageListener, TimeBase,
+};
+
+pub use config::LogConfig;
+pub use disk::{Disk, DiskFile, Fault, FaultyDisk, RealDisk};
+pub use error::LogError;
+use keeper::{Backlog, Keeper};
+use reader::{Reader, Request, Requests};
+use recovery::Recovery;
+pub use stats::{LogStats, SYNC_BOUNDS_US};
+use writer::{Group, Waiting, Writer};
+
+/// The monotonic clock.
+pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
+
+/// The storage of a broker. Dropped or closed, it stores what waits and ends its threads.
+pub struct MessageLog {
+    shared: Arc<Shared>,
+    threads: Mutex<Option<Threads>>,
+}
+
+/// A log that was opened and does not work yet.
+pub struct Opened {
+    /// What stands.
+    pub image: Image,
+    /// The retained messages.
+    pub retained: Vec<(MessageId, Arc<Message>)>,
+    /// To be started.
+    pub log: Recovered,
+}
+
+/// The log itself, before it knows whom to tell.
+pub struct Recovered {
+    shared: Arc<Shared>,
+    recovery: Recovery,
+}
+
+struct Threads {
+    writer: JoinHandle<()>,
+    keeper: JoinHandle<()>,
+    reader: JoinHandle<()>,
+}
+
+/// What the threads have in common.
+struct Shared {
+    disk: Arc<dyn Disk>,
+    config: LogConfig,
+    time: TimeBase,
+    clock: Clock,
+    counters: stats::Counters,
+    waiting: Gate<Waiting>,
+    backlog: Gate<Backlog>,
+    requests: Gate<Requests>,
+    /// Messages that were submitted and have no place yet.
+    recent: Locked<HashMap<MessageId, Arc<Message>>>,
+}
+
+impl MessageLog {
+    /// Reads what is on the disk: the last checkpoint and what came after. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`LogError`]; nothing was changed then.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        config: LogConfig,
+        time: TimeBase,
+        clock: Clock,
+    ) -> Result<Opened, LogError> {
+        config.check()?;
+        let mut recovery = recovery::recover(&*disk, time, salt())?;
+        let retained = std::mem::take(&mut recovery.retained);
+        let image = recovery.mirror.image.clone();
+        let shared = Shared {
+            disk,
+            config,
+            time,
+            clock,
+            counters: stats::Counters::default(),
+            waiting: Gate::default(),
+            backlog: Gate::default(),
+            requests: Gate::default(),
+            recent: Locked::default(),
+        };
+        Ok(Opened { image, retained, log: Recovered { shared: Arc::new(shared), recovery } })
+    }
+
+    /// Counters, for metrics.
+    #[must_use]
+    pub fn stats(&self) -> LogStats {
+        self.shared.counters.read()
+    }
+
+    /// Stores what waits, if the disk lets it, writes down what stands, and ends the threads. What is submitted
+    /// afterwards is never stored.
+    pub fn close(&self) {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(threads) = threads else { return };
+        self.shared.waiting.lock().closing = true;
+        self.shared.waiting.wake_all();
+        // A thread that panicked has said so; the others end all the same.
+        let _ = threads.writer.join();
+        self.shared.backlog.lock().closing = true;
+        self.shared.backlog.wake_all();
+        let _ = threads.keeper.join();
+        self.shared.requests.lock().closing = true;
+        self.shared.requests.wake_all();
+        let _ = threads.reader.join();
+    }
+}
+
+impl Recovered {
+    /// Starts the threads. The listener hears of all that is submitted from now on.
+    ///
+    /// # Errors
+    /// [`LogError::Unreadable`] when there can be no more threads.
+    pub fn start(self, listener: Arc<dyn StorageListener>) -> Result<MessageLog, LogError> {
+        let Self { shared, recovery } = self;
+        let next = recovery.mirror.next;
+        let reader = Reader::new(Arc::clone(&shared), recovery.mirror.places.clone(), Arc::clone(&listener));
+        let writer = Writer::new(Arc::clone(&shared), listener, next);
+        let keeper = Keeper::new(Arc::clone(&shared), recovery);
+        let threads = Threads {
+            writer: spawn("messages-writer", move || writer.run())?,
+            keeper: spawn("messages-keeper", move || keeper.run())?,
+            reader: spawn("messages-reader", move || reader.run())?,
+        };
+        Ok(MessageLog { shared, threads: Mutex::new(Some(threads)) })
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LogError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|source| LogError::Unreadable {
+        file: format!("the thread {name}"),
+        action: "started",
+        source,
+    })
+}
+
+impl Storage for MessageLog {
+    fn submit(&self, shard: usize, batch: Batch) {
+        let messages = batch.records.iter().filter_map(|record| match record {
+            Record::Message { id, message, .. } => Some((*id, Arc::clone(message))),
+            _ => None,
+        });
+        self.shared.recent.lock().extend(messages);
+        let wake = self.shared.waiting.lock().push(shard, batch, || (self.shared.clock)());
+        self.shared.counters.waiting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if wake {
+            self.shared.waiting.wake_all();
+        }
+    }
+
+    fn fetch(&self, shard: usize, session: SessionId, messages: Vec<MessageId>) {
+        self.shared.requests.lock().asked.push_back(Request { shard, session, messages });
+        self.shared.requests.wake_all();
+    }
+}
+
+impl Drop for MessageLog {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn to_keeper(&self, group: Group) {
+        let mut backlog = self.backlog.lock();
+        while backlog.bytes > keeper::BACKLOG_BYTES_MAX && !backlog.closing {
+            backlog = self.backlog.wait(backlog, None);
+        }
+        backlog.bytes += group.bytes;
+        backlog.groups.push_back(group);
+        drop(backlog);
+        self.backlog.wake_all();
+    }
+}
+
+/// A lock whose holder cannot leave it half done: all are held for a few statements that do not panic.
+#[derive(Default)]
+struct Locked<T>(Mutex<T>);
+
+impl<T> Locked<T> {
+    fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A lock, and a bell for those who wait for a change behind it.
+#[derive(Default)]
+struct Gate<T> {
+    inside: Mutex<T>,
+    bell: Condvar,
+}
+
+impl<T> Gate<T> {
+    fn lock(&self) -> MutexGuard<'_, T> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until it is woken, by chance too, or for as long.
+    fn wait<'a>(&self, held: MutexGuard<'a, T>, for_long: Option<Duration>) -> MutexGuard<'a, T> {
+        match for_long {
+            Some(long) => self.bell.wait_timeout(held, long).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.bell.wait(held).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    fn wake_all(&self) {
+        self.bell.notify_all();
+    }
+}
+
+/// What no sender of messages can guess; see `frame`. No secret: it only has to be unknown before it is written.
+fn salt() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
