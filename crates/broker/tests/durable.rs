@@ -451,3 +451,23 @@ fn what_is_done_is_never_written_before_what_it_is_done_with() {
     let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
     assert!(net.messages(reader).is_empty());
 }
+
+#[test]
+fn a_client_with_too_many_unanswered_publishes_is_listened_to_again_when_they_are_answered() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V311, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    net.hang_up(reader);
+    let speaker = net.join(0, V311, app(2));
+    net.disk.slow = true;
+    for n in 0..1_500_u32 {
+        net.publish(speaker, "a", &n.to_be_bytes(), QOS1);
+    }
+    let conn = net.clients[speaker].conn;
+    assert!(net.shards[0].is_held(conn));
+    assert!(answers(&mut net, speaker).is_empty());
+    net.commit();
+    net.commit();
+    assert!(!net.shards[0].is_held(conn));
+    assert_eq!(answers(&mut net, speaker).len(), 1_500);
+}

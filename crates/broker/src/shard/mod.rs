@@ -144,7 +144,12 @@ enum Timer {
 
 enum Later {
     Will(Box<DelayedWill>),
-    FellBehind { conn: ConnId, waiting: usize },
+    FellBehind {
+        conn: ConnId,
+        waiting: usize,
+    },
+    /// It was not listened to, and is now.
+    Replay(ConnId),
 }
 
 impl Shard {
@@ -387,7 +392,7 @@ impl Shard {
             let Some(what) = session.ended_by(which) else { continue };
             match session.conn {
                 Some(conn) => self.end_as(now, conn, what, discard, fx),
-                None if discard => self.end_session(now, slot, fx),
+                None if discard => self.end_session(slot),
                 None => {}
             }
         }
@@ -602,6 +607,7 @@ impl Shard {
         while let Some(later) = self.later.pop_front() {
             match later {
                 Later::Will(will) => self.publish_will(now, &will, fx),
+                Later::Replay(conn) => self.replay(now, conn, fx),
                 Later::FellBehind { conn, waiting } => {
                     self.end(now, conn, What::FellBehind { waiting }, fx);
                 }

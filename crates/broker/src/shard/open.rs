@@ -155,7 +155,7 @@ impl Shard {
         let key = (admitted.uid, admitted.client_id.clone());
         let mut kept = self.registries[registry].stored.get(&key).copied();
         if let Some(slot) = kept.filter(|_| pending.clean_start) {
-            self.end_session(now, slot, fx);
+            self.end_session(slot);
             // The old session must not come back after this CONNACK, whatever happens to the server.
             self.hold_output(conn);
             kept = None;
@@ -189,7 +189,7 @@ impl Shard {
         if let Some(state) = self.conn(conn) {
             state.session = Some(slot);
         }
-        self.see_to_keeping(now, slot, key, expiry_s, sessions_max, fx);
+        self.see_to_keeping(now, slot, key, expiry_s, sessions_max);
         if kept.is_some() {
             self.catch_up(now, conn, fx);
         }
@@ -204,7 +204,6 @@ impl Shard {
         key: (Uid, MqttClientId),
         expiry_s: u32,
         sessions_max: usize,
-        fx: &mut Vec<Effect>,
     ) {
         let session = &mut self.sessions[slot as usize];
         let registry = session.registry;
@@ -222,7 +221,7 @@ impl Shard {
                 self.by_id.insert(id, slot);
                 self.registries[registry].stored.insert(key.clone(), slot);
                 if sessions_max <= AWAY_MAX {
-                    self.make_room(now, registry, key.0, fx);
+                    self.make_room(registry, key.0);
                 }
             }
         }
@@ -230,7 +229,7 @@ impl Shard {
     }
 
     /// So many sessions of one principal may be away; the one that is away longest goes.
-    fn make_room(&mut self, now: Instant, registry: usize, uid: Uid, fx: &mut Vec<Effect>) {
+    fn make_room(&mut self, registry: usize, uid: Uid) {
         let slots = self.registries[registry].sessions.range((uid, 0)..=(uid, u32::MAX));
         let away = slots.filter_map(|(_, slot)| {
             let session = &self.sessions[*slot as usize];
@@ -241,7 +240,7 @@ impl Shard {
         if away.len() > AWAY_MAX
             && let Some((_, oldest)) = away.into_iter().min()
         {
-            self.end_session(now, oldest, fx);
+            self.end_session(oldest);
         }
     }
 

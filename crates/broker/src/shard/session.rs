@@ -456,7 +456,7 @@ impl Shard {
         let session = &mut self.sessions[slot as usize];
         let stays = session.stored.as_mut().filter(|stored| stored.expiry_s > 0 && !leaving.discard);
         let Some(stored) = stays else {
-            self.end_session(now, slot, fx);
+            self.end_session(slot);
             if let Some(will) = will {
                 self.see_to_will(now, DelayedWill { session: None, ..will }, true);
             }
@@ -476,7 +476,7 @@ impl Shard {
     }
 
     /// Undoes all that a session without connection had: filters, messages, its places in the lists.
-    pub(super) fn end_session(&mut self, now: Instant, slot: u32, fx: &mut Vec<Effect>) {
+    pub(super) fn end_session(&mut self, slot: u32) {
         let session = &self.sessions[slot as usize];
         let registry = &mut self.registries[session.registry];
         for (filter, _) in session.filters.iter() {

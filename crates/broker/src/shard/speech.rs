@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use drawbridge_mqtt::codec::{PacketId, ProtocolVersion, ReasonCode};
 
-use super::Shard;
+use super::{Later, Shard};
 use crate::effect::{ConnId, Effect};
 use crate::report::What;
 
@@ -129,6 +129,7 @@ impl Shard {
             let free = held && !session.is_held();
             self.speak_out(now, conn, waiting.speech, fx);
             if free {
+                self.later.push_back(Later::Replay(conn));
                 fx.push(Effect::Resume { conn });
             }
         }

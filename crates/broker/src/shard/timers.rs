@@ -22,7 +22,7 @@ impl Shard {
             match timer {
                 Timer::Conn(conn) => self.on_timer(now, conn, fx),
                 Timer::Will(key) => self.on_will_timer(now, key),
-                Timer::Session(id) => self.on_session_timer(now, id, fx),
+                Timer::Session(id) => self.on_session_timer(now, id),
             }
         }
         self.settle(now, fx);
@@ -77,7 +77,7 @@ impl Shard {
     }
 
     /// A session that is away has had its time.
-    fn on_session_timer(&mut self, now: Instant, id: SessionId, fx: &mut Vec<Effect>) {
+    fn on_session_timer(&mut self, now: Instant, id: SessionId) {
         let Some(&slot) = self.by_id.get(&id) else { return };
         let session = &self.sessions[slot as usize];
         let away = session.stored.as_ref().filter(|_| session.conn.is_none());
@@ -91,7 +91,7 @@ impl Shard {
         let (registry, uid, client_id) = (session.registry, session.publisher.uid, session.client_id.clone());
         self.session_is_back(registry, uid, &client_id, true);
         self.counters.sessions_expired += 1;
-        self.end_session(now, slot, fx);
+        self.end_session(slot);
     }
 
     fn on_timer(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
