@@ -3,6 +3,7 @@
 //! The rules of the house (`rules`) are tests too, so that `cargo test` alone finds a fault in them.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod conformance;
 mod directions;
 mod house;
 mod map;
@@ -41,6 +42,7 @@ const RULES: &[(&str, Rule)] = &[
     ("decision notes are numbered once", texts::decision_notes),
     ("every dependency has its reason", texts::dependencies_have_reasons),
     ("every threat names tests that are there", texts::threats_have_tests),
+    ("every statement of MQTT names tests that are there", conformance::statements_have_tests),
     ("every link between documents leads somewhere", texts::links_lead_somewhere),
     ("CI and README call one test command", texts::one_test_command),
 ];

@@ -176,7 +176,7 @@ pub(crate) fn threats_have_tests(house: &House) -> Vec<String> {
 }
 
 /// The names of the functions that are tests: behind an attribute `test`, with other attributes between.
-fn tests_of(source: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn tests_of(source: &str) -> impl Iterator<Item = &str> {
     let mut is_test = false;
     source.lines().filter_map(move |line| {
         let line = line.trim();

@@ -10,7 +10,7 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
-    CONNECTION, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
@@ -138,9 +138,10 @@ fn judge_handshake(version: Version, headers: &HeaderMap) -> Result<String, Fail
     Ok(key.to_owned())
 }
 
-/// A device sends no `Origin`. A browser always does, and a page of another origin is not let in unless the
-/// operator has named it. There is nothing that a browser would add by itself (no cookie, and a TLS
-/// certificate logs nobody in here), so this is the second line, not the first.
+/// A device sends no `Origin`, or (some libraries) that of the address it connects to. A browser always sends
+/// that of its page, and a page of another origin is not let in unless the operator has named it. There is
+/// nothing that a browser would add by itself (no cookie, and a TLS certificate logs nobody in here), so this
+/// is the second line, not the first; a name that leads here by a trick of DNS is not in our certificate.
 fn judge_origin(headers: &HeaderMap, issuer: &str, named: &[String]) -> Result<(), Failure> {
     let mut origins = headers.get_all(ORIGIN).iter();
     let origin = match (origins.next(), origins.next()) {
@@ -148,8 +149,9 @@ fn judge_origin(headers: &HeaderMap, issuer: &str, named: &[String]) -> Result<(
         (Some(origin), None) => origin.to_str().unwrap_or_default(),
         _ => return Err(Failure::websocket_origin()),
     };
-    let own = std::iter::once(issuer).chain(named.iter().map(String::as_str));
-    let is_known = own.into_iter().any(|known| known == "*" || origin_of(known) == origin_of(origin));
+    let same = format!("https://{}", one(headers, &HOST).unwrap_or_default());
+    let mut known = [issuer, &same].into_iter().chain(named.iter().map(String::as_str));
+    let is_known = known.any(|known| known == "*" || origin_of(known) == origin_of(origin));
     if is_known { Ok(()) } else { Err(Failure::websocket_origin()) }
 }
 
@@ -231,6 +233,9 @@ mod tests {
             (Some("https://CORE.example:8443"), true),
             (Some("https://panel.example"), true),
             (Some("https://panel.example:443"), true),
+            (Some("https://192.0.2.1:8443"), true),
+            (Some("https://192.0.2.1"), false),
+            (Some("http://192.0.2.1:8443"), false),
             (Some("https://core.example"), false),
             (Some("http://core.example:8443"), false),
             (Some("https://core.example:8443.evil.example"), false),
@@ -239,7 +244,8 @@ mod tests {
             (Some(""), false),
         ];
         for (origin, is_let_in) in table {
-            let lines: Vec<_> = origin.into_iter().map(|origin| ("origin", origin)).collect();
+            let origin_line = origin.into_iter().map(|origin| ("origin", origin));
+            let lines: Vec<_> = [("host", "192.0.2.1:8443")].into_iter().chain(origin_line).collect();
             let judged = judge_origin(&headers(&lines), "https://core.example:8443/r/plant", &named);
             assert_eq!(judged.is_ok(), is_let_in, "{origin:?}");
         }

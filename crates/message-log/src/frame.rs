@@ -6,7 +6,7 @@
 //! body     entries: kind (1), bytes (4), for a message their checksum (4), bytes of a record
 //! ```
 //!
-//! Integers are little-endian, checksums CRC-32. A group is what one fsync makes durable: all of it is there or
+//! Zeros may stand behind the last group: room that was made and not used. Integers are little-endian, checksums CRC-32. A group is what one fsync makes durable: all of it is there or
 //! none. The salt goes into the checksum of each group's head, so that nobody can send a payload that looks like a
 //! group.
 
@@ -96,7 +96,7 @@ fn head_sum(head: &[u8], salt: u64) -> u32 {
 pub(crate) enum Found<'a> {
     /// A whole group: its number, its body, and where the next begins.
     Group { number: u64, body: &'a [u8], end: usize },
-    /// The end of the file.
+    /// The end of the file, or zeros up to there.
     End,
     /// No whole group.
     Nothing,
@@ -104,15 +104,20 @@ pub(crate) enum Found<'a> {
 
 /// Looks for a group at `at`.
 pub(crate) fn read_group(segment: &[u8], at: usize, salt: u64) -> Found<'_> {
-    if at == segment.len() {
-        return Found::End;
-    }
-    let Some((number, length, sum)) = read_head(segment, at, salt) else { return Found::Nothing };
+    let Some((number, length, sum)) = read_head(segment, at, salt) else {
+        return if segment.get(at..).is_some_and(is_blank) { Found::End } else { Found::Nothing };
+    };
     let from = at + GROUP_HEAD;
     match segment.get(from..from.saturating_add(length)) {
         Some(body) if crc32fast::hash(body) == sum => Found::Group { number, body, end: from + length },
         _ => Found::Nothing,
     }
+}
+
+/// Whether nothing was ever written there.
+pub(crate) fn is_blank(bytes: &[u8]) -> bool {
+    let (chunks, rest) = bytes.as_chunks::<64>();
+    chunks.iter().all(|chunk| *chunk == [0; 64]) && rest.iter().all(|byte| *byte == 0)
 }
 
 /// Number, bytes and checksum of the body.
@@ -128,6 +133,9 @@ fn read_head(segment: &[u8], at: usize, salt: u64) -> Option<(u64, usize, u32)> 
 /// is no write that a power cut interrupted: the group behind it was written after that one was durable.
 pub(crate) fn group_follows(segment: &[u8], at: usize, number: u64, salt: u64) -> bool {
     let Some(rest) = segment.get(at + 1..) else { return false };
+    if is_blank(rest) {
+        return false;
+    }
     let mut heads = rest.windows(GROUP_MAGIC.len()).enumerate().filter(|(_, bytes)| **bytes == GROUP_MAGIC);
     heads.any(|(offset, _)| {
         read_head(segment, at + 1 + offset, salt).is_some_and(|(found, _, _)| found >= number)

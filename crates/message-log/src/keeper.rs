@@ -21,11 +21,17 @@ use crate::writer::{Group, Move, Written};
 pub(crate) struct Backlog {
     pub(crate) groups: VecDeque<Group>,
     pub(crate) bytes: u64,
+    /// Copies that it waits for are among them.
+    pub(crate) moved: bool,
     pub(crate) closing: bool,
 }
 
 /// The writer waits while the keeper is so many bytes behind.
 pub(crate) const BACKLOG_BYTES_MAX: u64 = 64 << 20;
+
+/// It is woken when it is so many bytes behind; for less it wakes by itself, so that a lone commit costs one thread
+/// less.
+pub(crate) const WAKE_BYTES: u64 = 1 << 20;
 
 /// How often it looks for something to do when nothing happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -98,10 +104,10 @@ impl Keeper {
 
     fn take(&self) -> (VecDeque<Group>, bool) {
         let mut backlog = self.shared.backlog.lock();
-        if backlog.groups.is_empty() && !backlog.closing {
+        if backlog.bytes < self.shared.keeper_wakes_at() && !backlog.moved && !backlog.closing {
             backlog = self.shared.backlog.wait(backlog, Some(TICK));
         }
-        backlog.bytes = 0;
+        (backlog.bytes, backlog.moved) = (0, false);
         let taken = (std::mem::take(&mut backlog.groups), backlog.closing);
         drop(backlog);
         self.shared.backlog.wake_all();

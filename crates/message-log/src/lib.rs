@@ -205,15 +205,23 @@ impl Drop for MessageLog {
 }
 
 impl Shared {
+    fn keeper_wakes_at(&self) -> u64 {
+        keeper::WAKE_BYTES.min(self.config.checkpoint_bytes / 4)
+    }
+
     fn to_keeper(&self, group: Group) {
         let mut backlog = self.backlog.lock();
         while backlog.bytes > keeper::BACKLOG_BYTES_MAX && !backlog.closing {
             backlog = self.backlog.wait(backlog, None);
         }
         backlog.bytes += group.bytes;
+        backlog.moved |= !group.moved.is_empty();
         backlog.groups.push_back(group);
+        let wake = backlog.bytes >= self.keeper_wakes_at() || backlog.moved;
         drop(backlog);
-        self.backlog.wake_all();
+        if wake {
+            self.backlog.wake_all();
+        }
     }
 }
 

@@ -183,7 +183,12 @@ fn replay_segment(
         Header::Good { number, salt } if number == first => salt,
         Header::OtherVersion(found) => return Err(LogError::Format { file, found, known: frame::VERSION }),
         // The header is synced before anything is written behind it.
-        _ if segment.len() <= frame::HEADER && following.is_none() && first == mirror.next => return Ok(0),
+        _ if frame::is_blank(segment.get(frame::HEADER..).unwrap_or(&[]))
+            && following.is_none()
+            && first == mirror.next =>
+        {
+            return Ok(0);
+        }
         _ => return Err(damaged(0, "the header of a segment")),
     };
     let ((mut at, mut expected), mut new) = (unread(mirror, first), 0);

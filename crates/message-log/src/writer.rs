@@ -252,6 +252,9 @@ impl Writer {
         self.next += 1;
         if open.end < self.shared.config.segment_bytes {
             self.open = Some(open);
+        } else {
+            // The zeros behind it take no space, only room in listings.
+            let _ = open.file.truncate(open.end);
         }
         Ok(())
     }
@@ -261,8 +264,12 @@ impl Writer {
         let name = frame::segment_name(self.next);
         let header = frame::header(SEGMENT, self.next, salt);
         let mut file = disk.create(&name)?;
-        // Before anything is behind it: so a bad header is damage, whenever something is.
-        let begun = file.append(&header).and_then(|()| file.sync()).and_then(|()| disk.sync_folder());
+        // Before anything is behind it: so a bad header is damage, whenever there is more than zeros.
+        let begun = file
+            .reserve(self.shared.config.segment_bytes)
+            .and_then(|()| file.append(&header))
+            .and_then(|()| file.sync())
+            .and_then(|()| disk.sync_folder());
         if let Err(error) = begun {
             let _ = disk.remove(&name);
             return Err(error);

@@ -52,6 +52,8 @@ pub(super) struct Client {
     /// The beginning of a packet that is not whole yet.
     rest: Vec<u8>,
     last_id: u16,
+    /// How many publishes of QoS 1 and 2 the broker takes before it has acknowledged: its Receive Maximum.
+    pub(super) unacknowledged_max: u16,
     /// It waits in the list of those that have something to send.
     pub(super) dirty: bool,
     /// The socket takes nothing more until the system says so.
@@ -80,6 +82,7 @@ impl Client {
             out: hello,
             rest: Vec::new(),
             last_id: 0,
+            unacknowledged_max: u16::MAX,
             dirty: false,
             // Before the connection stands, nothing can be written.
             stuck: true,
@@ -233,8 +236,9 @@ impl Client {
             Incoming::Ack { kind: PUBREC, id } => packet::acknowledge(PUBREL, id, &mut self.out),
             Incoming::Ack { kind: PUBREL, id } => packet::acknowledge(PUBCOMP, id, &mut self.out),
             Incoming::Ack { id, .. } => heard(Heard::Done(id)),
-            Incoming::Accepted => {
+            Incoming::Accepted { unacknowledged_max } => {
                 self.state = State::Open;
+                self.unacknowledged_max = unacknowledged_max;
                 heard(Heard::Opened);
             }
             Incoming::Subscribed => heard(Heard::Subscribed),

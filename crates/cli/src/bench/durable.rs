@@ -36,7 +36,7 @@ pub(super) fn durable(common: &Common, args: &DurableArgs) -> Result<Report, Fai
     let mut traffic = Traffic::new(Until::Acknowledged, Some(args.window), args.rate, swarm.clock.ns());
     for (n, topic) in topics.iter().enumerate() {
         let template = Template::new(swarm.version, topic, Qos::AtLeastOnce, wide(args.payload))?;
-        traffic.sender(sender + n, template, None);
+        traffic.sender(&swarm, sender + n, template, None);
     }
     let used = traffic.run(&mut swarm, args.span, server)?;
     // The sessions go with their messages.

@@ -25,7 +25,7 @@ pub(super) fn fan_in(common: &Common, args: &FanArgs) -> Result<Report, Failure>
     for n in 0..clients {
         let topic = swarm.topic(n, Role::Sender)?;
         let template = Template::new(swarm.version, &topic, args.shape.qos(), args.shape.payload_bytes())?;
-        traffic.sender(first + n, template, None);
+        traffic.sender(&swarm, first + n, template, None);
     }
     finish("fan-in", args, clients, swarm, traffic, server)
 }
@@ -44,7 +44,7 @@ pub(super) fn fan_out(common: &Common, args: &FanArgs) -> Result<Report, Failure
     let until = Until::Received { copies: clients as u64 };
     let mut traffic = Traffic::new(until, Some(args.window), 0, swarm.clock.ns());
     let template = Template::new(swarm.version, &topic, args.shape.qos(), args.shape.payload_bytes())?;
-    traffic.sender(sender, template, None);
+    traffic.sender(&swarm, sender, template, None);
     finish("fan-out", args, clients, swarm, traffic, server)
 }
 

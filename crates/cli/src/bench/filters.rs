@@ -53,7 +53,7 @@ pub(super) fn filters(common: &Common, args: &FiltersArgs) -> Result<Report, Fai
     let mut traffic = Traffic::new(Until::Received { copies: 1 }, Some(args.window), 0, swarm.clock.ns());
     for n in 0..publishers {
         let template = Template::new(swarm.version, &topic, args.shape.qos(), args.shape.payload_bytes())?;
-        traffic.sender(sender + n, template, Some((before_digits, args.filters)));
+        traffic.sender(&swarm, sender + n, template, Some((before_digits, args.filters)));
     }
     let used = traffic.run(&mut swarm, args.span, server)?;
     let mut report = report_of("filters", &args.load);

@@ -76,10 +76,11 @@ fn burst(swarm: &mut Swarm, publisher: usize, topics: &[String], rounds: u32) ->
         .map(|topic| Template::new(swarm.version, topic, Qos::AtLeastOnce, BURST_BYTES))
         .collect::<Result<Vec<_>, _>>()?;
     let total = templates.len() as u64 * u64::from(rounds);
-    let (mut sent, mut received) = (0_u64, 0_u64);
+    let at_once = BURST_AT_ONCE.min(u64::from(swarm.peek(publisher).unacknowledged_max));
+    let (mut sent, mut received, mut acknowledged) = (0_u64, 0_u64, 0_u64);
     let mut quiet = 0;
     while received < total && quiet < 50 {
-        while sent < total && sent - received < BURST_AT_ONCE {
+        while sent < total && sent - received.min(acknowledged) < at_once {
             // All of a connection in a row: that is what makes buffers grow.
             let template = &templates[usize::try_from(sent / u64::from(rounds)).expect("one of them")];
             let stamp = Stamp { due_ns: swarm.clock.ns(), sender: 0 };
@@ -87,12 +88,13 @@ fn burst(swarm: &mut Swarm, publisher: usize, topics: &[String], rounds: u32) ->
             sent += 1;
         }
         let before = received;
-        swarm.turn(Some(Duration::from_millis(100)), |_, heard| match heard {
-            Heard::Message(_) => {
-                received += 1;
-                Ok(())
+        swarm.turn(Some(Duration::from_millis(100)), |_, heard| {
+            match heard {
+                Heard::Message(_) => received += 1,
+                Heard::Done(_) => acknowledged += 1,
+                other => faults(other)?,
             }
-            other => faults(other),
+            Ok(())
         })?;
         quiet = if received == before { quiet + 1 } else { 0 };
     }

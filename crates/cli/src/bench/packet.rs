@@ -1,6 +1,8 @@
 //! The packets of a client under load: what is sent is a patched copy of one packet, what comes in is looked at only
 //! as far as a client must. Whatever is not on the path of a message goes through the codec of `mqtt`.
 
+use std::num::NonZeroU16;
+
 use drawbridge_device::{ProtocolVersion, Qos};
 use drawbridge_mqtt::codec::{
     self, Connect, ConnectProperties, Packet, PacketId, Publish, ReasonCode, Side, Subscribe, SubscribeEntry,
@@ -149,8 +151,8 @@ pub(super) enum Incoming<'a> {
     Publish { qos: u8, id: u16, payload: &'a [u8] },
     /// PUBACK, PUBREC, PUBREL, PUBCOMP: its type and packet identifier.
     Ack { kind: u8, id: u16 },
-    /// CONNACK that admits.
-    Accepted,
+    /// CONNACK that admits, and how many publishes of QoS 1 and 2 the broker takes before it has acknowledged.
+    Accepted { unacknowledged_max: u16 },
     /// SUBACK that grants every filter.
     Subscribed,
     /// CONNACK, SUBACK, an acknowledgement or DISCONNECT that refuses, and why.
@@ -236,7 +238,10 @@ fn control(bytes: &[u8], version: ProtocolVersion) -> Result<Incoming<'_>, Strin
         Packet::ConnAck(ack) if ack.reason.is_error() => {
             Incoming::Refused(said(ack.reason, ack.properties.reason_string))
         }
-        Packet::ConnAck(_) => Incoming::Accepted,
+        Packet::ConnAck(ack) => {
+            let most = ack.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
+            Incoming::Accepted { unacknowledged_max: most }
+        }
         Packet::SubAck(ack) => match ack.codes.iter().find(|code| code.is_error()) {
             Some(code) => Incoming::Refused(said(*code, ack.reason_string)),
             None => Incoming::Subscribed,
@@ -314,12 +319,15 @@ mod tests {
     fn answers_are_told_apart() {
         let of =
             |bytes: &'static [u8]| take(bytes, ProtocolVersion::V311).map(|taken| taken.expect("whole").0);
-        assert_eq!(of(&[0x20, 2, 0, 0]), Ok(Incoming::Accepted));
+        assert_eq!(of(&[0x20, 2, 0, 0]), Ok(Incoming::Accepted { unacknowledged_max: u16::MAX }));
         assert!(matches!(of(&[0x20, 2, 0, 5]), Ok(Incoming::Refused(_))));
         assert_eq!(of(&[0x90, 3, 0, 1, 1]), Ok(Incoming::Subscribed));
         assert!(matches!(of(&[0x90, 3, 0, 1, 0x80]), Ok(Incoming::Refused(_))));
         assert_eq!(of(&[0x40, 2, 1, 2]), Ok(Incoming::Ack { kind: PUBACK, id: 258 }));
         assert!(of(&[0x40, 0]).is_err() && of(&[0x30, 0xff, 0xff, 0xff, 0xff, 1]).is_err());
+        let bounded =
+            take(&[0x20, 6, 0, 0, 3, 0x21, 0, 20], ProtocolVersion::V5).expect("sound").expect("whole").0;
+        assert_eq!(bounded, Incoming::Accepted { unacknowledged_max: 20 });
         let refused = take(&[0x40, 3, 0, 1, 0x87], ProtocolVersion::V5).expect("sound").expect("whole").0;
         assert!(matches!(refused, Incoming::Refused(why) if why.contains("0x87")));
     }

@@ -50,7 +50,7 @@ pub(super) fn connect(
     let first = swarm.connect_all(senders)?;
     let mut traffic = Traffic::new(Until::Received { copies: 1 }, None, rate, swarm.clock.ns());
     for (n, template) in templates.into_iter().enumerate() {
-        traffic.sender(first + n, template, None);
+        traffic.sender(swarm, first + n, template, None);
     }
     Ok(traffic)
 }

@@ -41,6 +41,7 @@ struct Sender {
     sent: u64,
     acknowledged: u64,
     received: u64,
+    unacknowledged_max: usize,
     /// Packet identifiers that wait for their acknowledgement, and when they were due.
     waiting: VecDeque<(u16, u64)>,
 }
@@ -101,8 +102,19 @@ impl Traffic {
         self.sleeps = true;
     }
 
-    /// One more publisher, the client at this place.
-    pub(super) fn sender(&mut self, at: usize, template: Template, numbers: Option<(usize, u32)>) {
+    /// One more publisher, the admitted client at this place. `numbers`: the place of the digits in its topic, and how
+    /// many numbers there are.
+    pub(super) fn sender(
+        &mut self,
+        swarm: &Swarm,
+        at: usize,
+        template: Template,
+        numbers: Option<(usize, u32)>,
+    ) {
+        self.put(at, swarm.peek(at).unacknowledged_max, template, numbers);
+    }
+
+    fn put(&mut self, at: usize, unacknowledged_max: u16, template: Template, numbers: Option<(usize, u32)>) {
         if self.sender_of.len() <= at {
             self.sender_of.resize(at + 1, NO_SENDER);
         }
@@ -118,6 +130,7 @@ impl Traffic {
             sent: 0,
             acknowledged: 0,
             received: 0,
+            unacknowledged_max: usize::from(unacknowledged_max),
             waiting: VecDeque::new(),
         });
     }
@@ -146,9 +159,9 @@ impl Traffic {
                 };
             }
             let index = usize::try_from(self.next % self.senders.len() as u64).expect("one of them");
-            if let Some(window) = self.window
-                && self.senders[index].under_way(self.until) >= u64::from(window.in_flight)
-            {
+            let sender = &self.senders[index];
+            let most = self.window.map_or(u64::MAX, |window| u64::from(window.in_flight));
+            if sender.under_way(self.until) >= most || sender.room() == 0 {
                 return Duration::from_millis(1); // it stays due, and its delay grows
             }
             if self.measuring {
@@ -169,7 +182,12 @@ impl Traffic {
             if quiet && under_way > 0 {
                 self.lost += sender.give_up(self.until);
                 self.last_progress_ns = now;
-            } else if under_way + batch > in_flight {
+            } else if under_way + batch.min(sender.unacknowledged_max as u64) > in_flight {
+                continue;
+            }
+            // Few at a time are few in a write, so a full batch is waited for.
+            let batch = batch.min(sender.unacknowledged_max as u64);
+            if (sender.room() as u64) < batch {
                 continue;
             }
             for _ in 0..batch {
@@ -295,6 +313,11 @@ impl Sender {
         }
     }
 
+    /// How many more the broker takes before it has acknowledged some.
+    fn room(&self) -> usize {
+        self.unacknowledged_max.saturating_sub(self.waiting.len())
+    }
+
     fn under_way(&self, until: Until) -> u64 {
         self.sent.saturating_sub(self.finished(until))
     }
@@ -320,7 +343,7 @@ mod tests {
     fn traffic(qos: Qos, until: Until) -> Traffic {
         let mut traffic = Traffic::new(until, Some(Window { in_flight: 4, batch: 2 }), 0, 0);
         let template = Template::new(ProtocolVersion::V311, "bench/0", qos, 16).expect("good");
-        traffic.sender(3, template, None);
+        traffic.put(3, 20, template, None);
         traffic
     }
 
@@ -343,6 +366,16 @@ mod tests {
         traffic.hear(9, Heard::Message(&bytes), 10).expect("heard");
         assert_eq!(traffic.senders[0].under_way(until), 0);
         assert_eq!((traffic.received, traffic.acknowledged), (2, 1));
+    }
+
+    #[test]
+    fn no_more_is_sent_than_the_broker_takes_unacknowledged() {
+        let mut traffic = traffic(Qos::AtLeastOnce, Until::Acknowledged);
+        assert_eq!(traffic.senders[0].room(), 20);
+        traffic.senders[0].waiting.extend((1..=20).map(|id| (id, 0)));
+        assert_eq!(traffic.senders[0].room(), 0);
+        traffic.hear(3, Heard::Done(7), 1).expect("heard");
+        assert_eq!(traffic.senders[0].room(), 1);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 """A session of stock paho-mqtt: publish, subscribe, retained, will, a command, refusals.
 
-Arguments: host port ca version(3.1.1|5) device device_jwt viewer viewer_jwt
+Arguments: host port ca version(3.1.1|5) device device_jwt viewer viewer_jwt transport(tcp|websockets)
 """
 
 import queue
@@ -11,10 +11,10 @@ import time
 import paho.mqtt
 import paho.mqtt.client as mqtt
 
-host, port, ca, version, device, device_jwt, viewer, viewer_jwt = sys.argv[1:]
+host, port, ca, version, device, device_jwt, viewer, viewer_jwt, transport = sys.argv[1:]
 v5 = version == "5"
 protocol = mqtt.MQTTv5 if v5 else mqtt.MQTTv311
-print("paho-mqtt", paho.mqtt.__version__, "MQTT", version)
+print("paho-mqtt", paho.mqtt.__version__, "MQTT", version, "over", transport)
 passed = 0
 
 
@@ -29,7 +29,9 @@ class Peer:
     def __init__(self, name, jwt, will=None, keepalive=30):
         self.connected, self.acks, self.subacks = queue.Queue(), queue.Queue(), queue.Queue()
         self.messages, self.gone = queue.Queue(), queue.Queue()
-        c = self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol)
+        c = self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol, transport=transport)
+        if transport == "websockets":
+            c.ws_set_options(path="/mqtt")
         c.username_pw_set("unused", jwt)
         c.tls_set(ca, tls_version=ssl.PROTOCOL_TLS_CLIENT)
         if will:

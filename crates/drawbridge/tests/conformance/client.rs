@@ -10,6 +10,7 @@ use rustls::{ClientConnection, StreamOwned};
 use crate::bytes::{
     Connect, DISCONNECT, Message, PINGREQ, Properties, Publish, Said, Version, ack, frame, read, subscribe,
 };
+use crate::websocket::WebSocket;
 use crate::world::{Case, Via, World};
 
 /// How long a server may think before a test calls it silence.
@@ -19,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum Transport {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    /// Within TLS, after its opening handshake.
+    WebSocket(Box<WebSocket>),
 }
 
 impl Transport {
@@ -26,6 +29,7 @@ impl Transport {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(stream) => &stream.sock,
+            Self::WebSocket(web) => &web.stream.sock,
         }
     }
 
@@ -33,6 +37,7 @@ impl Transport {
         match self {
             Self::Plain(socket) => socket.read(buffer),
             Self::Tls(stream) => stream.read(buffer),
+            Self::WebSocket(web) => web.read(buffer),
         }
     }
 
@@ -40,6 +45,7 @@ impl Transport {
         match self {
             Self::Plain(socket) => socket.write_all(bytes),
             Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+            Self::WebSocket(web) => web.write_frame(0x82, bytes),
         }
     }
 }
@@ -60,9 +66,14 @@ pub(crate) struct Client {
 impl Client {
     /// A connection on which nothing has been said.
     pub(crate) fn silent(world: &World, case: Case) -> Self {
+        Self::over(world.transport(case.via), case.version)
+    }
+
+    /// The same over a transport that is there already.
+    pub(crate) fn over(transport: Transport, version: Version) -> Self {
         Self {
-            transport: world.transport(case.via),
-            version: case.version,
+            transport,
+            version,
             input: Vec::new(),
             closed: false,
             next_id: 0,
@@ -96,6 +107,14 @@ impl Client {
     /// A client of the other version, or of 5.0 whatever the case: to look on with.
     pub(crate) fn observer(world: &World) -> Self {
         Self::new(world, Case { version: Version::V5, via: Via::Plain })
+    }
+
+    /// The frames below, to say what no honest client would.
+    pub(crate) fn web_socket(&mut self) -> &mut WebSocket {
+        match &mut self.transport {
+            Transport::WebSocket(web) => web,
+            _ => panic!("no WebSocket"),
+        }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -350,8 +369,9 @@ impl Client {
         self.transport.socket().shutdown(how).expect("a socket that is open");
     }
 
-    /// Goes without a word, and waits until the server must have seen it.
-    pub(crate) fn vanish(self) {
-        drop(self);
+    /// Goes without a word, and waits until the server has seen that.
+    pub(crate) fn vanish(mut self) {
+        self.shut(std::net::Shutdown::Write);
+        while self.next().is_some() {}
     }
 }

@@ -12,7 +12,7 @@ use crate::bytes::{
     unsubscribe, user,
 };
 use crate::client::Client;
-use crate::world::{Case, Via, every, every_v5, every_v311, name};
+use crate::world::{Case, Via, every, every_apart, every_v5, every_v311, name};
 
 /// CONNECT with any protocol name, level and flags, and any payload.
 fn raw(protocol: &str, level: u8, flags: u8, rest: &[u8]) -> Vec<u8> {
@@ -240,7 +240,7 @@ fn an_empty_client_id_is_given_one_that_nobody_has() {
 
 #[test]
 fn a_newer_connection_of_the_same_client_id_ends_the_older() {
-    every(|world, case| {
+    every_apart(|world, case| {
         let id = name("c");
         let (mut older, _) = Client::join(world, case, &Connect::clean(&id));
         let (mut newer, present) = Client::join(world, case, &Connect::clean(&id));

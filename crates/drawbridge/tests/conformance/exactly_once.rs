@@ -1,8 +1,8 @@
 //! QoS 2, both ways.
 
 use crate::bytes::{
-    Connect, PINGREQ, Publish, RECEIVE_MAXIMUM, Said, Version, Will, ack, ack_with, p16, subscribe,
-    unsubscribe,
+    Connect, MAXIMUM_PACKET_SIZE, PINGREQ, Publish, RECEIVE_MAXIMUM, Said, Version, Will, ack, ack_with, p16,
+    p32, subscribe, unsubscribe,
 };
 use crate::client::Client;
 use crate::world::{every, every_v5, name};
@@ -261,5 +261,28 @@ fn a_client_that_exceeds_the_receive_maximum_of_the_server_is_disconnected() {
         }
         assert!(answered <= maximum, "{answered}");
         client.is_closed();
+    });
+}
+
+#[test]
+fn acknowledgements_of_qos_2_never_exceed_the_clients_maximum_packet_size() {
+    every_v5(|world, case| {
+        // Large enough for CONNACK and for any packet without its reason string.
+        let bytes_max = 60;
+        let connect = Connect::clean(&name("c")).with(p32(MAXIMUM_PACKET_SIZE, bytes_max));
+        let (mut client, _) = Client::join(world, case, &connect);
+        let long = format!("$other/{}", "x".repeat(200));
+        client.send(&Publish::new(&long, "x").qos(2, 1).encode(case.version)); // PUBREC 0x87
+        client.send(&ack(0x62, 7)); // PUBCOMP 0x92
+        client.send(&ack(0x50, 7)); // PUBREL 0x92
+        for first_byte in [0x50, 0x70, 0x62] {
+            match client.next_sized() {
+                Some((Said::Ack { first_byte: found, .. }, bytes)) => {
+                    assert_eq!(found, first_byte);
+                    assert!(bytes <= usize::try_from(bytes_max).expect("small"), "{found:#04x}: {bytes}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     });
 }

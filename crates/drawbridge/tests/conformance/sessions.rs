@@ -7,7 +7,7 @@ use crate::bytes::{
     ack_with, p16, p32, packet, section, unsubscribe,
 };
 use crate::client::Client;
-use crate::world::{Case, World, every, every_v5, name};
+use crate::world::{Case, World, every, every_apart, every_v5, name};
 
 /// Long enough for every test.
 const KEPT_S: u32 = 600;
@@ -216,7 +216,7 @@ fn what_the_client_had_sent_at_qos_2_is_remembered_by_the_session() {
 
 #[test]
 fn a_newer_connection_takes_the_session_over_with_all_that_is_in_it() {
-    every(|world, case| {
+    every_apart(|world, case| {
         let (id, topic) = (name("c"), name("t"));
         let (mut older, _) = Client::join(world, case, &kept(case, &id));
         older.subscribe(&topic, 1);

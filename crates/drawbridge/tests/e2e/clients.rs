@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use drawbridge_device::DeviceIdentity;
 
-use crate::harness::{Background, Core, connect, connect_jwt, now_s, run_python, version_of};
+use serde_json::json;
+
+use crate::harness::{
+    Background, Core, connect, connect_jwt, node_folder, now_s, run_node, run_python, version_of,
+};
 
 fn mosquitto(
     program: &str,
@@ -91,18 +95,26 @@ fn mosquitto_pub_is_refused_a_topic_of_another_device() {
 fn paho_sessions_of_both_versions_work_and_are_refused_as_they_should() {
     for version in ["3.1.1", "5"] {
         // A server each: the retained message of one session must not be seen by the next.
-        paho_session(version);
+        paho_session(version, "tcp");
     }
 }
 
-fn paho_session(version: &str) {
+#[test]
+fn paho_sessions_over_websocket_are_the_same() {
+    for version in ["3.1.1", "5"] {
+        paho_session(version, "websockets");
+    }
+}
+
+fn paho_session(version: &str, transport: &str) {
     let core = Core::start();
     let sensor = core.device("sensor");
     let viewer = core.application(
         "viewer",
         "[[allow]]\nsubscribe = [\"devices/#\"]\npublish = [\"devices/+/commands/#\"]\n",
     );
-    let (host, port) = core.endpoints.mqtts.rsplit_once(':').expect("host:port");
+    let address = if transport == "tcp" { &core.endpoints.mqtts } else { &core.endpoints.wss };
+    let (host, port) = address.rsplit_once(':').expect("host:port");
     let ca = core.data().join("ca.pem");
     let text = run_python(
         "paho_session.py",
@@ -115,9 +127,31 @@ fn paho_session(version: &str) {
             &connect_jwt(&sensor, now_s(), 600),
             &viewer.device,
             &connect_jwt(&viewer, now_s(), 600),
+            transport,
         ],
     );
     assert!(text.contains("9 checks passed"), "{version}: {text}");
+}
+
+#[test]
+fn mqtt_js_sessions_over_websocket_work_and_are_refused_as_they_should() {
+    let core = Core::start();
+    let (sensor, forger) = (core.device("sensor"), core.device("forger"));
+    let viewer = core.application("viewer", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
+    let forged = DeviceIdentity { key: forger.key, ..core.device("unused") };
+    let forged = DeviceIdentity { device: sensor.device.clone(), ..forged };
+    let (_, port) = core.endpoints.wss.rsplit_once(':').expect("host:port");
+    let world = json!({
+        "url": format!("wss://localhost:{port}/mqtt"), "packages": node_folder(),
+        "sensor": { "name": sensor.device, "jwt": connect_jwt(&sensor, now_s(), 600) },
+        "viewer": { "name": viewer.device, "jwt": connect_jwt(&viewer, now_s(), 600) },
+        "forged": connect_jwt(&forged, now_s(), 600),
+    });
+    let path = core.place().join("world.json");
+    std::fs::write(&path, world.to_string()).expect("write");
+    let ca = core.data().join("ca.pem");
+    let text = run_node("mqtt_over_websocket.mjs", &ca, &[&path.to_string_lossy()]);
+    assert!(text.contains("33 checks passed"), "{text}");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 mod attacks;
 mod audit;
 mod bad_input;
+mod bench;
 mod clients;
 #[path = "../../../registry-postgres/tests/postgres/cluster.rs"]
 #[allow(dead_code, reason = "the store's own tests need more of it")]

@@ -53,6 +53,7 @@ struct Inode {
 enum Change {
     Written { offset: usize, bytes: Vec<u8> },
     Truncated { length: usize },
+    Reserved { length: usize },
 }
 
 #[derive(Debug, Clone)]
@@ -202,9 +203,8 @@ impl From<Fault> for io::Error {
 }
 
 impl Inode {
-    fn write(&mut self, bytes: &[u8]) {
-        let offset = self.content.len();
-        self.content.extend_from_slice(bytes);
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        put(&mut self.content, offset, bytes);
         self.changes.push(Change::Written { offset, bytes: bytes.to_vec() });
     }
 
@@ -215,7 +215,8 @@ impl Inode {
         for change in &self.changes {
             match change {
                 Change::Truncated { length } if chance(random, 2) => content.truncate(*length),
-                Change::Truncated { .. } => {}
+                Change::Reserved { length } if chance(random, 2) => extend(&mut content, *length),
+                Change::Truncated { .. } | Change::Reserved { .. } => {}
                 Change::Written { offset, bytes } => {
                     let kept: Vec<std::ops::Range<usize>> = match fate {
                         0 => continue,
@@ -224,16 +225,23 @@ impl Inode {
                         _ => sectors(*offset, bytes.len()).filter(|_| chance(random, 2)).collect(),
                     };
                     for range in kept {
-                        let (from, to) = (offset + range.start, offset + range.end);
-                        if content.len() < to {
-                            content.resize(to, 0);
-                        }
-                        content[from..to].copy_from_slice(&bytes[range]);
+                        put(&mut content, offset + range.start, &bytes[range]);
                     }
                 }
             }
         }
         content
+    }
+}
+
+fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    extend(content, offset + bytes.len());
+    content[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
+
+fn extend(content: &mut Vec<u8>, length: usize) {
+    if content.len() < length {
+        content.resize(length, 0);
     }
 }
 
@@ -279,7 +287,7 @@ impl Disk for FaultyDisk {
             let inode = state.files.len();
             state.files.push(Inode::default());
             state.change_names(NameChange::Made { name: name.to_owned(), inode });
-            Ok(Box::new(FaultyFile { disk: self.clone(), inode }) as Box<dyn DiskFile>)
+            Ok(Box::new(FaultyFile { disk: self.clone(), inode, end: 0 }) as Box<dyn DiskFile>)
         })
     }
 
@@ -289,7 +297,8 @@ impl Disk for FaultyDisk {
                 return Err(Fault::PowerCut.into());
             }
             let inode = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
-            Ok(Box::new(FaultyFile { disk: self.clone(), inode }) as Box<dyn DiskFile>)
+            let end = state.files[inode].content.len();
+            Ok(Box::new(FaultyFile { disk: self.clone(), inode, end }) as Box<dyn DiskFile>)
         })
     }
 
@@ -328,9 +337,22 @@ impl Disk for FaultyDisk {
 struct FaultyFile {
     disk: FaultyDisk,
     inode: usize,
+    /// Where the next bytes go.
+    end: usize,
 }
 
 impl DiskFile for FaultyFile {
+    fn reserve(&mut self, length: u64) -> io::Result<()> {
+        self.disk.with(|state| {
+            state.call(true)?;
+            let length = usize::try_from(length).map_err(io::Error::other)?;
+            let inode = &mut state.files[self.inode];
+            extend(&mut inode.content, length);
+            inode.changes.push(Change::Reserved { length });
+            Ok(())
+        })
+    }
+
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.disk.with(|state| {
             let was_cut = state.cut;
@@ -340,7 +362,8 @@ impl DiskFile for FaultyFile {
                 Err(_) if was_cut => 0,
                 Err(_) => next(&mut state.random) as usize % (bytes.len() + 1),
             };
-            state.files[self.inode].write(&bytes[..written]);
+            state.files[self.inode].write(self.end, &bytes[..written]);
+            self.end += written;
             answer
         })
     }
@@ -356,13 +379,8 @@ impl DiskFile for FaultyFile {
                     for change in std::mem::take(&mut inode.changes) {
                         match change {
                             Change::Truncated { length } => inode.durable.truncate(length),
-                            Change::Written { offset, bytes } => {
-                                let end = offset + bytes.len();
-                                if inode.durable.len() < end {
-                                    inode.durable.resize(end, 0);
-                                }
-                                inode.durable[offset..end].copy_from_slice(&bytes);
-                            }
+                            Change::Reserved { length } => extend(&mut inode.durable, length),
+                            Change::Written { offset, bytes } => put(&mut inode.durable, offset, &bytes),
                         }
                     }
                 }
@@ -387,6 +405,7 @@ impl DiskFile for FaultyFile {
             let inode = &mut state.files[self.inode];
             inode.content.truncate(length);
             inode.changes.push(Change::Truncated { length });
+            self.end = length;
             Ok(())
         })
     }

@@ -66,10 +66,15 @@ impl Disk for RealDisk {
 
 struct RealFile {
     file: File,
+    /// Where the next bytes go.
     end: u64,
 }
 
 impl DiskFile for RealFile {
+    fn reserve(&mut self, length: u64) -> io::Result<()> {
+        self.file.set_len(length.max(self.end))
+    }
+
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, self.end)?;
         self.end += bytes.len() as u64;
