@@ -50,7 +50,7 @@ fn a_subscriber_that_never_reads_costs_bounded_memory_and_nobody_else_waits() {
     let shard = rig.shards()[0];
     assert_eq!(shard.received, 4096);
     assert!(shard.buffer_bytes < 1 << 20, "{} bytes of buffers", shard.buffer_bytes);
-    assert!(shard.waiting_bytes <= 5 << 20, "{} bytes that wait", shard.log_bytes);
+    assert!(shard.waiting_bytes <= 5 << 20, "{} bytes that wait", shard.waiting_bytes);
 }
 
 #[test]
