@@ -26,6 +26,8 @@ pub struct Directory {
 #[derive(Debug, Default)]
 struct State {
     principals: HashMap<RegistryName, HashMap<Uid, Presence>>,
+    /// The shard that each stored session lives on.
+    homes: HashMap<(RegistryName, Uid, MqttClientId), usize>,
     /// Grows with every session of all, so with those of each: the fence of the cluster to come. One
     /// number for all outlives the presences.
     owner_epoch: u64,
@@ -195,7 +197,7 @@ impl Directory {
         sessions_max: usize,
     ) -> Result<Claim, TakeoverStorm> {
         let mut state = self.lock();
-        let State { principals, owner_epoch } = &mut *state;
+        let State { principals, owner_epoch, .. } = &mut *state;
         let presence = principals.entry(registry.clone()).or_default().entry(uid).or_default();
         presence.takeovers.retain(|at| now.saturating_duration_since(*at) < TAKEOVER_SPAN);
         let same = presence.live.epoch_of(client_id);
@@ -224,6 +226,37 @@ impl Directory {
             !back
         });
         Ok(Claim { owner_epoch: *owner_epoch, older, delayed_wills })
+    }
+
+    /// The shard that the stored session with this key lives on, if there is one.
+    pub(crate) fn home(&self, registry: &RegistryName, uid: Uid, client_id: &MqttClientId) -> Option<usize> {
+        let state = self.lock();
+        if state.homes.is_empty() {
+            return None;
+        }
+        state.homes.get(&(registry.clone(), uid, client_id.clone())).copied()
+    }
+
+    /// As [`Self::home`]; when there is none, it is `shard` from now on.
+    pub(crate) fn keep(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        client_id: &MqttClientId,
+        shard: usize,
+    ) -> usize {
+        *self.lock().homes.entry((registry.clone(), uid, client_id.clone())).or_insert(shard)
+    }
+
+    /// The session is stored no more.
+    pub(crate) fn forget(&self, registry: &RegistryName, uid: Uid, client_id: &MqttClientId) {
+        self.lock().homes.remove(&(registry.clone(), uid, client_id.clone()));
+    }
+
+    /// Owner epochs go on above `epoch`.
+    pub(crate) fn restore_epoch(&self, epoch: u64) {
+        let mut state = self.lock();
+        state.owner_epoch = state.owner_epoch.max(epoch);
     }
 
     /// Notes that a shard holds back the will of a session that has ended.
@@ -277,6 +310,8 @@ impl Directory {
 #[derive(Debug)]
 pub struct Interest {
     subscriptions: Vec<AtomicUsize>,
+    /// Those of stored sessions.
+    kept: Vec<AtomicUsize>,
     /// The last number given to a message that is stored, and to a stored session.
     message: AtomicU64,
     session: AtomicU64,
@@ -294,6 +329,7 @@ impl Interest {
     pub fn restored(shards: usize, image: &Image) -> Self {
         Self {
             subscriptions: std::iter::repeat_with(|| AtomicUsize::new(0)).take(shards).collect(),
+            kept: std::iter::repeat_with(|| AtomicUsize::new(0)).take(shards).collect(),
             message: AtomicU64::new(image.message_max),
             session: AtomicU64::new(image.session_max),
         }
@@ -313,6 +349,23 @@ impl Interest {
     #[must_use]
     pub fn has_any(&self, shard: usize) -> bool {
         self.subscriptions.get(shard).is_some_and(|count| count.load(Ordering::Acquire) > 0)
+    }
+
+    /// Whether some stored session of the shard has a subscription.
+    pub(crate) fn keeps(&self, shard: usize) -> bool {
+        self.kept.get(shard).is_some_and(|count| count.load(Ordering::Acquire) > 0)
+    }
+
+    pub(crate) fn keep_more(&self, shard: usize, count: usize) {
+        if let Some(kept) = self.kept.get(shard) {
+            kept.fetch_add(count, Ordering::AcqRel);
+        }
+    }
+
+    pub(crate) fn keep_less(&self, shard: usize, count: usize) {
+        if let Some(kept) = self.kept.get(shard) {
+            kept.fetch_sub(count, Ordering::AcqRel);
+        }
     }
 
     pub(crate) fn add(&self, shard: usize, count: usize) {

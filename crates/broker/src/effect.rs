@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::message::{Message, Publisher};
 use crate::report::Report;
 use crate::shard::Moving;
-use crate::storage::{MessageId, SessionId};
+use crate::storage::{Destination, MessageId, SessionId};
 
 /// A connection within its shard. A stale one is never taken for a newer connection in its place.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,6 +113,11 @@ pub enum Effect {
         shard: usize,
         /// What the broker knows of it.
         moving: Box<Moving>,
+    },
+    /// The client was not listened to because too much of what it said waited; it is from now on.
+    Resume {
+        /// The connection.
+        conn: ConnId,
     },
     /// Something for the log.
     Report(Report),
@@ -350,7 +355,7 @@ pub struct Order {
     pub topic: String,
     /// What.
     pub payload: Arc<[u8]>,
-    /// 0 or 1 (2 counts as 1 for now). With `to` it counts as 1: at QoS 0 nothing would answer.
+    /// With `to` it counts as 1: at QoS 0 nothing would answer.
     pub qos: Qos,
     /// Whether it stays as the last word on its topic.
     pub retain: bool,
@@ -449,20 +454,45 @@ pub struct ControlAck {
 #[derive(Debug, Clone)]
 pub enum Crossing {
     /// A message, for the subscribers and the retained store there.
-    Publish(Arc<Message>),
+    Publish {
+        /// The message.
+        message: Arc<Message>,
+        /// The shard that wants to hear which stored sessions there are owed it ([`Crossing::Gathered`]),
+        /// and how it calls the message.
+        gather: Option<(usize, u64)>,
+    },
+    /// The stored sessions of a shard that are owed a message.
+    Gathered {
+        /// How the asker calls the message.
+        token: u64,
+        /// The shard that answers.
+        from: usize,
+        /// The sessions.
+        to: Vec<Destination>,
+    },
+    /// The message that sessions of the receiving shard are owed is stored.
+    Stored {
+        /// The message.
+        message: MessageId,
+    },
     /// The session on this connection has been taken over: close it with 0x8E.
     Supplant {
         /// The connection on the receiving shard.
         conn: ConnId,
+        /// The client id of the newer session, if that began anew: one with this client id is not kept.
+        discarded: Option<MqttClientId>,
     },
-    /// A session is back: drop the will that is held back for it.
-    DropWill {
+    /// A client is back: its wills that are held back are not spoken, or, when its session began anew, at
+    /// once.
+    SessionIsBack {
         /// The registry.
         registry: RegistryName,
         /// The principal.
         uid: Uid,
         /// The client id of the session.
         client_id: MqttClientId,
+        /// Whether its session began anew.
+        clean_start: bool,
     },
     /// How a principal stands, said by the shard that admitted it, or that ended its session: what
     /// was said before, and may still be under way from there, is outdated.
@@ -480,7 +510,7 @@ impl Crossing {
     /// About what it holds in memory until it is worked on.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + if let Self::Publish(message) = self { message.bytes() } else { 0 }
+        size_of::<Self>() + if let Self::Publish { message, .. } = self { message.bytes() } else { 0 }
     }
 }
 

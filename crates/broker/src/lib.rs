@@ -1,4 +1,4 @@
-//! Many MQTT sessions without I/O: routing, retained messages, wills, the log and its cursors.
+//! Many MQTT sessions without I/O: routing, queues, retained messages, wills, and what is stored of them.
 //!
 //! ```text
 //! bytes, answers, orders, time --> Shard --> Effects, output bytes
@@ -20,7 +20,6 @@
 //! | `deliver` | the two questions that every path asks: may it be published, may it be delivered |
 //! | `routes` | who subscribed to what |
 //! | `retained` | the last word on each topic |
-//! | `log` | one copy per message, for sessions that are behind |
 //! | `storage` | what outlives the process, as records |
 //! | `wheel` | all timers of a shard |
 //! | `directory` | where a principal is connected; which shards listen |
@@ -29,7 +28,6 @@
 mod deliver;
 mod directory;
 mod effect;
-mod log;
 mod message;
 mod report;
 mod retained;
@@ -43,7 +41,6 @@ pub use effect::{
     Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlKind, ControlPublish, Crossing, Effect,
     Ended, EndedWhy, Order, OrderOutcome, Refused, RefusedReason, Ticket, TicketEnd,
 };
-pub use log::{Conflict, Log, MemoryLog, Read};
 pub use message::{Message, Publisher};
 pub use report::{Report, What, Who};
 pub use shard::{Moving, Restored, Shard, ShardConfig, Stats};

@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use drawbridge_mqtt::codec::Qos;
 use drawbridge_names::{RegistryName, Uid};
 
-use crate::effect::ConnId;
+use crate::storage::MessageId;
 
-/// One message. The log, the retained store and the other shards hold this same copy by `Arc`.
+/// One message. The queues, the retained store and the other shards hold this same copy by `Arc`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
+    /// Its number in the storage, if there is one.
+    pub id: Option<MessageId>,
     /// The registry it belongs to; no other ever sees it.
     pub registry: RegistryName,
     /// Where it goes, in the form without a leading slash. Always a valid topic name.
     pub topic: Box<str>,
     /// Who published it.
     pub publisher: Publisher,
-    /// The shard and the connection it came on, if it came on one.
-    pub from: Option<(usize, ConnId)>,
     /// When it arrived, by the monotonic clock.
     pub received: Instant,
     /// When it arrived, in ms since 1970-01-01 UTC; 0 when the shard was not told the wall clock.
@@ -77,10 +77,10 @@ pub(crate) fn expiry_s(expires: Option<Instant>, now: Instant) -> Option<u32> {
 impl Message {
     pub(crate) fn for_tests(topic: &str, payload: Vec<u8>, received: Instant) -> Self {
         Self {
+            id: Some(MessageId(1)),
             registry: RegistryName::default_registry(),
             topic: topic.into(),
             publisher: Publisher { uid: Uid(1), policy_epoch: 0 },
-            from: None,
             received,
             received_ms: 0,
             expires: None,

@@ -72,8 +72,10 @@ pub enum What {
     SubscribeDenied { filter: TopicFilter, rule: String },
     /// A CONNECT was refused because of its will, or a will was not published.
     WillDenied { topic: String, rule: String },
-    /// The session lost its place in the log: it was too slow for too long.
-    FellBehind { seq: u64, first: u64 },
+    /// The session did not keep up, and more waits for it than may.
+    FellBehind { waiting: usize },
+    /// A publish that must be stored was refused, because nothing can be stored.
+    StorageFull,
     /// A subscription was refused though allowed: `why` says which limit.
     SubscriptionRefused { filter: String, why: &'static str },
     /// A message was not retained: the store of the registry is full.
@@ -120,6 +122,7 @@ impl What {
             Self::SubscriptionRefused { .. } => ("DB-2042", "mqtt-subscription-refused"),
             Self::RetainedFull { .. } => ("DB-2043", "mqtt-retained-full"),
             Self::ControlRefused { .. } => ("DB-2044", "mqtt-control-refused"),
+            Self::StorageFull => ("DB-2045", "mqtt-storage-full"),
         })
     }
 }
@@ -175,10 +178,14 @@ impl fmt::Display for What {
             }
             Self::SubscribeDenied { filter, rule } => write!(f, "subscription to {filter:?} denied: {rule}"),
             Self::WillDenied { topic, rule } => write!(f, "the will on {topic:?} is denied: {rule}"),
-            Self::FellBehind { seq, first } => write!(
+            Self::FellBehind { waiting } => write!(
                 f,
-                "the client was at message {seq} of the log, which begins at {first} by now; \
-                 acknowledge faster or raise `bridge.log_bytes_max`"
+                "{waiting} messages wait for the client, and there is no room for more; \
+                 acknowledge faster or raise `broker.queue_messages_max` and `broker.queue_bytes_max`"
+            ),
+            Self::StorageFull => f.write_str(
+                "the message cannot be stored, and so many wait for that already that no more are taken; \
+                 make room on the disk of the messages",
             ),
             Self::SubscriptionRefused { filter, why } => {
                 write!(f, "subscription to {filter:?} refused: {why}")

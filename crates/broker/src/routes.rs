@@ -16,15 +16,13 @@ pub(crate) const LEVELS_MAX: usize = 128;
 /// One subscription as the route to it: where, and what changes on the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Subscriber {
-    /// Slot of the connection in its shard.
+    /// Slot of the session in its shard.
     pub(crate) slot: u32,
-    /// Messages of the log before this one came before the subscription.
-    pub(crate) since: u64,
     /// Subscription identifier, 0 for none (MQTT 5.0 3.8.2.1.2 forbids 0 on the wire).
     pub(crate) identifier: u32,
     /// The granted QoS.
     pub(crate) qos: Qos,
-    /// MQTT 5.0 3.8.3.1: not to the connection that published.
+    /// MQTT 5.0 3.8.3.1: not to the client that published.
     pub(crate) no_local: bool,
     /// MQTT 5.0 3.8.3.1: keep the RETAIN flag as published.
     pub(crate) retain_as_published: bool,
@@ -343,14 +341,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn subscriber(slot: u32) -> Subscriber {
-        Subscriber {
-            slot,
-            since: 0,
-            identifier: 0,
-            qos: Qos::AtMostOnce,
-            no_local: false,
-            retain_as_published: false,
-        }
+        Subscriber { slot, identifier: 0, qos: Qos::AtMostOnce, no_local: false, retain_as_published: false }
     }
 
     fn met(routes: &mut Routes, topic: &str) -> Vec<u32> {

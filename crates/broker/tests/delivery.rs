@@ -158,7 +158,7 @@ fn a_full_window_waits_at_the_cursor_and_goes_on_in_order() {
     // QoS 0 does not wait for a window, nor behind those that do.
     net.publish(publisher, "a", b"fast", QOS0);
     assert_eq!(net.payloads(reader), ["0", "1", "2", "fast"]);
-    assert_eq!((net.stats().log_entries, net.stats().sessions_behind), (7, 1));
+    assert_eq!((net.stats().waiting, net.stats().sessions_behind), (7, 1));
     let mut next = 3;
     for id in 1..=10 {
         net.acknowledge(reader, id);
@@ -170,7 +170,7 @@ fn a_full_window_waits_at_the_cursor_and_goes_on_in_order() {
             assert!(got.is_empty());
         }
     }
-    assert_eq!((net.stats().log_entries, net.stats().log_bytes, net.stats().sessions_behind), (0, 0, 0));
+    assert_eq!((net.stats().waiting, net.stats().waiting_bytes, net.stats().sessions_behind), (0, 0, 0));
     net.publish(publisher, "a", b"live", QOS1);
     assert_eq!(net.payloads(reader), ["live"]);
 }
@@ -227,7 +227,7 @@ fn a_stalled_reader_loses_only_qos_0_and_catches_up_in_order() {
     }
     let stats = net.stats();
     assert!(stats.buffer_bytes < 9_000, "{stats:?}");
-    assert!(stats.dropped_qos0 >= 40 && stats.log_entries >= 40, "{stats:?}");
+    assert!(stats.dropped_qos0 >= 40 && stats.waiting >= 40, "{stats:?}");
     net.unstall(reader);
     let mut seen = Vec::new();
     for message in net.messages(reader) {
@@ -236,13 +236,13 @@ fn a_stalled_reader_loses_only_qos_0_and_catches_up_in_order() {
         }
     }
     assert_eq!(seen, (0..50).collect::<Vec<u8>>());
-    assert_eq!(net.stats().log_entries, 0);
+    assert_eq!(net.stats().waiting, 0);
 }
 
 #[test]
 fn a_session_that_falls_off_the_log_is_closed_with_0x97_and_reported() {
     let mut net = Net::with(1, |config| {
-        config.log_bytes_max = 10_000;
+        config.waiting_bytes_max = 10_000;
         config.inflight_max = 1;
     });
     let publisher = net.join(0, V5, app(1));
@@ -254,7 +254,7 @@ fn a_session_that_falls_off_the_log_is_closed_with_0x97_and_reported() {
     let mut id = 1;
     for n in 0..30 {
         net.publish(publisher, "a", &[n; 1_000], QOS1);
-        assert!(net.stats().log_bytes <= 10_000);
+        assert!(net.stats().waiting_bytes <= 10_000);
         if let [message] = &net.messages(quick)[..] {
             assert_eq!(message.payload[0], n);
             net.acknowledge(quick, id);
@@ -266,7 +266,7 @@ fn a_session_that_falls_off_the_log_is_closed_with_0x97_and_reported() {
     let got = net.got(slow);
     assert!(matches!(got.last(), Some(Got::Disconnect { reason: ReasonCode::QuotaExceeded, .. })), "{got:?}");
     assert_eq!((net.reported("DB-2041"), net.clients[quick].closed), (1, None));
-    assert_eq!((net.stats().sessions_behind, net.stats().log_entries), (0, 0));
+    assert_eq!((net.stats().sessions_behind, net.stats().waiting), (0, 0));
 }
 
 #[test]

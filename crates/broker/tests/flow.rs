@@ -148,8 +148,13 @@ fn a_refusal_is_orderly_in_both_versions_and_tells_why_only_to_the_owner() {
             net.answer(client, Err(Refused { reason, for_owner: for_owner.clone(), server_time_s }));
             let tells_time = net.clients[client].inbox.windows(7).any(|bytes| bytes == b"db-time");
             assert_eq!(tells_time, for_owner.is_some(), "beside a reason string alone");
-            let expected =
-                Got::ConnAck { reason: code, text: for_owner, session_expiry_s: None, keep_alive_s: None };
+            let expected = Got::ConnAck {
+                session_present: false,
+                reason: code,
+                text: for_owner,
+                session_expiry_s: None,
+                keep_alive_s: None,
+            };
             assert_eq!(net.got(client), [expected]);
             assert_eq!(net.clients[client].closed, Some(Close::AfterFlush { linger: true }));
         }
@@ -372,7 +377,7 @@ fn a_denied_subscription_is_said_in_suback_and_the_others_of_the_packet_hold() {
         net.send(lamp, &Packet::Subscribe(subscribe));
         let got = net.got(lamp);
         let [Got::SubAck(codes)] = &got[..] else { panic!("{got:?}") };
-        assert_eq!(codes[..3], [ReasonCode::GrantedQos1, denied, denied]);
+        assert_eq!(codes[..3], [ReasonCode::GrantedQos2, denied, denied]);
         if version == V5 {
             let special = [ReasonCode::TopicFilterInvalid, ReasonCode::SharedSubscriptionsNotSupported];
             assert_eq!(codes[3..], special);
@@ -453,14 +458,6 @@ fn a_client_id_never_reaches_the_session_of_another_principal() {
 #[test]
 fn what_is_not_served_yet_is_refused_in_words() {
     let mut net = Net::new(1);
-    // QoS 2.
-    let client = net.connect(0, V5, app(1));
-    net.publish(client, "a", b"x", Qos::ExactlyOnce);
-    let got = net.got(client);
-    assert!(
-        matches!(got[..], [Got::ConnAck { .. }, Got::Disconnect { reason: ReasonCode::QosNotSupported, .. }]),
-        "{got:?}"
-    );
     // An authentication method.
     let client = net.open(0, V5);
     let mut packet = connect(V5, "client-1");
@@ -469,7 +466,7 @@ fn what_is_not_served_yet_is_refused_in_words() {
     let got = net.got(client);
     assert!(matches!(got[..], [Got::ConnAck { reason: ReasonCode::BadAuthenticationMethod, .. }]), "{got:?}");
     assert_eq!(net.clients[client].closed, Some(Close::AfterFlush { linger: true }));
-    // A session that outlives its connection.
+    // Without a storage no session outlives its connection.
     let client = net.connect_with(0, V5, app(1), |packet| packet.properties.session_expiry_s = Some(3_600));
     let got = net.got(client);
     assert!(matches!(got[..], [Got::ConnAck { session_expiry_s: Some(0), .. }]), "{got:?}");

@@ -144,7 +144,7 @@ fn a_slow_reader_with_fifty_thousand_filters_reads_a_long_log_without_stopping_t
     // A new filter each time: no shortcut by age.
     net.subscribe(slow, "mine/late", QOS1);
     net.publish(publisher, "go", b"3", QOS1);
-    assert!(net.stats().log_entries > 10_000);
+    assert!(net.stats().waiting > 10_000);
     let mut heard = Vec::new();
     assert!(within(30, || {
         for id in 1..=3 {
@@ -160,7 +160,7 @@ fn a_slow_reader_with_fifty_thousand_filters_reads_a_long_log_without_stopping_t
 fn who_falls_off_the_log_is_told_once_however_much_follows_at_once() {
     let mut net = Net::with(1, |config| {
         config.inflight_max = 1;
-        config.log_bytes_max = 2_000;
+        config.waiting_bytes_max = 2_000;
     });
     let slow = net.join(0, V5, app(1));
     net.subscribe(slow, "#", QOS1);
@@ -180,7 +180,7 @@ fn who_falls_off_the_log_is_told_once_however_much_follows_at_once() {
     }
     net.send_bytes(publisher, &bytes);
     assert!(net.clients[slow].closed.is_some());
-    assert_eq!((net.reported("DB-2041"), net.stats().sessions_behind, net.stats().log_entries), (1, 0, 0));
+    assert_eq!((net.reported("DB-2041"), net.stats().sessions_behind, net.stats().waiting), (1, 0, 0));
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_will_held_back_is_not_spoken_when_its_owner_is_not_believed_any_more() {
     for ended in all.into_iter().chain(tickets) {
         // A will may be a command: then nobody hears of it but the edge.
         for topic in ["wills/two", "devices/lamp/commands"] {
-            let mut net = Net::new(2);
+            let mut net = Net::durable(2);
             let listener = net.join(1, V5, app(1));
             net.subscribe(listener, "#", QOS1);
             let ticket = Some(Box::new(ticket.clone()));

@@ -331,7 +331,7 @@ fn bridge_config(
         config.shards = bridge.shards;
     }
     config.shard.packet_bytes_max = bridge.packet_bytes_max;
-    config.shard.log_bytes_max = bridge.log_bytes_max;
+    config.shard.waiting_bytes_max = bridge.waiting_bytes_max;
     let messages = &settings.messages;
     config.shard.session_expiry_s_max = messages.session_expiry_s_max;
     config.shard.queue_messages_max = messages.queue_messages_max;

@@ -95,7 +95,7 @@ pub(crate) struct BridgeSettings {
     /// Largest packet from an admitted client, in bytes. Default 262,144.
     pub(crate) packet_bytes_max: usize,
     /// Most bytes of messages a shard keeps for subscribers that are behind. Default 67,108,864.
-    pub(crate) log_bytes_max: usize,
+    pub(crate) waiting_bytes_max: usize,
 }
 
 impl Default for BridgeSettings {
@@ -109,7 +109,7 @@ impl Default for BridgeSettings {
             handshakes_waiting_max: 512,
             logins_max: 1024,
             packet_bytes_max: 256 * 1024,
-            log_bytes_max: 64 * 1024 * 1024,
+            waiting_bytes_max: 64 * 1024 * 1024,
         }
     }
 }
@@ -228,7 +228,7 @@ impl Settings {
             ("bridge.handshakes_waiting_max", bridge.handshakes_waiting_max as u64, 1, million),
             ("bridge.logins_max", bridge.logins_max as u64, 1, million),
             ("bridge.packet_bytes_max", bridge.packet_bytes_max as u64, 1024, 268_435_455),
-            ("bridge.log_bytes_max", bridge.log_bytes_max as u64, 65_536, 1 << 40),
+            ("bridge.waiting_bytes_max", bridge.waiting_bytes_max as u64, 65_536, 1 << 40),
             ("messages.session_expiry_s_max", messages.session_expiry_s_max.into(), 0, u64::from(u32::MAX)),
             ("messages.queue_messages_max", messages.queue_messages_max as u64, 1, 100 * million),
             ("messages.queue_bytes_max", messages.queue_bytes_max as u64, 65_536, 1 << 40),

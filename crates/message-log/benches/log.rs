@@ -213,10 +213,10 @@ fn message(id: u64, session: u64, bytes: usize, time: TimeBase) -> Record {
     Record::Message {
         id: MessageId(id),
         message: Arc::new(Message {
+            id: Some(id),
             registry: RegistryName::default_registry(),
             topic: "devices/d/events/temperature".into(),
             publisher: Publisher { uid: Uid(1), policy_epoch: 0 },
-            from: None,
             received: time.instant,
             received_ms: time.unix_ms,
             expires: None,

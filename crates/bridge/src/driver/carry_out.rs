@@ -62,6 +62,7 @@ impl Driver {
                     let _ = reply.send(outcome);
                 }
             }
+            Effect::Resume { conn } => self.listen_again(conn),
             Effect::Report(report) => self.report(now, &report),
             Effect::Fetch { session, messages } => {
                 if let Some(storage) = &self.shared.storage {
@@ -234,6 +235,11 @@ impl Driver {
         }
         let Some(ack) = ack else { return };
         self.shard.control_done(now, conn, ack, result.map_err(|refused| refused.told), &mut self.effects);
+        self.listen_again(conn);
+    }
+
+    /// What the client said waited for something that is done: what it says next is read.
+    fn listen_again(&mut self, conn: ConnId) {
         if !self.shard.is_held(conn)
             && let Some(socket) = self.socket(conn)
             && std::mem::take(&mut socket.held_back)

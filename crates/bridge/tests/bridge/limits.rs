@@ -33,7 +33,7 @@ fn connections_beyond_the_ceiling_are_closed_and_those_within_live_on() {
 fn a_subscriber_that_never_reads_costs_bounded_memory_and_nobody_else_waits() {
     let rig = rig(|config| {
         config.shards = 1;
-        config.shard.log_bytes_max = 4 << 20;
+        config.shard.waiting_bytes_max = 4 << 20;
     });
     let mut stuck = rig.guest("stuck", Level::V311);
     stuck.subscribe("flood", 1);
@@ -50,7 +50,7 @@ fn a_subscriber_that_never_reads_costs_bounded_memory_and_nobody_else_waits() {
     let shard = rig.shards()[0];
     assert_eq!(shard.received, 4096);
     assert!(shard.buffer_bytes < 1 << 20, "{} bytes of buffers", shard.buffer_bytes);
-    assert!(shard.log_bytes <= 5 << 20, "{} bytes of log", shard.log_bytes);
+    assert!(shard.waiting_bytes <= 5 << 20, "{} bytes that wait", shard.waiting_bytes);
 }
 
 #[test]

@@ -17,11 +17,12 @@ pub struct ShardConfig {
     /// One packet after authentication. Default 256 KiB and 1 KiB for its header.
     pub packet_bytes_max: usize,
     /// Output waiting for the socket; a single larger packet still passes when nothing waits. Beyond
-    /// it QoS 0 is dropped and QoS 1 waits in the log. Default 256 KiB.
+    /// it QoS 0 is dropped and QoS 1 and 2 wait in the queue of the session. Default 256 KiB.
     pub write_buffer_bytes_max: usize,
-    /// The log of one registry in this shard: what sessions that are behind may keep alive.
-    /// Default 64 MiB.
-    pub log_bytes_max: usize,
+    /// What may wait in memory for the sessions of one registry in this shard; a message counts once. Beyond
+    /// it the session that is behind longest makes room: what is stored for it is read back later, and one
+    /// that is not stored is ended. Default 64 MiB.
+    pub waiting_bytes_max: usize,
     /// The retained messages of one registry. Default 64 MiB.
     pub retained_bytes_max: usize,
     /// From the opening of the socket to an admitted CONNECT, by invariant I1; the driver passes the
@@ -30,13 +31,15 @@ pub struct ShardConfig {
     /// Longest keep-alive, in seconds; MQTT 5 clients that ask for more or none are given this one.
     /// Default 65,535, which leaves every client its own.
     pub keep_alive_s_max: u16,
-    /// QoS 1 messages on the way to a client at once; a client's Receive Maximum may lower it.
+    /// QoS 1 and 2 messages on the way to a client at once; a client's Receive Maximum may lower it.
     /// Default 1,024.
     pub inflight_max: u16,
-    /// QoS 1 messages on the way from a client of MQTT 5 at once. Default 1,024.
+    /// QoS 1 and 2 messages on the way from a client of MQTT 5 at once. Default 1,024.
     pub receive_maximum: u16,
     /// Topic aliases a client of MQTT 5 may define. Default 32.
     pub topic_alias_maximum: u16,
+    /// Topic aliases that a client of MQTT 5 is given, at most, if it takes any. Default 32.
+    pub topic_aliases_given_max: u16,
     /// Subscriptions of one session. Default 131,072.
     pub subscriptions_max: usize,
     /// What the filters of one session may cost: their bytes, and 96 for each level. Default 64 MiB.
@@ -50,8 +53,8 @@ pub struct ShardConfig {
     /// The longest Session Expiry Interval given, in seconds; also that of a 3.1.1 session that is kept.
     /// Default 604,800 (7 days).
     pub session_expiry_s_max: u32,
-    /// Messages that a stored session may have waiting while it is away, or does not keep up. Beyond it the
-    /// newest are dropped. Default 10,000.
+    /// QoS 1 and 2 messages that may wait for a session that is away or does not keep up. Beyond it a stored
+    /// session keeps what it has and misses the newest; another one is ended. Default 100,000.
     pub queue_messages_max: usize,
     /// Their bytes. Default 16 MiB.
     pub queue_bytes_max: usize,
@@ -65,19 +68,20 @@ impl Default for ShardConfig {
             packet_bytes_before_auth_max: 16 << 10,
             packet_bytes_max: 257 << 10,
             write_buffer_bytes_max: 256 << 10,
-            log_bytes_max: 64 << 20,
+            waiting_bytes_max: 64 << 20,
             retained_bytes_max: 64 << 20,
             connect_timeout: Duration::from_secs(10),
             keep_alive_s_max: u16::MAX,
             inflight_max: 1_024,
             receive_maximum: 1_024,
             topic_alias_maximum: 32,
+            topic_aliases_given_max: 32,
             subscriptions_max: 1 << 17,
             subscription_bytes_max: 64 << 20,
             wall_clock: None,
             durable: false,
             session_expiry_s_max: 604_800,
-            queue_messages_max: 10_000,
+            queue_messages_max: 100_000,
             queue_bytes_max: 16 << 20,
         }
     }
@@ -96,10 +100,18 @@ pub struct Stats {
     pub retained: usize,
     /// Their bytes.
     pub retained_bytes: usize,
-    /// Messages in the logs.
-    pub log_entries: usize,
+    /// Sessions that outlive their connections.
+    pub sessions_stored: usize,
+    /// Those of them that are away.
+    pub sessions_away: usize,
+    /// Messages in memory that wait for sessions; each counts once.
+    pub waiting: usize,
     /// Their bytes.
-    pub log_bytes: usize,
+    pub waiting_bytes: usize,
+    /// Messages that wait for sessions, in memory or not, once for each session.
+    pub queued: usize,
+    /// Their bytes, once for each session.
+    pub queued_bytes: usize,
     /// Sessions that are behind.
     pub sessions_behind: usize,
     /// Timers that have not fired.
@@ -120,4 +132,12 @@ pub struct Stats {
     pub expired: u64,
     /// Messages too large for the client's Maximum Packet Size, since the start.
     pub too_large_for_client: u64,
+    /// Messages dropped, or sessions ended, because a queue was full, since the start.
+    pub queue_full: u64,
+    /// Publishes refused because the storage could not take them, since the start.
+    pub storage_full: u64,
+    /// Messages that were older than the storage keeps when their turn came, since the start.
+    pub forgotten: u64,
+    /// Sessions that did not come back in time, since the start.
+    pub sessions_expired: u64,
 }

@@ -66,22 +66,10 @@ impl Filters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routes::Subscriber;
-    use drawbridge_mqtt::codec::Qos;
 
     #[test]
     fn few_or_many_they_are_found_replaced_and_removed() {
-        let subscription = |slot| Subscription {
-            route: Subscriber {
-                slot,
-                since: 0,
-                identifier: 0,
-                qos: Qos::AtMostOnce,
-                no_local: false,
-                retain_as_published: false,
-            },
-            walk: 0,
-        };
+        let subscription = |walk: u32| Subscription { walk: walk.into() };
         let filter = |n: u32| TopicFilter::parse(&format!("a/{n}")).expect("a filter");
         let mut filters = Filters::default();
         for count in [1, 8, 9, 50] {
@@ -91,8 +79,8 @@ mod tests {
             }
             assert_eq!((filters.len(), filters.iter().count()), (count as usize, count as usize));
             for n in 0..count {
-                assert_eq!(filters.get(&filter(n)).map(|s| s.route.slot), Some(n + 1));
-                assert_eq!(filters.remove(&filter(n)).map(|s| s.route.slot), Some(n + 1));
+                assert_eq!(filters.get(&filter(n)).map(|s| s.walk), Some(u64::from(n) + 1));
+                assert_eq!(filters.remove(&filter(n)).map(|s| s.walk), Some(u64::from(n) + 1));
                 assert!(filters.get(&filter(n)).is_none() && filters.remove(&filter(n)).is_none());
             }
             assert_eq!((filters.len(), filters.iter().count()), (0, 0));

@@ -2,10 +2,12 @@
 
 mod config;
 mod filters;
+mod flow;
 mod open;
 mod outgoing;
 mod publish;
 mod session;
+mod speech;
 mod stored;
 mod subscribe;
 mod timers;
@@ -17,24 +19,26 @@ use std::time::Instant;
 
 use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_mqtt::connection::{Connection, Event, Limits, Step};
-use drawbridge_names::{RegistryName, Uid};
+use drawbridge_names::{MqttClientId, RegistryName, Uid};
+use drawbridge_policy::Rights;
 use slab::Slab;
 use zeroize::Zeroize;
 
 use crate::deliver::Voices;
 use crate::directory::{Directory, Interest};
-use crate::effect::{Close, ConnId, ControlAck, Crossing, Effect, Ended};
-use crate::log::{Log, MemoryLog};
-use crate::message::Message;
+use crate::effect::{Close, ConnId, ControlAck, Crossing, Effect, Ended, EndedWhy};
 use crate::report::{Report, What, Who, disconnect_reason};
 use crate::retained::Retained;
 use crate::routes::Routes;
+use crate::storage::{MessageId, SessionId};
 use crate::wheel::Wheel;
 pub use config::{ShardConfig, Stats};
+use flow::Room;
 use open::Pending;
 use outgoing::Templates;
 use publish::Met;
-use session::{DelayedWill, Session};
+use session::{DelayedWill, Leaving, Session};
+use stored::{Foreign, Gather, Outbox};
 pub use stored::{Moving, Restored};
 
 /// Counters of [`Stats`] that only grow.
@@ -46,6 +50,10 @@ struct Counters {
     withheld: u64,
     expired: u64,
     too_large: u64,
+    queue_full: u64,
+    storage_full: u64,
+    forgotten: u64,
+    sessions_expired: u64,
 }
 
 /// Connections, sessions and filters of one thread.
@@ -55,6 +63,10 @@ pub struct Shard {
     interest: Arc<Interest>,
     places: Vec<Place>,
     free: Vec<u32>,
+    /// By slot; boxed, because a few are large and many come and go.
+    sessions: Slab<Box<Session>>,
+    /// The slots of stored sessions.
+    by_id: HashMap<SessionId, u32>,
     registries: Vec<Registry>,
     by_name: HashMap<RegistryName, usize>,
     wheel: Wheel<Timer>,
@@ -66,6 +78,11 @@ pub struct Shard {
     /// Reused by each route.
     met: Vec<Met>,
     templates: Templates,
+    outbox: Outbox,
+    /// Messages that other shards were asked about, by what they are called there.
+    gathers: HashMap<u64, Gather>,
+    /// Messages that are not known to be stored yet, and that sessions here are owed.
+    foreign: HashMap<MessageId, Foreign>,
     /// Numbers routes and messages.
     counter: u64,
     counters: Counters,
@@ -94,9 +111,10 @@ struct Conn {
     bytes_before_auth: usize,
     /// CONNECT has come and is judged.
     pending: Option<Box<Pending>>,
-    session: Option<Box<Session>>,
-    /// The route that met it last, and where it stands in `Shard::met`.
-    met: (u64, u32),
+    /// The slot of its session.
+    session: Option<u32>,
+    /// The output leaves when this batch is stored.
+    output_after: u64,
 }
 
 /// What belongs to one registry. No client of another ever touches it.
@@ -104,11 +122,14 @@ struct Registry {
     name: RegistryName,
     routes: Routes,
     retained: Retained,
-    log: MemoryLog,
-    /// (cursor, slot) of every session that is behind.
+    /// What waits in memory for sessions.
+    room: Arc<Room>,
+    /// Since when, and the slot, of every session that is behind.
     behind: BTreeSet<(u64, u32)>,
     /// The slots of each principal's sessions.
     sessions: BTreeSet<(Uid, u32)>,
+    /// The slots of stored sessions.
+    stored: HashMap<(Uid, MqttClientId), u32>,
     /// The wills of each principal that are held back, by key of `Shard::delayed_wills`.
     wills: BTreeSet<(Uid, usize)>,
     voices: Voices,
@@ -118,11 +139,17 @@ struct Registry {
 enum Timer {
     Conn(ConnId),
     Will(usize),
+    Session(SessionId),
 }
 
 enum Later {
-    Will { conn: ConnId, will: DelayedWill },
-    FellBehind(ConnId),
+    Will(Box<DelayedWill>),
+    FellBehind {
+        conn: ConnId,
+        waiting: usize,
+    },
+    /// It was not listened to, and is now.
+    Replay(ConnId),
 }
 
 impl Shard {
@@ -135,6 +162,8 @@ impl Shard {
             interest,
             places: Vec::new(),
             free: Vec::new(),
+            sessions: Slab::new(),
+            by_id: HashMap::new(),
             registries: Vec::new(),
             by_name: HashMap::new(),
             wheel: Wheel::new(),
@@ -143,6 +172,9 @@ impl Shard {
             pool: Vec::new(),
             met: Vec::new(),
             templates: Templates::default(),
+            outbox: Outbox::default(),
+            gathers: HashMap::new(),
+            foreign: HashMap::new(),
             counter: 0,
             counters: Counters::default(),
         }
@@ -162,6 +194,7 @@ impl Shard {
             topic_alias_maximum: config.topic_alias_maximum,
             keep_alive_s_max: config.keep_alive_s_max,
             inflight_max: config.inflight_max,
+            topic_aliases_given_max: config.topic_aliases_given_max,
         };
         let place = &mut self.places[slot as usize];
         place.conn = Some(Box::new(Conn {
@@ -175,7 +208,7 @@ impl Shard {
             bytes_before_auth: 0,
             pending: None,
             session: None,
-            met: (0, 0),
+            output_after: 0,
         }));
         let conn = ConnId::new(slot, place.generation);
         self.arm(now, conn);
@@ -236,14 +269,18 @@ impl Shard {
     fn work(&mut self, now: Instant, conn: ConnId, input: &[u8], fx: &mut Vec<Effect>) -> usize {
         let mut used = 0;
         loop {
-            let Some(state) = self.conn(conn).filter(|state| !state.closed) else { return input.len() };
-            if state.session.as_ref().is_some_and(|session| session.is_held()) {
-                return used;
-            }
-            // I5: the timer ends the session; this check makes the end exact.
-            if state.session.as_ref().is_some_and(|session| session.has_ended(now)) {
-                self.end(now, conn, What::Expired, fx);
-                return input.len();
+            let place = &mut self.places[conn.slot() as usize];
+            let state = place.conn.as_deref_mut().filter(|_| place.generation == conn.generation());
+            let Some(state) = state.filter(|state| !state.closed) else { return input.len() };
+            if let Some(session) = state.session.and_then(|slot| self.sessions.get(slot as usize)) {
+                if session.is_held() {
+                    return used;
+                }
+                // I5: the timer ends the session; this check makes the end exact.
+                if session.has_ended(now) {
+                    self.end(now, conn, What::Expired, fx);
+                    return input.len();
+                }
             }
             match state.protocol.next(now, &input[used..]) {
                 Step::NeedMore | Step::Hold => return used,
@@ -266,11 +303,15 @@ impl Shard {
             Event::Acknowledged { packet_id, reason } => {
                 self.on_acknowledged(now, conn, packet_id, reason, fx)
             }
+            Event::Received { packet_id, reason } => self.on_received(now, conn, packet_id, reason, fx),
+            Event::Released { packet_id } => self.on_released(now, conn, packet_id, fx),
+            Event::Completed { packet_id } => self.on_completed(now, conn, packet_id, fx),
             Event::Subscribe(subscribe) => self.on_subscribe(now, conn, &subscribe, fx),
-            Event::Unsubscribe(unsubscribe) => self.on_unsubscribe(conn, &unsubscribe, fx),
+            Event::Unsubscribe(unsubscribe) => self.on_unsubscribe(now, conn, &unsubscribe, fx),
             Event::Ping => self.write(conn, fx, |protocol, out| protocol.ping_answer(out)),
-            Event::Disconnect { with_will } => self.on_disconnect(now, conn, with_will, fx),
-            Event::Nothing => {}
+            Event::Disconnect { with_will, session_expiry_s } => {
+                self.on_disconnect(now, conn, with_will, session_expiry_s, fx);
+            }
         }
     }
 
@@ -279,9 +320,9 @@ impl Shard {
         if self.conn(conn).is_none() {
             return;
         }
-        if let Some(session) = self.take_session(conn) {
-            self.report_of(conn, &session, What::Disconnected { by_client: false }, fx);
-            self.leave(now, conn, session, true, fx);
+        if let Some(slot) = self.take_session(conn) {
+            self.report_of(conn, slot, What::Disconnected { by_client: false }, fx);
+            self.leave(now, conn, slot, Leaving { with_will: true, discard: false }, fx);
         }
         let place = &mut self.places[conn.slot() as usize];
         place.conn = None;
@@ -315,13 +356,10 @@ impl Shard {
     /// [`Self::control_done`]. The driver reads on after that; what it reads before is kept.
     #[must_use]
     pub fn is_held(&mut self, conn: ConnId) -> bool {
-        self.conn(conn).and_then(|state| state.session.as_ref()).is_some_and(|session| session.is_held())
+        self.session(conn).is_some_and(|session| session.is_held())
     }
 
     /// The edge has dealt with a control publish: its PUBACK goes out.
-    ///
-    /// A refusal is said in MQTT 5; 3.1.1 has no word for it, so the connection is closed, as after
-    /// any publish that is not allowed (RFC 9431 section 6).
     pub fn control_done(
         &mut self,
         now: Instant,
@@ -330,10 +368,11 @@ impl Shard {
         outcome: Result<(), ReasonCode>,
         fx: &mut Vec<Effect>,
     ) {
-        let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) else { return };
+        let Some(slot) = self.session_of(conn) else { return };
+        let session = &mut self.sessions[slot as usize];
         session.controls = session.controls.saturating_sub(1);
         if let Some(packet_id) = ack.packet_id {
-            self.acknowledge(now, conn, packet_id, outcome, fx);
+            self.other_is_done(now, slot, packet_id, 0, outcome.err(), fx);
         }
         self.replay(now, conn, fx);
         self.settle(now, fx);
@@ -344,17 +383,20 @@ impl Shard {
     pub fn end_sessions(&mut self, now: Instant, which: &Ended, fx: &mut Vec<Effect>) {
         let (registry, concerned) = self.concerned(which);
         self.note_standing(which, registry, !concerned.is_empty(), fx);
-        let ending: Vec<(ConnId, What)> = concerned
-            .into_iter()
-            .filter_map(|slot| {
-                let session = self.places[slot as usize].conn.as_ref()?.session.as_ref()?;
-                Some((self.id_of(slot), session.ended_by(which)?))
-            })
-            .collect();
-        for (conn, what) in ending {
-            self.end(now, conn, what, fx);
+        let discard = matches!(which, Ended::Principal { why: EndedWhy::Deleted, .. });
+        for slot in concerned {
+            let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
+            if let Ended::Policy { rights, .. } = which {
+                session.rights = rights.clone().unwrap_or_else(|| Arc::new(Rights::none()));
+            }
+            let Some(what) = session.ended_by(which) else { continue };
+            match session.conn {
+                Some(conn) => self.end_as(now, conn, what, discard, fx),
+                None if discard => self.end_session(slot),
+                None => {}
+            }
         }
-        self.drop_wills_of(which, registry, fx);
+        self.drop_wills_of(now, which, registry, fx);
         self.settle(now, fx);
     }
 
@@ -362,11 +404,15 @@ impl Shard {
     pub fn crossings(&mut self, now: Instant, batch: Vec<Crossing>, fx: &mut Vec<Effect>) {
         for crossing in batch {
             match crossing {
-                Crossing::Publish(message) => self.route_crossed(now, &message, fx),
-                Crossing::Supplant { conn } => self.end(now, conn, What::TakenOver, fx),
-                Crossing::DropWill { registry, uid, client_id } => {
+                Crossing::Publish { message, gather } => self.route_crossed(now, &message, gather, fx),
+                Crossing::Gathered { token, from, to } => self.gathered(now, token, from, to, fx),
+                Crossing::Stored { message } => self.foreign_is_stored(now, message, fx),
+                Crossing::Supplant { conn, discarded } => {
+                    self.supplanted(now, conn, discarded.as_ref(), fx);
+                }
+                Crossing::SessionIsBack { registry, uid, client_id, clean_start } => {
                     let registry = self.registry(&registry);
-                    self.take_wills(registry, uid, |will| will.client_id == client_id);
+                    self.session_is_back(registry, uid, &client_id, clean_start);
                 }
                 Crossing::Standing { registry, uid, rights } => {
                     let registry = self.registry(&registry);
@@ -381,9 +427,8 @@ impl Shard {
     /// cluster fences by it.
     #[must_use]
     pub fn owner_epoch(&self, conn: ConnId) -> Option<u64> {
-        let place = self.places.get(conn.slot() as usize)?;
-        let state = place.conn.as_ref().filter(|_| place.generation == conn.generation())?;
-        state.session.as_ref().map(|session| session.owner_epoch)
+        let slot = self.session_of(conn)?;
+        self.sessions.get(slot as usize).map(|session| session.owner_epoch)
     }
 
     /// What the shard holds and has counted.
@@ -398,19 +443,29 @@ impl Shard {
             too_large_for_client: self.counters.too_large,
             timers: self.wheel.len(),
             delayed_wills: self.delayed_wills.len(),
+            queue_full: self.counters.queue_full,
+            storage_full: self.counters.storage_full,
+            forgotten: self.counters.forgotten,
+            sessions_expired: self.counters.sessions_expired,
             ..Stats::default()
         };
         for (_, conn) in self.connections() {
             stats.connections += 1;
-            stats.sessions += usize::from(conn.session.is_some());
             stats.buffer_bytes += conn.input.capacity() + conn.output.capacity();
+        }
+        for (_, session) in &self.sessions {
+            stats.sessions += usize::from(session.conn.is_some());
+            stats.sessions_stored += usize::from(session.stored.is_some());
+            stats.sessions_away += usize::from(session.conn.is_none());
+            stats.queued += session.flow.queue.len();
+            stats.queued_bytes += session.flow.queue_bytes;
         }
         for registry in &self.registries {
             stats.subscriptions += registry.routes.len();
             stats.retained += registry.retained.len();
             stats.retained_bytes += registry.retained.bytes();
-            stats.log_entries += registry.log.len();
-            stats.log_bytes += registry.log.bytes();
+            stats.waiting += registry.room.messages();
+            stats.waiting_bytes += registry.room.bytes();
             stats.sessions_behind += registry.behind.len();
         }
         stats
@@ -433,9 +488,16 @@ impl Shard {
             .filter_map(|(slot, place)| Some((ConnId::new(slot, place.generation), place.conn.as_deref()?)))
     }
 
-    /// The connection that holds `slot` now.
-    fn id_of(&self, slot: u32) -> ConnId {
-        ConnId::new(slot, self.places[slot as usize].generation)
+    /// The slot of the session on a connection.
+    fn session_of(&self, conn: ConnId) -> Option<u32> {
+        let place = self.places.get(conn.slot() as usize)?;
+        place.conn.as_deref().filter(|_| place.generation == conn.generation())?.session
+    }
+
+    /// The session on a connection.
+    fn session(&mut self, conn: ConnId) -> Option<&mut Session> {
+        let slot = self.session_of(conn)?;
+        self.sessions.get_mut(slot as usize).map(|session| &mut **session)
     }
 
     fn registry(&mut self, name: &RegistryName) -> usize {
@@ -446,9 +508,10 @@ impl Shard {
             name: name.clone(),
             routes: Routes::new(),
             retained: Retained::new(self.config.shards),
-            log: MemoryLog::new(self.config.log_bytes_max),
+            room: Arc::default(),
             behind: BTreeSet::new(),
             sessions: BTreeSet::new(),
+            stored: HashMap::new(),
             wills: BTreeSet::new(),
             voices: Voices::default(),
         });
@@ -473,9 +536,11 @@ impl Shard {
     }
 
     fn ask_to_write(&mut self, conn: ConnId, fx: &mut Vec<Effect>) {
+        let committed = self.outbox.committed;
         if let Some(state) = self.conn(conn)
             && !state.output.is_empty()
             && !state.writing
+            && state.output_after <= committed
         {
             state.writing = true;
             fx.push(Effect::Write { conn });
@@ -495,18 +560,14 @@ impl Shard {
     }
 
     fn report(&mut self, conn: ConnId, what: What, fx: &mut Vec<Effect>) {
-        let session = self.conn(conn).and_then(|state| state.session.as_ref());
-        let named = session.map(|session| (session.registry, session.publisher.uid, session.name.clone()));
-        let who = named.map(|(registry, uid, name)| Who {
-            registry: self.registries[registry].name.clone(),
-            uid,
-            name,
-        });
+        let session = self.session_of(conn).and_then(|slot| self.sessions.get(slot as usize));
+        let who = session.map(|session| self.who(session));
         fx.push(Effect::Report(Report { conn, who, what }));
     }
 
-    fn report_of(&self, conn: ConnId, session: &Session, what: What, fx: &mut Vec<Effect>) {
-        fx.push(Effect::Report(Report { conn, who: Some(self.who(session)), what }));
+    fn report_of(&self, conn: ConnId, slot: u32, what: What, fx: &mut Vec<Effect>) {
+        let who = self.sessions.get(slot as usize).map(|session| self.who(session));
+        fx.push(Effect::Report(Report { conn, who, what }));
     }
 
     fn who(&self, session: &Session) -> Who {
@@ -519,12 +580,17 @@ impl Shard {
 
     /// Ends a session from this side: a client of MQTT 5 is told why.
     fn end(&mut self, now: Instant, conn: ConnId, what: What, fx: &mut Vec<Effect>) {
-        let Some(session) = self.take_session(conn) else { return };
+        self.end_as(now, conn, what, false, fx);
+    }
+
+    /// As [`Self::end`]; `discard`: and nothing is kept of the session.
+    fn end_as(&mut self, now: Instant, conn: ConnId, what: What, discard: bool, fx: &mut Vec<Effect>) {
+        let Some(slot) = self.take_session(conn) else { return };
         let reason = disconnect_reason(&what);
         let with_will = !what.takes_the_last_word();
-        if let Some(will) = session.will.as_ref().filter(|_| !with_will) {
-            let rule = what.to_string();
-            self.report_of(conn, &session, What::WillDenied { topic: will.topic.to_string(), rule }, fx);
+        if let Some(will) = self.sessions[slot as usize].will.as_ref().filter(|_| !with_will) {
+            let (topic, rule) = (will.topic.to_string(), what.to_string());
+            self.report_of(conn, slot, What::WillDenied { topic, rule }, fx);
         }
         // The session's owner is told the whole reason: it has proved who it is.
         let text = what.to_string();
@@ -532,22 +598,18 @@ impl Shard {
             protocol.disconnect(reason, Some(&text), out);
         });
         self.close(conn, Close::AfterFlush { linger: false }, fx);
-        self.report_of(conn, &session, what, fx);
-        self.leave(now, conn, session, with_will, fx);
+        self.report_of(conn, slot, what, fx);
+        self.leave(now, conn, slot, Leaving { with_will, discard }, fx);
     }
 
     /// Does what the ends of sessions left to do. Each may end further sessions.
     fn settle(&mut self, now: Instant, fx: &mut Vec<Effect>) {
         while let Some(later) = self.later.pop_front() {
             match later {
-                Later::Will { conn, will } => self.publish_will(now, conn, &will, fx),
-                Later::FellBehind(conn) => {
-                    let cursor = self.conn(conn).and_then(|state| state.session.as_ref()?.cursor);
-                    let registry = self.conn(conn).and_then(|state| Some(state.session.as_ref()?.registry));
-                    if let (Some(seq), Some(registry)) = (cursor, registry) {
-                        let first = self.registries[registry].log.first();
-                        self.end(now, conn, What::FellBehind { seq, first }, fx);
-                    }
+                Later::Will(will) => self.publish_will(now, &will, fx),
+                Later::Replay(conn) => self.replay(now, conn, fx),
+                Later::FellBehind { conn, waiting } => {
+                    self.end(now, conn, What::FellBehind { waiting }, fx);
                 }
             }
         }
@@ -558,14 +620,6 @@ impl Shard {
             let since = u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
             ms.saturating_add(since)
         })
-    }
-
-    fn cross(&self, message: &Arc<Message>, fx: &mut Vec<Effect>) {
-        for shard in (0..self.config.shards).filter(|&shard| shard != self.config.index) {
-            if message.retain || self.interest.has_any(shard) {
-                fx.push(Effect::Cross { shard, crossing: Crossing::Publish(Arc::clone(message)) });
-            }
-        }
     }
 }
 

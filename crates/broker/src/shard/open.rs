@@ -2,25 +2,27 @@
 
 use std::time::Instant;
 
-use drawbridge_mqtt::codec::{Connect, ProtocolVersion, Qos, ReasonCode};
-use drawbridge_mqtt::connection::Fault;
-use drawbridge_names::{MqttClientId, TopicName};
+use drawbridge_mqtt::codec::{Connect, ProtocolVersion, ReasonCode};
+use drawbridge_mqtt::connection::{Fault, Welcome};
+use drawbridge_names::{MqttClientId, TopicName, Uid};
 use zeroize::Zeroizing;
 
 use super::outgoing::inner_topic;
-use super::session::{LastWill, Session};
-use super::{Shard, disconnect_reason};
+use super::session::{AWAY_MAX, Session, Stored, last_will, slot_of};
+use super::{Later, Shard, disconnect_reason};
 use crate::deliver::may_publish;
 use crate::directory::Claim;
 use crate::effect::{Admitted, Close, ConnId, ConnectRequest, Crossing, Effect, Refused, RefusedReason};
 use crate::report::{Report, What, Who};
+use crate::storage::StoredWill;
 
 /// What CONNECT brought that is needed once the client is let in.
 pub(super) struct Pending {
     pub(super) version: ProtocolVersion,
     pub(super) clean_start: bool,
-    pub(super) will: Option<LastWill>,
-    pub(super) will_qos: Qos,
+    /// Session Expiry Interval, in seconds; one that 3.1.1 keeps has no end of its own.
+    pub(super) expiry_s: u32,
+    pub(super) will: Option<Box<StoredWill>>,
 }
 
 /// Why a CONNECT with a good credential is refused: what the client is told, what its owner may read,
@@ -30,12 +32,17 @@ type Refusal = (ReasonCode, Option<String>, What);
 impl Shard {
     pub(super) fn on_connect(&mut self, conn: ConnId, connect: &Connect<'_>, fx: &mut Vec<Effect>) {
         let Some(state) = self.conn(conn) else { return };
-        let session_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
+        let expiry_s = match connect.version {
+            ProtocolVersion::V5 => connect.properties.session_expiry_s.unwrap_or(0),
+            // [MQTT-3.1.2-4], [MQTT-3.1.2-6] (3.1.1): Clean Session says both at once.
+            ProtocolVersion::V311 if connect.clean_start => 0,
+            ProtocolVersion::V311 => u32::MAX,
+        };
         state.pending = Some(Box::new(Pending {
             version: connect.version,
             clean_start: connect.clean_start,
-            will: connect.will.as_ref().map(|will| LastWill::of(will, session_expiry_s)),
-            will_qos: connect.will.as_ref().map_or(Qos::AtMostOnce, |will| will.qos),
+            expiry_s,
+            will: connect.will.as_ref().map(|will| Box::new(last_will(will, expiry_s))),
         }));
         let Ok(client_id) = MqttClientId::parse(connect.client_id) else {
             // The codec has judged the string already; a client id it lets pass exists.
@@ -65,12 +72,7 @@ impl Shard {
         let Some(state) = self.conn(conn).filter(|state| !state.closed) else { return };
         let Some(pending) = state.pending.take() else { return };
         match answer {
-            Ok(admitted) => {
-                if self.admit(now, conn, *pending, admitted, fx) {
-                    self.arm(now, conn);
-                    self.replay(now, conn, fx);
-                }
-            }
+            Ok(admitted) => self.let_in(now, conn, pending, admitted, fx),
             Err(refused) => {
                 let Refused { reason, for_owner, server_time_s } = refused;
                 self.refuse(conn, reason.into(), for_owner.as_deref(), server_time_s, fx);
@@ -92,16 +94,47 @@ impl Shard {
         self.close(conn, Close::AfterFlush { linger: true }, fx);
     }
 
+    /// Opens the session here, or sends the connection to where the session lives.
+    pub(super) fn let_in(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        pending: Box<Pending>,
+        admitted: Admitted,
+        fx: &mut Vec<Effect>,
+    ) {
+        let keeps = self.config.durable && pending.expiry_s > 0;
+        let Admitted { registry, uid, client_id, .. } = &admitted;
+        let home = if keeps {
+            Some(self.directory.keep(registry, *uid, client_id, self.config.index))
+        } else {
+            self.directory.home(registry, *uid, client_id)
+        };
+        if let Some(home) = home.filter(|home| *home != self.config.index) {
+            self.move_to(home, conn, pending, admitted, fx);
+            return;
+        }
+        let registry = self.registry(registry);
+        let key = (*uid, client_id.clone());
+        if self.admit(now, conn, registry, *pending, admitted, fx) {
+            self.arm(now, conn);
+            self.replay(now, conn, fx);
+        } else if keeps && !self.registries[registry].stored.contains_key(&key) {
+            let name = &self.registries[registry].name;
+            self.directory.forget(name, key.0, &key.1);
+        }
+    }
+
     /// `true` when the session is open.
     fn admit(
         &mut self,
         now: Instant,
         conn: ConnId,
+        registry: usize,
         mut pending: Pending,
         admitted: Admitted,
         fx: &mut Vec<Effect>,
     ) -> bool {
-        let registry = self.registry(&admitted.registry);
         let who = Who { registry: admitted.registry.clone(), uid: admitted.uid, name: admitted.name.clone() };
         let claimed = match self.judge(now, registry, &mut pending, &admitted, fx) {
             Ok(()) => self.claim(now, conn, &admitted),
@@ -115,23 +148,100 @@ impl Shard {
                 return false;
             }
         };
-        let owner_epoch = claim.owner_epoch;
-        self.supplant(now, registry, &admitted, claim, fx);
-        let assigned = admitted.assigned_client_id.then(|| admitted.client_id.clone());
-        self.write(conn, fx, |protocol, out| {
-            protocol.admit(now, assigned.as_ref().map(MqttClientId::as_str), out);
-        });
-        fx.push(Effect::Admitted { conn });
-        let what = What::Connected {
-            version: pending.version,
-            client_id: admitted.client_id.clone(),
-            kind: admitted.kind,
+        let (owner_epoch, sessions_max) = (claim.owner_epoch, admitted.sessions_max);
+        self.supplant(now, registry, &admitted, claim, pending.clean_start, fx);
+        let expiry_s =
+            if self.config.durable { pending.expiry_s.min(self.config.session_expiry_s_max) } else { 0 };
+        let key = (admitted.uid, admitted.client_id.clone());
+        let mut kept = self.registries[registry].stored.get(&key).copied();
+        if let Some(slot) = kept.filter(|_| pending.clean_start) {
+            self.end_session(slot);
+            // The old session must not come back after this CONNACK, whatever happens to the server.
+            self.hold_output(conn);
+            kept = None;
+            if expiry_s > 0 {
+                let name = &self.registries[registry].name;
+                self.directory.keep(name, key.0, &key.1, self.config.index);
+            }
+        }
+        let welcome = Welcome {
+            session_present: kept.is_some(),
+            session_expiry_s: (expiry_s != pending.expiry_s).then_some(expiry_s),
+            assigned_client_id: admitted.assigned_client_id.then(|| key.1.as_str()),
         };
+        self.write(conn, fx, |protocol, out| protocol.admit(now, &welcome, out));
+        fx.push(Effect::Admitted { conn });
+        let (version, kind) = (pending.version, admitted.kind);
+        let what = What::Connected { version, client_id: key.1.clone(), kind };
         fx.push(Effect::Report(Report { conn, who: Some(who), what }));
-        self.registries[registry].sessions.insert((admitted.uid, conn.slot()));
-        let Some(state) = self.conn(conn) else { return false };
-        state.session = Some(Box::new(Session::of(admitted, registry, owner_epoch, pending.will)));
+        let slot = match kept {
+            Some(slot) => {
+                self.sessions[slot as usize].resume(admitted, conn, owner_epoch, pending.will);
+                slot
+            }
+            None => {
+                let session = Session::of(admitted, registry, conn, owner_epoch, pending.will);
+                let slot = slot_of(self.sessions.insert(Box::new(session)));
+                self.registries[registry].sessions.insert((key.0, slot));
+                slot
+            }
+        };
+        if let Some(state) = self.conn(conn) {
+            state.session = Some(slot);
+        }
+        self.see_to_keeping(now, slot, key, expiry_s, sessions_max);
+        if kept.is_some() {
+            self.catch_up(now, conn, fx);
+        }
         true
+    }
+
+    /// A session that is to outlive its connection is stored; one that is not any more, is not.
+    fn see_to_keeping(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        key: (Uid, MqttClientId),
+        expiry_s: u32,
+        sessions_max: usize,
+    ) {
+        let session = &mut self.sessions[slot as usize];
+        let registry = session.registry;
+        match &mut session.stored {
+            // It ends with this connection: its expiry is 0 now.
+            Some(stored) => {
+                stored.expiry_s = expiry_s;
+                (stored.ended_ms, stored.expires, stored.will) = (0, None, None);
+            }
+            None if expiry_s == 0 => return,
+            None => {
+                let id = self.interest.next_session();
+                session.stored =
+                    Some(Box::new(Stored { id, expiry_s, ended_ms: 0, expires: None, will: None }));
+                self.by_id.insert(id, slot);
+                self.registries[registry].stored.insert(key.clone(), slot);
+                if sessions_max <= AWAY_MAX {
+                    self.make_room(registry, key.0);
+                }
+            }
+        }
+        self.record_session(now, slot);
+    }
+
+    /// So many sessions of one principal may be away; the one that is away longest goes.
+    fn make_room(&mut self, registry: usize, uid: Uid) {
+        let slots = self.registries[registry].sessions.range((uid, 0)..=(uid, u32::MAX));
+        let away = slots.filter_map(|(_, slot)| {
+            let session = &self.sessions[*slot as usize];
+            let stored = session.stored.as_ref().filter(|_| session.conn.is_none())?;
+            Some((stored.ended_ms, *slot))
+        });
+        let away: Vec<(u64, u32)> = away.collect();
+        if away.len() > AWAY_MAX
+            && let Some((_, oldest)) = away.into_iter().min()
+        {
+            self.end_session(oldest);
+        }
     }
 
     /// What CONNECT itself may be refused for, now that it is known whose it is.
@@ -154,7 +264,8 @@ impl Shard {
         }
         if let Some(will) = &mut pending.will {
             will.topic = inner_topic(&will.topic, admitted.leading_slash).into();
-            self.judge_will(registry, admitted, will, pending.version, pending.will_qos)
+            will.policy_epoch = admitted.policy_epoch;
+            self.judge_will(registry, admitted, will)
                 .map_err(|(reason, what)| (reason, Some(what.to_string()), what))?;
         }
         if pending.version == ProtocolVersion::V311 && admitted.assigned_client_id && !pending.clean_start {
@@ -175,31 +286,72 @@ impl Shard {
         })
     }
 
-    /// Ends the sessions, and takes the delayed wills, that the new session is in the place of, here and
+    /// Ends the connections, and takes the delayed wills, that the new session is in the place of, here and
     /// on other shards.
+    ///
+    /// A will that waited for its session to come back is not spoken [MQTT-3.1.3-9] (5.0), unless the client
+    /// begins a new session: then the old one has ended, and the will speaks.
     fn supplant(
         &mut self,
         now: Instant,
         registry: usize,
         admitted: &Admitted,
         claim: Claim,
+        clean_start: bool,
         fx: &mut Vec<Effect>,
     ) {
         let Admitted { uid, client_id, .. } = admitted;
+        let discarded = clean_start.then(|| client_id.clone());
         for (shard, older) in claim.older {
             if shard == self.config.index {
-                self.end(now, older, What::TakenOver, fx);
+                self.supplanted(now, older, discarded.as_ref(), fx);
             } else {
-                fx.push(Effect::Cross { shard, crossing: Crossing::Supplant { conn: older } });
+                let crossing = Crossing::Supplant { conn: older, discarded: discarded.clone() };
+                fx.push(Effect::Cross { shard, crossing });
             }
         }
-        for shard in claim.delayed_wills {
+        // Also the will of a connection that has just been closed.
+        let mut shards = claim.delayed_wills;
+        shards.push(self.config.index);
+        shards.sort_unstable();
+        shards.dedup();
+        for shard in shards {
             if shard == self.config.index {
-                self.take_wills(registry, *uid, |will| will.client_id == *client_id);
+                self.session_is_back(registry, *uid, client_id, clean_start);
             } else {
                 let (registry, client_id) = (admitted.registry.clone(), client_id.clone());
-                let crossing = Crossing::DropWill { registry, uid: *uid, client_id };
+                let crossing = Crossing::SessionIsBack { registry, uid: *uid, client_id, clean_start };
                 fx.push(Effect::Cross { shard, crossing });
+            }
+        }
+    }
+
+    /// A newer connection took the place of this one.
+    pub(super) fn supplanted(
+        &mut self,
+        now: Instant,
+        older: ConnId,
+        discarded: Option<&MqttClientId>,
+        fx: &mut Vec<Effect>,
+    ) {
+        let same = self.session(older).map(|session| Some(&session.client_id) == discarded);
+        self.end_as(now, older, What::TakenOver, same.unwrap_or(false), fx);
+    }
+
+    /// The owner of wills that are held back has come back.
+    pub(super) fn session_is_back(
+        &mut self,
+        registry: usize,
+        uid: Uid,
+        client_id: &MqttClientId,
+        clean_start: bool,
+    ) {
+        let wills = self.take_wills(registry, uid, |will| will.client_id == *client_id);
+        for will in wills {
+            let name = &self.registries[registry].name;
+            self.directory.will_gone(name, uid, client_id, self.config.index);
+            if clean_start {
+                self.later.push_back(Later::Will(Box::new(will)));
             }
         }
     }
@@ -209,14 +361,8 @@ impl Shard {
         &self,
         registry: usize,
         admitted: &Admitted,
-        will: &LastWill,
-        version: ProtocolVersion,
-        asked: Qos,
+        will: &StoredWill,
     ) -> Result<(), (ReasonCode, What)> {
-        if version == ProtocolVersion::V5 && asked == Qos::ExactlyOnce {
-            // [MQTT-3.2.2-12] (5.0)
-            return Err((ReasonCode::QosNotSupported, What::ProtocolFault(Fault::QosNotSupported)));
-        }
         let denied = |rule| What::WillDenied { topic: will.topic.to_string(), rule };
         let topic = TopicName::parse(&will.topic)
             .map_err(|error| (ReasonCode::TopicNameInvalid, denied(error.to_string())))?;

@@ -12,6 +12,7 @@ use drawbridge_mqtt::codec::{
 };
 use drawbridge_names::TopicName;
 
+use super::flow::Kept;
 use super::{Conn, Shard};
 use crate::effect::{ConnId, Effect};
 use crate::message::{Message, Publisher, expiry_s};
@@ -41,10 +42,12 @@ pub(super) struct Publication<'a> {
     /// Without alias and expiry.
     pub(super) properties: PublishProperties<'a>,
     pub(super) publisher: Publisher,
-    /// The connection it came on, for No Local.
-    pub(super) from: Option<ConnId>,
+    /// The session it came from, for No Local.
+    pub(super) from: Option<u32>,
     /// The stored copy, once something needs one.
     pub(super) stored: Option<Arc<Message>>,
+    /// The same, where it waits for somebody in this shard.
+    pub(super) kept: Option<Arc<Kept>>,
     /// The payload where it is shared already.
     pub(super) payload_shared: Option<&'a Arc<[u8]>>,
 }
@@ -109,9 +112,9 @@ impl<'a> Outgoing<'a> {
 /// What became of a message for one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offered {
-    /// In its output buffer; with a packet identifier at QoS 1.
-    Written(Option<PacketId>),
-    /// Its window or its buffer is full.
+    /// In its output buffer.
+    Written,
+    /// Its buffer is full.
     Full,
     /// It can never take it: larger than its Maximum Packet Size [MQTT-3.1.2-25] (5.0).
     TooLarge,
@@ -161,12 +164,13 @@ impl Templates {
 }
 
 impl Shard {
-    /// Writes a message into the buffer of a client, if there is room. `shared`: others get the same
-    /// one, so encode it once.
+    /// Writes a message into the buffer of a client, if there is room. `packet`: its identifier, at QoS 1 and
+    /// 2, and whether it was sent before. `shared`: others get the same one, so encode it once.
     pub(super) fn offer(
         &mut self,
         conn: ConnId,
         message: &Outgoing<'_>,
+        packet: Option<(PacketId, bool)>,
         shared: bool,
         fx: &mut Vec<Effect>,
     ) -> Offered {
@@ -174,7 +178,8 @@ impl Shard {
         let place = &mut self.places[conn.slot() as usize];
         let Some(state) = place.conn.as_deref_mut() else { return Offered::TooLarge };
         // [MQTT-4.7.3-3]: with the slash that a Google client is told it may be one byte too long.
-        let maps = state.session.as_ref().is_some_and(|session| session.leading_slash);
+        let session = state.session.and_then(|slot| self.sessions.get(slot as usize));
+        let maps = session.is_some_and(|session| session.leading_slash);
         if maps && message.topic.len() == TOPIC_BYTES_MAX && message.topic.starts_with("devices/") {
             self.counters.too_large += 1;
             return Offered::TooLarge;
@@ -183,49 +188,46 @@ impl Shard {
         if !state.output.is_empty() && state.output.len() + size > bytes_max {
             return Offered::Full;
         }
-        let mut packet_id = None;
-        if message.qos != Qos::AtMostOnce {
-            packet_id = state.protocol.reserve();
-            if packet_id.is_none() {
-                return Offered::Full;
-            }
-        }
         if state.output.capacity() == 0
             && let Some(buffer) = self.pool.pop()
         {
             state.output = buffer;
         }
         let start = state.output.len();
-        state.put(message, packet_id, shared.then_some(&mut self.templates));
+        let new_alias = state.put(message, maps, packet, shared.then_some(&mut self.templates));
         let written = state.output.len() - start;
         if written == 0 || written > state.protocol.client_packet_bytes_max() {
             state.output.truncate(start);
-            if let Some(packet_id) = packet_id {
-                state.protocol.give_back(packet_id);
+            if new_alias {
+                state.protocol.take_alias_back();
             }
             self.counters.too_large += 1;
             return Offered::TooLarge;
         }
         self.counters.delivered += 1;
         self.ask_to_write(conn, fx);
-        Offered::Written(packet_id)
+        Offered::Written
     }
 }
 
 impl Conn {
+    /// `true` when it defined a new topic alias.
     fn put(
         &mut self,
         message: &Outgoing<'_>,
-        packet_id: Option<PacketId>,
+        leading_slash: bool,
+        packet: Option<(PacketId, bool)>,
         templates: Option<&mut Templates>,
-    ) {
+    ) -> bool {
         let version = self.protocol.version();
-        let leading_slash = self.session.as_ref().is_some_and(|session| session.leading_slash);
         let Outgoing { qos, retain, identifiers: (one, more), .. } = *message;
+        let (packet_id, dup) = packet.map_or((None, false), |(packet_id, dup)| (Some(packet_id), dup));
         let numbered = version == ProtocolVersion::V5 && one != 0;
+        let aliased = self.protocol.takes_aliases();
+        let mut new_alias = false;
         let written = match templates {
-            Some(templates) if !numbered => {
-                let delivery = Delivery { dup: false, qos, retain, packet_id };
+            Some(templates) if !numbered && !aliased => {
+                let delivery = Delivery { dup, qos, retain, packet_id };
                 templates.of(version, leading_slash, message).write(delivery, &mut self.output)
             }
             _ => {
@@ -235,11 +237,19 @@ impl Conn {
                     list.extend(std::iter::once(&one).chain(more).copied().filter_map(NonZeroU32::new));
                     properties.subscription_identifiers = SubscriptionIdentifiers::of(&list);
                 }
-                let topic = outer_topic(message.topic, leading_slash);
+                let mut topic = outer_topic(message.topic, leading_slash);
+                if let Some((alias, is_new)) = self.protocol.alias(&topic).filter(|_| aliased) {
+                    properties.topic_alias = Some(alias);
+                    new_alias = is_new;
+                    if !is_new {
+                        topic = Cow::Borrowed("");
+                    }
+                }
                 let (out, payload) = (&mut self.output, message.payload);
-                encode_publish(version, false, qos, retain, &topic, packet_id, &properties, payload, out)
+                encode_publish(version, dup, qos, retain, &topic, packet_id, &properties, payload, out)
             }
         };
         debug_assert!(written.is_ok(), "what was decoded can be encoded: {written:?}");
+        new_alias
     }
 }

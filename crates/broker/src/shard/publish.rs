@@ -9,14 +9,18 @@ use drawbridge_mqtt::connection::{Inbound, InboundTopic};
 use drawbridge_names::{PrincipalKind, PrincipalName, TopicName};
 use drawbridge_policy::Rights;
 
+use super::flow::{Kept, Owed, Stage};
 use super::outgoing::{Offered, Outgoing, Publication, inner_topic, stored, unstored};
-use super::session::{OrderStage, WaitingOrder};
-use super::{Conn, Shard};
+use super::session::{OrderStage, Session, WaitingOrder};
+use super::speech::{Speech, Waits};
+use super::stored::{Asker, Gather};
+use super::{Later, Place, Shard};
 use crate::deliver::may_publish;
-use crate::effect::{ConnId, ControlAck, ControlKind, ControlPublish, Effect, Order, OrderOutcome};
+use crate::effect::{ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect, Order, OrderOutcome};
 use crate::message::{Message, expiry_s};
 use crate::report::What;
 use crate::routes::Subscriber;
+use crate::storage::{Destination, Record};
 
 /// A client that a message goes to, and on what terms: all its matching subscriptions in one.
 pub(super) struct Met {
@@ -42,13 +46,6 @@ impl Met {
     /// One copy for overlapping subscriptions: the highest QoS, every identifier.
     ///
     /// Source: MQTT 5.0 section 3.3.4, MQTT 3.1.1 section 3.3.5.
-    pub(super) fn merge(into: &mut Option<Self>, route: &Subscriber) {
-        match into {
-            None => *into = Some(Self::of(route)),
-            Some(met) => met.add(route),
-        }
-    }
-
     fn add(&mut self, route: &Subscriber) {
         self.qos = self.qos.max(route.qos);
         self.retain_as_published |= route.retain_as_published;
@@ -57,10 +54,6 @@ impl Met {
             (0, identifier) => self.identifier = identifier,
             (_, identifier) => self.more_identifiers.push(identifier),
         }
-    }
-
-    pub(super) fn qos(&self) -> Qos {
-        self.qos
     }
 
     /// The message on these terms.
@@ -81,12 +74,25 @@ pub(super) struct Speaker<'a> {
     pub(super) rights: &'a Rights,
 }
 
+/// Whence a message comes, and who waits for what becomes of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// A will: nobody waits.
+    Nobody,
+    /// A client, by QoS 1 or 2.
+    Client { slot: u32, packet_id: PacketId, exactly_once: bool },
+    /// A client, by QoS 0.
+    Unanswered,
+    /// An order without addressee.
+    Order(u64),
+}
+
 /// What a message that was allowed has become.
 pub(super) enum Spoken {
-    /// It went to its subscribers.
-    Routed,
-    /// The edge has it, and will say when it is done.
-    Handed,
+    /// It went to its subscribers; its answer waits for this.
+    Routed(Waits),
+    /// The edge has it, and will say when it is done; beside it, its answer waits for this.
+    Handed(Waits),
 }
 
 /// What became of a message for the device that an order waits for.
@@ -96,7 +102,14 @@ enum Fate {
     Withheld,
     Dropped,
     Sent(Option<PacketId>),
-    Logged(u64),
+    Queued(u64),
+}
+
+/// What became of a message on its way to all.
+struct Spread {
+    /// For the addressee of an order.
+    fate: Fate,
+    waits: Waits,
 }
 
 impl Shard {
@@ -107,7 +120,16 @@ impl Shard {
         inbound: &Inbound<'_>,
         fx: &mut Vec<Effect>,
     ) {
-        let Some(session) = self.conn(conn).and_then(|state| state.session.as_ref()) else { return };
+        let Some(slot) = self.session_of(conn) else { return };
+        let session = &self.sessions[slot as usize];
+        let exactly_once = inbound.qos == Qos::ExactlyOnce;
+        if let Some(packet_id) = inbound.packet_id.filter(|_| exactly_once)
+            && session.flow.inbound.contains(&packet_id.get())
+        {
+            // The same message again, whatever it says [MQTT-4.3.3-10] (5.0), [MQTT-4.3.3-2] (3.1.1).
+            self.publish_again(now, conn, slot, packet_id, fx);
+            return;
+        }
         let inner = inner_topic(inbound.topic.as_str(), session.leading_slash);
         let topic = match inbound.topic {
             InboundTopic::Said(said) if said.as_str().len() == inner.len() => Ok(said),
@@ -124,77 +146,127 @@ impl Shard {
             expires: inbound.message_expiry_s.map(|s| now + Duration::from_secs(u64::from(s))),
             properties: inbound.properties,
             publisher: session.publisher,
-            from: Some(conn),
+            from: Some(slot),
             stored: None,
+            kept: None,
             payload_shared: None,
         };
-        let ack = inbound.packet_id;
         let speaker = Speaker { name: &name, kind, rights: &rights };
-        let answer = Some(ControlAck { packet_id: ack });
-        match self.speak(now, conn, &mut publication, &speaker, answer, fx) {
-            Ok(Spoken::Routed) => {
-                self.counters.received += 1;
-                if let Some(packet_id) = ack {
-                    self.acknowledge(now, conn, packet_id, Ok(()), fx);
-                }
-            }
-            Ok(Spoken::Handed) => {
-                self.counters.received += 1;
-                if let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) {
-                    session.controls += 1;
-                }
-            }
+        let origin = match inbound.packet_id {
+            Some(packet_id) => Origin::Client { slot, packet_id, exactly_once },
+            None => Origin::Unanswered,
+        };
+        if self.storage_is_full() && (inbound.retain || self.may_be_stored(&publication)) {
+            self.counters.storage_full += 1;
+            self.refuse_publish(now, conn, origin, ReasonCode::QuotaExceeded, What::StorageFull, fx);
+            return;
+        }
+        let spoken = self.speak(now, conn, &mut publication, &speaker, origin, fx);
+        let (waits, handed) = match spoken {
+            Ok(Spoken::Routed(waits)) => (waits, false),
+            Ok(Spoken::Handed(waits)) => (Waits { others: waits.others + 1, ..waits }, true),
             Err(rule) => {
                 let topic = topic.as_str().to_owned();
-                self.deny_publish(now, conn, ack, What::PublishDenied { topic, rule }, fx);
+                let what = What::PublishDenied { topic, rule };
+                self.refuse_publish(now, conn, origin, ReasonCode::NotAuthorized, what, fx);
+                return;
             }
+        };
+        self.counters.received += 1;
+        if let Some(session) = self.session(conn) {
+            session.controls += u16::from(handed);
+            if let Some(packet_id) = inbound.packet_id.filter(|_| exactly_once) {
+                session.flow.inbound.push(packet_id.get());
+            }
+        }
+        if let Some(packet_id) = inbound.packet_id {
+            let speech = Speech::to_publish(packet_id, exactly_once, ReasonCode::Success);
+            self.say(now, conn, speech, waits, fx);
         }
     }
 
-    /// What a client hears of a publish that it may not do: in MQTT 5 PUBACK 0x87, or at QoS 0, where
-    /// there is no answer, DISCONNECT 0x87; in 3.1.1 the connection is closed.
-    ///
-    /// Source: RFC 9431 sections 3.1 and 6.
-    fn deny_publish(
+    /// A message at QoS 2 came again, after its first answer was lost or while that waits.
+    fn publish_again(
         &mut self,
         now: Instant,
         conn: ConnId,
-        ack: Option<PacketId>,
+        slot: u32,
+        packet_id: PacketId,
+        fx: &mut Vec<Effect>,
+    ) {
+        let owner_epoch = self.sessions[slot as usize].owner_epoch;
+        let mut waits = Waits { after: self.outbox.everything_so_far(), others: 0 };
+        let is_same = |asker: &Asker| matches!(asker, Asker::Client { slot: s, packet_id: p, .. } if (*s, *p) == (slot, packet_id));
+        for gather in self.gathers.values_mut().filter(|gather| is_same(&gather.asker)) {
+            if let Asker::Client { owner_epoch: asked, .. } = &mut gather.asker {
+                *asked = owner_epoch;
+                waits.others = 1;
+            }
+        }
+        self.say(now, conn, Speech::to_publish(packet_id, true, ReasonCode::Success), waits, fx);
+    }
+
+    /// What a client hears of a publish that is not taken: in MQTT 5 PUBACK or PUBREC with the reason, or at
+    /// QoS 0, where there is no answer, DISCONNECT; in 3.1.1 the connection is closed.
+    ///
+    /// Source: RFC 9431 sections 3.1 and 6.
+    fn refuse_publish(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        origin: Origin,
+        reason: ReasonCode,
         what: What,
         fx: &mut Vec<Effect>,
     ) {
         let version = self.conn(conn).map(|state| state.protocol.version());
-        match ack {
-            Some(packet_id) if version == Some(ProtocolVersion::V5) => {
-                let text = what.to_string();
+        match origin {
+            Origin::Client { packet_id, exactly_once, .. } if version == Some(ProtocolVersion::V5) => {
+                let text = Some(what.to_string().into_boxed_str());
                 self.report(conn, what, fx);
-                self.write(conn, fx, |protocol, out| {
-                    protocol.publish_answer(packet_id, ReasonCode::NotAuthorized, Some(&text), out);
-                });
+                let speech = if exactly_once {
+                    Speech::PubRec { packet_id, reason, text }
+                } else {
+                    Speech::PubAck { packet_id, reason, text }
+                };
+                self.say(now, conn, speech, Waits::default(), fx);
             }
+            // A message that cannot be stored is lost, as any at QoS 0 may be.
+            Origin::Unanswered if matches!(what, What::StorageFull) => self.report(conn, what, fx),
             _ => self.end(now, conn, what, fx),
         }
     }
 
-    /// PUBACK to a client.
-    pub(super) fn acknowledge(
+    /// Whether some stored session may be owed the message.
+    fn may_be_stored(&mut self, publication: &Publication<'_>) -> bool {
+        publication.qos != Qos::AtMostOnce && (0..self.config.shards).any(|shard| self.interest.keeps(shard))
+    }
+
+    /// PUBREL: the client will not send this message again.
+    ///
+    /// Source: [MQTT-4.3.3-11], [MQTT-4.3.3-12] (5.0), [MQTT-4.3.3-2] (3.1.1).
+    pub(super) fn on_released(
         &mut self,
         now: Instant,
         conn: ConnId,
         packet_id: PacketId,
-        outcome: Result<(), ReasonCode>,
         fx: &mut Vec<Effect>,
     ) {
-        let Some(state) = self.conn(conn).filter(|state| state.session.is_some()) else { return };
-        let reason = match outcome {
-            Err(reason) if state.protocol.version() == ProtocolVersion::V311 => {
-                self.end(now, conn, What::ControlRefused { reason }, fx);
-                return;
+        let Some(session) = self.session(conn) else { return };
+        let at = session.flow.inbound.iter().position(|id| *id == packet_id.get());
+        let reason = match at {
+            Some(at) => {
+                session.flow.inbound.swap_remove(at);
+                ReasonCode::Success
             }
-            Err(reason) => reason,
-            Ok(()) => ReasonCode::Success,
+            None => ReasonCode::PacketIdentifierNotFound,
         };
-        self.write(conn, fx, |protocol, out| protocol.publish_answer(packet_id, reason, None, out));
+        let mut waits = Waits::default();
+        if let Some(session) = session.stored.as_ref().map(|stored| stored.id).filter(|_| at.is_some()) {
+            // Else a crash could forget it, and the next message under this number would pass for this one.
+            waits.after = self.remember_now(Record::Released { session, packet_id });
+        }
+        self.say(now, conn, Speech::PubComp { packet_id, reason }, waits, fx);
     }
 
     /// A client or its will speaks: asks whether it may, then hands control messages to the edge and
@@ -208,15 +280,14 @@ impl Shard {
         conn: ConnId,
         publication: &mut Publication<'_>,
         speaker: &Speaker<'_>,
-        ack: Option<ControlAck>,
+        origin: Origin,
         fx: &mut Vec<Effect>,
     ) -> Result<Spoken, String> {
         let registry = &self.registries[publication.registry];
         let uid = publication.publisher.uid;
         may_publish(Some(speaker.rights), &registry.voices, uid, publication.topic)?;
         let Some((device, kind)) = ControlKind::of(publication.topic.as_str()) else {
-            self.spread(now, conn, publication, None, fx);
-            return Ok(Spoken::Routed);
+            return Ok(Spoken::Routed(self.spread(now, conn, publication, None, origin, fx).waits));
         };
         let publish = ControlPublish {
             registry: registry.name.clone(),
@@ -229,11 +300,21 @@ impl Shard {
             qos: publication.qos,
         };
         // Commands and configurations come back as orders, once they are recorded.
+        let mut waits = Waits::default();
         if publish.kind == ControlKind::State {
-            self.spread(now, conn, publication, None, fx);
+            waits = self.spread(now, conn, publication, None, origin, fx).waits;
+        } else if let Origin::Client { slot, packet_id, exactly_once: true } = origin
+            && let Some(session) = self.sessions[slot as usize].stored.as_ref().map(|stored| stored.id)
+        {
+            waits.after = self.remember_now(Record::Inbound { session, packet_id });
         }
+        let ack = match origin {
+            Origin::Nobody | Origin::Order(_) => None,
+            Origin::Unanswered => Some(ControlAck { packet_id: None }),
+            Origin::Client { packet_id, .. } => Some(ControlAck { packet_id: Some(packet_id) }),
+        };
         fx.push(Effect::Control { conn, ack, publish });
-        Ok(Spoken::Handed)
+        Ok(Spoken::Handed(waits))
     }
 
     /// A message from the server itself, as a rule on behalf of somebody: a command, a configuration,
@@ -267,18 +348,26 @@ impl Shard {
             registry,
             topic,
             payload: &order.payload,
-            qos: if order.to.is_some() { Qos::AtLeastOnce } else { order.qos.min(Qos::AtLeastOnce) },
+            qos: if order.to.is_some() { Qos::AtLeastOnce } else { order.qos },
             retain: order.retain,
             expires: None,
             properties: Default::default(),
             publisher: order.publisher,
             from: None,
             stored: None,
+            kept: None,
             payload_shared: Some(&order.payload),
         };
         let nobody = ConnId::new(u32::MAX, 0);
         let Some(uid) = order.to else {
-            self.spread(now, nobody, &mut publication, None, fx);
+            let waits = self.spread(now, nobody, &mut publication, None, Origin::Order(order.id), fx).waits;
+            if waits.others > 0 {
+                return None;
+            }
+            if waits.after > self.outbox.committed {
+                self.order_awaits_batch(order.id);
+                return None;
+            }
             return Some(OrderOutcome::Stored);
         };
         let found = self.directory.find(&order.registry, uid);
@@ -292,7 +381,7 @@ impl Shard {
         if failure.is_some() && !order.retain {
             return failure;
         }
-        let fate = self.spread(now, nobody, &mut publication, target, fx);
+        let fate = self.spread(now, nobody, &mut publication, target, Origin::Nobody, fx).fate;
         let (Some(target), None) = (target, failure) else { return failure };
         self.wait_for(now, target, order, fate)
     }
@@ -304,11 +393,9 @@ impl Shard {
             Fate::Withheld => return Some(OrderOutcome::Withheld),
             Fate::Dropped => return Some(OrderOutcome::TimedOut),
             Fate::Sent(Some(packet_id)) => OrderStage::Sent(packet_id),
-            Fate::Logged(seq) => OrderStage::Logged(seq),
+            Fate::Queued(ticket) => OrderStage::Queued(ticket),
         };
-        let Some(session) = self.conn(target).and_then(|state| state.session.as_mut()) else {
-            return Some(OrderOutcome::NotConnected);
-        };
+        let Some(session) = self.session(target) else { return Some(OrderOutcome::NotConnected) };
         session.orders.push(WaitingOrder { id: order.id, deadline: order.deadline, stage });
         self.arm(now, target);
         None
@@ -321,20 +408,17 @@ impl Shard {
         target: ConnId,
         publication: &Publication<'_>,
     ) -> Option<OrderOutcome> {
-        if self.conn(target).is_none_or(|state| state.session.is_none()) {
-            return Some(OrderOutcome::NotConnected);
-        }
+        let Some(slot) = self.session_of(target) else { return Some(OrderOutcome::NotConnected) };
         let Publication { topic, publisher, .. } = *publication;
         let registry = &mut self.registries[publication.registry];
         let mut acknowledges = false;
         registry.routes.each(topic, |route| {
-            acknowledges |= route.slot == target.slot() && route.qos != Qos::AtMostOnce;
+            acknowledges |= route.slot == slot && route.qos != Qos::AtMostOnce;
         });
         if !acknowledges {
             return Some(OrderOutcome::NotSubscribed);
         }
-        let place = &self.places[target.slot() as usize];
-        let session = place.conn.as_ref().and_then(|state| state.session.as_ref())?;
+        let session = &self.sessions[slot as usize];
         if session.may_have(now, &registry.voices, publisher.uid, topic) {
             return None;
         }
@@ -351,20 +435,96 @@ impl Shard {
         reason: ReasonCode,
         fx: &mut Vec<Effect>,
     ) {
-        let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) else { return };
-        if let Some(at) = session.orders.iter().position(|o| o.stage == OrderStage::Sent(packet_id)) {
+        let Some(slot) = self.session_of(conn) else { return };
+        let session = &mut self.sessions[slot as usize];
+        let Some((at, sent)) = session.flow.sent(packet_id) else { return };
+        if sent.qos != Qos::AtLeastOnce {
+            return; // the answer to another kind of message: harmless, and no answer to this one
+        }
+        let sent = session.flow.done(at);
+        if !session.orders.is_empty()
+            && let Some(at) = session.orders.iter().position(|o| o.stage == OrderStage::Sent(packet_id))
+        {
             let order = session.orders.swap_remove(at);
             let outcome =
                 if reason.is_error() { OrderOutcome::Rejected(reason) } else { OrderOutcome::Acknowledged };
             fx.push(Effect::OrderDone { order: order.id, outcome });
         }
-        if session.is_behind() {
+        let behind = session.is_behind();
+        if let Some(id) = sent.and_then(|sent| sent.owed?.id) {
+            self.is_done(slot, id);
+        }
+        if behind {
             self.catch_up(now, conn, fx);
         }
     }
 
+    /// PUBREC came: the client has the message and need not be sent it again.
+    ///
+    /// Source: [MQTT-4.3.3-4] (5.0), [MQTT-4.3.3-1] (3.1.1).
+    pub(super) fn on_received(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        fx: &mut Vec<Effect>,
+    ) {
+        let Some(slot) = self.session_of(conn) else { return };
+        let session = &mut self.sessions[slot as usize];
+        let Some((at, sent)) = session.flow.sent(packet_id).filter(|(_, s)| s.qos == Qos::ExactlyOnce) else {
+            let speech = Speech::PubRel { packet_id, reason: ReasonCode::PacketIdentifierNotFound };
+            self.say(now, conn, speech, Waits::default(), fx);
+            return;
+        };
+        if reason.is_error() {
+            // The exchange is over, and the client does not have it.
+            let sent = session.flow.done(at);
+            if let Some(id) = sent.and_then(|sent| sent.owed?.id) {
+                self.is_done(slot, id);
+            }
+            self.catch_up(now, conn, fx);
+            return;
+        }
+        let first = sent.stage == Stage::Publish;
+        sent.stage = Stage::Release;
+        let mut message = None;
+        if let Some(owed) = &mut sent.owed {
+            (owed.message, message) = (None, owed.id);
+        }
+        let mut waits = Waits::default();
+        if let (Some(message), Some(stored), true) = (message, &session.stored, first) {
+            // After a restart the message must not be sent anew: the client may have answered it to its end.
+            let session = stored.id;
+            waits.after = self.remember_now(Record::Received { session, message });
+            if let Some((_, sent)) = self.sessions[slot as usize].flow.sent(packet_id) {
+                sent.after = waits.after;
+            }
+        }
+        self.say(now, conn, Speech::PubRel { packet_id, reason: ReasonCode::Success }, waits, fx);
+    }
+
+    /// PUBCOMP came: the exchange is over.
+    pub(super) fn on_completed(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        packet_id: PacketId,
+        fx: &mut Vec<Effect>,
+    ) {
+        let Some(slot) = self.session_of(conn) else { return };
+        let session = &mut self.sessions[slot as usize];
+        let found = session.flow.sent(packet_id).filter(|(_, sent)| sent.stage == Stage::Release);
+        let Some((at, _)) = found else { return };
+        let sent = session.flow.done(at);
+        if let Some(id) = sent.and_then(|sent| sent.owed?.id) {
+            self.is_done(slot, id);
+        }
+        self.catch_up(now, conn, fx);
+    }
+
     pub(super) fn time_out_orders(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
-        let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) else { return };
+        let Some(session) = self.session(conn) else { return };
         session.orders.retain(|order| {
             let waits = order.deadline > now;
             if !waits {
@@ -374,27 +534,40 @@ impl Shard {
         });
     }
 
-    /// A message that another shard has let in.
-    pub(super) fn route_crossed(&mut self, now: Instant, message: &Arc<Message>, fx: &mut Vec<Effect>) {
-        let Ok(topic) = TopicName::parse(&message.topic) else { return };
-        let registry = self.registry(&message.registry);
-        if message.retain {
-            self.registries[registry].retained.put(Arc::clone(message), now);
+    /// A message that another shard has let in. `gather`: the shard that wants to hear to whom it is owed
+    /// here, and how it calls the message.
+    pub(super) fn route_crossed(
+        &mut self,
+        now: Instant,
+        message: &Arc<Message>,
+        gather: Option<(usize, u64)>,
+        fx: &mut Vec<Effect>,
+    ) {
+        let mut to = Vec::new();
+        if let Ok(topic) = TopicName::parse(&message.topic) {
+            let registry = self.registry(&message.registry);
+            if message.retain {
+                self.registries[registry].retained.put(Arc::clone(message), now);
+            }
+            let mut publication = Publication {
+                registry,
+                topic,
+                payload: &message.payload,
+                qos: message.qos,
+                retain: message.retain,
+                expires: message.expires,
+                properties: unstored(&message.properties),
+                publisher: message.publisher,
+                from: None,
+                stored: Some(Arc::clone(message)),
+                kept: None,
+                payload_shared: Some(&message.payload),
+            };
+            self.route(now, &mut publication, None, gather.is_some(), &mut to, fx);
         }
-        let mut publication = Publication {
-            registry,
-            topic,
-            payload: &message.payload,
-            qos: message.qos,
-            retain: message.retain,
-            expires: message.expires,
-            properties: unstored(&message.properties),
-            publisher: message.publisher,
-            from: None,
-            stored: Some(Arc::clone(message)),
-            payload_shared: Some(&message.payload),
-        };
-        self.route(now, &mut publication, None, fx);
+        if let Some((asker, token)) = gather {
+            self.answer_gather(asker, token, message, to, fx);
+        }
     }
 
     /// To the retained store, to the other shards, to the subscribers here.
@@ -404,39 +577,89 @@ impl Shard {
         conn: ConnId,
         publication: &mut Publication<'_>,
         target: Option<ConnId>,
+        origin: Origin,
         fx: &mut Vec<Effect>,
-    ) -> Fate {
-        if publication.retain {
-            self.retain(now, conn, publication, fx);
+    ) -> Spread {
+        let acknowledged = publication.qos != Qos::AtMostOnce;
+        let retained = publication.retain && self.retain(now, conn, publication, fx);
+        let (index, retain) = (self.config.index, publication.retain);
+        let others = (0..self.config.shards).filter(|shard| *shard != index);
+        let asked = others.clone().filter(|shard| acknowledged && self.interest.keeps(*shard)).count();
+        let mut to = Vec::new();
+        let place = self.outbox.mark();
+        let fate = self.route(now, publication, target, asked > 0, &mut to, fx);
+        self.counter += 1;
+        let token = self.counter;
+        let mut left = 0;
+        for shard in others {
+            let asks = acknowledged && self.interest.keeps(shard);
+            if retain || asks || self.interest.has_any(shard) {
+                let message = self.stored(now, publication);
+                left += usize::from(asks);
+                let gather = asks.then_some((index, token));
+                fx.push(Effect::Cross { shard, crossing: Crossing::Publish { message, gather } });
+            }
         }
-        let index = self.config.index;
-        let crosses = |shard| shard != index && (publication.retain || self.interest.has_any(shard));
-        if (0..self.config.shards).any(crosses) {
+        let answered = acknowledged && !matches!(origin, Origin::Nobody);
+        let session = match origin {
+            Origin::Client { slot, exactly_once: true, .. } => {
+                self.sessions[slot as usize].stored.as_ref().map(|stored| stored.id)
+            }
+            _ => None,
+        };
+        if left > 0 {
             let message = self.stored(now, publication);
-            self.cross(&message, fx);
+            let asker = match origin {
+                Origin::Client { slot, packet_id, .. } => {
+                    let owner_epoch = self.sessions[slot as usize].owner_epoch;
+                    Asker::Client { slot, owner_epoch, packet_id, inbound: session }
+                }
+                Origin::Order(order) => Asker::Order(order),
+                Origin::Nobody | Origin::Unanswered => Asker::Nobody,
+            };
+            self.note_foreign(&message, &to);
+            let owing = if to.is_empty() { Vec::new() } else { vec![index] };
+            self.gathers.insert(token, Gather { message, to, retained, left, owing, asker });
+            return Spread { fate, waits: Waits { after: 0, others: u8::from(answered) } };
         }
-        self.route(now, publication, target, fx)
+        let mut after = 0;
+        if self.config.durable && (retained || !to.is_empty()) {
+            let message = self.stored(now, publication);
+            // Before what was remembered of its way to those it is owed to.
+            after = self.store_message(&message, to, retained, answered, place);
+        }
+        if let (Some(session), Origin::Client { packet_id, .. }) = (session, origin) {
+            after = self.remember_now(Record::Inbound { session, packet_id });
+        }
+        Spread { fate, waits: Waits { after: if answered { after } else { 0 }, others: 0 } }
     }
 
+    /// `true` when the message is the last word on its topic now, and must be stored as that.
     fn retain(
         &mut self,
         now: Instant,
         conn: ConnId,
         publication: &mut Publication<'_>,
         fx: &mut Vec<Effect>,
-    ) {
+    ) -> bool {
         let bytes_max = self.config.retained_bytes_max;
         let message = self.stored(now, publication);
-        let store = &mut self.registries[publication.registry].retained;
-        if store.has_room_for(&message, bytes_max, now) {
-            store.put(message, now);
-            return;
+        let clears = message.payload.is_empty();
+        let registry = &mut self.registries[publication.registry];
+        if registry.retained.has_room_for(&message, bytes_max, now) {
+            registry.retained.put(message, now);
+            if clears {
+                let (registry, topic) = (registry.name.clone(), publication.topic.as_str().into());
+                self.remember_now(Record::RetainedCleared { registry, topic });
+            }
+            return !clears;
         }
         // To live subscribers it still goes, as a message like others.
         publication.retain = false;
         publication.stored = None;
         let topic = publication.topic.as_str().to_owned();
         self.report(conn, What::RetainedFull { topic, bytes_max }, fx);
+        false
     }
 
     /// The stored copy of a publication, made when first needed.
@@ -446,10 +669,10 @@ impl Shard {
         }
         self.counter += 1;
         let message = Arc::new(Message {
+            id: self.config.durable.then(|| self.interest.next_message()),
             registry: self.registries[publication.registry].name.clone(),
             topic: publication.topic.as_str().into(),
             publisher: publication.publisher,
-            from: publication.from.map(|conn| (self.config.index, conn)),
             received: now,
             received_ms: self.stored_ms(now),
             expires: publication.expires,
@@ -463,33 +686,46 @@ impl Shard {
         message
     }
 
-    /// To the subscribers of this shard.
+    /// The same, counted among what waits in memory here.
+    fn kept(&mut self, now: Instant, publication: &mut Publication<'_>) -> Arc<Kept> {
+        if let Some(kept) = &publication.kept {
+            return Arc::clone(kept);
+        }
+        let message = self.stored(now, publication);
+        let kept = Kept::new(message, &self.registries[publication.registry].room);
+        publication.kept = Some(Arc::clone(&kept));
+        kept
+    }
+
+    /// To the subscribers of this shard. `to` is filled with the stored sessions that it is owed to.
     fn route(
         &mut self,
         now: Instant,
         publication: &mut Publication<'_>,
         target: Option<ConnId>,
+        foreign: bool,
+        to: &mut Vec<Destination>,
         fx: &mut Vec<Effect>,
     ) -> Fate {
         let mut met = mem::take(&mut self.met);
         self.counter += 1;
         let mark = self.counter;
-        let places = &mut self.places;
-        let from = publication.from.map(ConnId::slot);
+        let sessions = &mut self.sessions;
+        let from = publication.from;
         self.registries[publication.registry].routes.each(publication.topic, |route| {
             if route.no_local && from == Some(route.slot) {
                 return; // [MQTT-3.8.3-3] (5.0)
             }
-            let Some(state) = places[route.slot as usize].conn.as_deref_mut() else { return };
-            meet(state, mark, &mut met, route);
+            let Some(session) = sessions.get_mut(route.slot as usize) else { return };
+            meet(session, mark, &mut met, route);
         });
         self.templates.clear();
         let shared = met.len() > 1;
-        let mut logged = None;
+        let target = target.and_then(|target| self.session_of(target));
         let mut fate = Fate::NotMet;
         for met in &met {
-            let what = self.deliver(now, publication, met, shared, &mut logged, fx);
-            if target.is_some_and(|target| target.slot() == met.slot) {
+            let what = self.deliver(now, publication, met, Route { shared, foreign }, to, fx);
+            if target == Some(met.slot) {
                 fate = what;
             }
         }
@@ -498,28 +734,23 @@ impl Shard {
         fate
     }
 
-    /// To one subscriber: now, later by the log, or not at all.
+    /// To one subscriber: now, later, or not at all.
     fn deliver(
         &mut self,
         now: Instant,
         publication: &mut Publication<'_>,
         met: &Met,
-        shared: bool,
-        logged: &mut Option<u64>,
+        route: Route,
+        to: &mut Vec<Destination>,
         fx: &mut Vec<Effect>,
     ) -> Fate {
-        let conn = self.id_of(met.slot);
         let registry = &self.registries[publication.registry];
-        let place = &self.places[met.slot as usize];
-        let Some(session) = place.conn.as_ref().and_then(|state| state.session.as_ref()) else {
-            return Fate::NotMet;
-        };
+        let Some(session) = self.sessions.get_mut(met.slot as usize) else { return Fate::NotMet };
         let (publisher, topic) = (publication.publisher.uid, publication.topic);
         if !session.may_have(now, &registry.voices, publisher, topic) {
             self.counters.withheld += 1;
             return Fate::Withheld;
         }
-        let (behind, has_cursor) = (session.is_behind(), session.cursor.is_some());
         let mut properties = publication.properties;
         properties.message_expiry_s = expiry_s(publication.expires, now);
         let message = met.adapt(Outgoing {
@@ -534,37 +765,163 @@ impl Shard {
             self.counters.expired += 1;
             return Fate::Dropped;
         }
-        if !behind || message.qos == Qos::AtMostOnce {
-            match self.offer(conn, &message, shared, fx) {
-                Offered::Written(packet_id) => return Fate::Sent(packet_id),
-                Offered::TooLarge => return Fate::Dropped,
-                Offered::Full if message.qos == Qos::AtMostOnce => {
+        let (conn, behind) = (session.conn, session.is_behind());
+        if message.qos == Qos::AtMostOnce {
+            let Some(conn) = conn else { return Fate::NotMet };
+            return match self.offer(conn, &message, None, route.shared, fx) {
+                Offered::Written => Fate::Sent(None),
+                Offered::TooLarge => Fate::Dropped,
+                Offered::Full => {
                     self.counters.dropped_qos0 += 1;
-                    return Fate::Dropped;
+                    Fate::Dropped
                 }
-                Offered::Full => {}
-            }
+            };
         }
-        let seq = match *logged {
-            Some(seq) => seq,
-            None => {
-                let stored = self.stored(now, publication);
-                *logged.insert(self.log(publication.registry, stored))
-            }
-        };
-        if !has_cursor {
-            self.set_cursor(conn, Some(seq));
+        let id = session.stored.as_ref().map(|stored| stored.id);
+        let holds = route.foreign && id.is_some();
+        let window = conn.map_or(0, |conn| window_of(&self.places, conn));
+        let clear = !behind && session.flow.is_clear(window);
+        // At QoS 2 a stored session is sent the message once it is known to survive, identifier and all.
+        let at_once = clear && (id.is_none() || message.qos == Qos::AtLeastOnce);
+        let mut offered = Offered::Full;
+        let mut packet_id = None;
+        if let Some(conn) = conn.filter(|_| at_once) {
+            let id = session.flow.peek();
+            offered = self.offer(conn, &message, Some((id, false)), route.shared, fx);
+            packet_id = Some(id);
         }
-        Fate::Logged(seq)
+        match (offered, id) {
+            (Offered::TooLarge, _) => return Fate::Dropped,
+            (Offered::Written, None) => {
+                self.sessions[met.slot as usize].flow.send(message.qos, None);
+                return Fate::Sent(packet_id);
+            }
+            _ => {}
+        }
+        let kept = self.kept(now, publication);
+        let owed = self.owe(met, &message, kept, id.is_some(), holds);
+        let ticket = owed.ticket;
+        if let Some(session) = id {
+            to.push(owed.destination(session));
+        }
+        let session = &mut self.sessions[met.slot as usize];
+        if offered == Offered::Written {
+            // A session that is not stored was dealt with before.
+            session.flow.send(message.qos, Some(Box::new(owed)));
+            if let (Some(packet_id), Some(session), false) = (packet_id, id, holds) {
+                self.note_sending(session, met.slot, packet_id);
+            }
+            return Fate::Sent(packet_id);
+        }
+        if clear && conn.is_some() && id.is_some() && message.qos == Qos::ExactlyOnce && !holds {
+            self.send_when_stored(met.slot, owed);
+            return Fate::Queued(ticket);
+        }
+        if !self.enqueue(met.slot, owed) {
+            to.pop_if(|last| Some(last.session) == id);
+            return Fate::Dropped;
+        }
+        Fate::Queued(ticket)
+    }
+
+    /// What a session is owed of a message, on these terms.
+    pub(super) fn owe(
+        &mut self,
+        met: &Met,
+        message: &Outgoing<'_>,
+        kept: Arc<Kept>,
+        is_stored: bool,
+        held: bool,
+    ) -> Owed {
+        self.counter += 1;
+        Owed {
+            ticket: self.counter,
+            id: kept.message.id.filter(|_| is_stored),
+            bytes: kept.message.bytes(),
+            message: Some(kept),
+            qos: message.qos,
+            retain: message.retain,
+            identifiers: (met.identifier, met.more_identifiers.clone().into()),
+            held,
+        }
+    }
+
+    /// Puts what a session is owed behind what waits already; `false` when there is no room for it.
+    fn enqueue(&mut self, slot: u32, owed: Owed) -> bool {
+        let (messages_max, bytes_max) = (self.config.queue_messages_max, self.config.queue_bytes_max);
+        let session = &mut self.sessions[slot as usize];
+        let queued = session.flow.queue.len();
+        let full =
+            queued >= messages_max || (queued > 0 && session.flow.queue_bytes + owed.bytes > bytes_max);
+        if full {
+            self.counters.queue_full += 1;
+            // What was acknowledged first is owed first: a session that is kept keeps what it has. One that
+            // is not is told, by its end, that it has missed something.
+            if session.stored.is_none()
+                && let Some(conn) = session.conn
+            {
+                self.later.push_back(Later::FellBehind { conn, waiting: queued });
+            }
+            return false;
+        }
+        let mut owed = owed;
+        // What nobody reads soon is read from the storage when its time comes.
+        let in_memory = session.flow.queue_bytes < QUEUE_IN_MEMORY_BYTES && session.conn.is_some();
+        if owed.id.is_some() && !owed.held && !in_memory {
+            owed.message = None;
+        }
+        session.flow.enqueue(owed);
+        self.note_behind(slot);
+        self.make_space(slot);
+        true
+    }
+
+    /// When too much waits in memory, whoever is behind longest makes room.
+    fn make_space(&mut self, slot: u32) {
+        let registry = self.sessions[slot as usize].registry;
+        let registry = &mut self.registries[registry];
+        if registry.room.bytes() <= self.config.waiting_bytes_max {
+            return;
+        }
+        let Some((since, slot)) = registry.behind.pop_first() else { return };
+        let session = &mut self.sessions[slot as usize];
+        if session.stored.is_some() {
+            session.flow.leave_memory();
+            // The next one is asked next time.
+            self.counter += 1;
+            session.behind_since = self.counter;
+            registry.behind.insert((self.counter, slot));
+        } else if let Some(conn) = session.conn {
+            debug_assert_eq!(session.behind_since, since);
+            let waiting = session.flow.queue.len();
+            self.later.push_back(Later::FellBehind { conn, waiting });
+        }
     }
 }
 
-fn meet(state: &mut Conn, mark: u64, met: &mut Vec<Met>, route: &Subscriber) {
-    let (seen, at) = state.met;
+/// How a message is on its way.
+#[derive(Debug, Clone, Copy)]
+struct Route {
+    /// Several get it: encode it once.
+    shared: bool,
+    /// Another shard let it in, and waits to hear to whom it is owed.
+    foreign: bool,
+}
+
+/// Of a stored session, so much of what waits stays in memory.
+const QUEUE_IN_MEMORY_BYTES: usize = 256 << 10;
+
+pub(super) fn window_of(places: &[Place], conn: ConnId) -> usize {
+    let place = places.get(conn.slot() as usize).filter(|place| place.generation == conn.generation());
+    place.and_then(|place| place.conn.as_deref()).map_or(0, |state| state.protocol.window())
+}
+
+fn meet(session: &mut Session, mark: u64, met: &mut Vec<Met>, route: &Subscriber) {
+    let (seen, at) = session.met;
     if seen == mark {
         met[at as usize].add(route);
     } else {
-        state.met = (mark, u32::try_from(met.len()).expect("a shard has fewer than 2^32 connections"));
+        session.met = (mark, u32::try_from(met.len()).expect("a shard has fewer than 2^32 sessions"));
         met.push(Met::of(route));
     }
 }

@@ -1,45 +1,57 @@
-//! A session: whose it is, what it asked for, where it stands in the log; and its end.
+//! A session: whose it is, what it asked for, what it is owed; and its end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_mqtt::codec::{PacketId, Qos, Will, WillProperties};
+use drawbridge_mqtt::codec::{PacketId, Will, WillProperties};
 use drawbridge_names::{KeyId, MqttClientId, PrincipalKind, PrincipalName, TopicFilter, TopicName, Uid};
 use drawbridge_policy::Rights;
 
 use super::filters::Filters;
+use super::flow::Flow;
 use super::outgoing::{Publication, unstored};
-use super::publish::Speaker;
+use super::publish::{Origin, Speaker};
+use super::speech::Waiting;
 use super::{ConnId, Later, Shard};
 use crate::deliver::{Voices, may_deliver};
 use crate::effect::{Admitted, Close, Crossing, Effect, Ended, EndedWhy, OrderOutcome, Ticket};
-use crate::log::Log;
-use crate::message::{Message, Publisher};
+use crate::message::Publisher;
 use crate::report::{Report, What, Who};
 use crate::retained::Walk;
 use crate::routes::Subscriber;
+use crate::storage::{Record, SessionId, StoredWill};
 
 pub(super) struct Session {
     /// Index into the shard's registries.
     pub(super) registry: usize,
+    /// Its connection; `None` while it is away.
+    pub(super) conn: Option<ConnId>,
     pub(super) publisher: Publisher,
     pub(super) name: PrincipalName,
     pub(super) kind: PrincipalKind,
     pub(super) client_id: MqttClientId,
+    /// Those of its connection, of its last one while it is away.
     pub(super) rights: Arc<Rights>,
     pub(super) ends: Option<Instant>,
     pub(super) kid: Option<KeyId>,
     pub(super) ticket: Option<Box<Ticket>>,
-    /// The fence of the cluster to come: grows with each session of the principal.
+    /// The fence of the cluster to come: grows with each connection of the principal.
     pub(super) owner_epoch: u64,
     /// `/devices/...` on the wire is `devices/...` within.
     pub(super) leading_slash: bool,
     pub(super) filters: Filters,
     /// What the filters cost, see [`filter_cost`].
     pub(super) filter_bytes: usize,
-    /// The next message of the log to be read, while the session is behind.
-    pub(super) cursor: Option<u64>,
+    /// The route that met it last, and where it stands in `Shard::met`.
+    pub(super) met: (u64, u32),
+    pub(super) flow: Flow,
+    /// Since when messages wait, as a number that grows; 0: none do.
+    pub(super) behind_since: u64,
+    /// Answers that must go out in the order of what they answer, and wait for the storage or another shard.
+    pub(super) speeches: VecDeque<Waiting>,
+    /// The last batch whose storing it wants to hear of.
+    pub(super) awaits: u64,
     /// Retained messages that wait for room, one walk per subscription, the oldest first.
     pub(super) walks: BTreeMap<u64, RetainedWalk>,
     /// When it reads on of its own accord, having read as much at once as one may.
@@ -47,13 +59,27 @@ pub(super) struct Session {
     pub(super) orders: Vec<WaitingOrder>,
     /// Control publishes that wait for the edge.
     pub(super) controls: u16,
-    pub(super) will: Option<Box<LastWill>>,
+    pub(super) will: Option<Box<StoredWill>>,
+    /// What there is to a session that outlives its connection.
+    pub(super) stored: Option<Box<Stored>>,
+}
+
+/// A session that outlives its connection.
+pub(super) struct Stored {
+    pub(super) id: SessionId,
+    /// How long, in seconds; not 0.
+    pub(super) expiry_s: u32,
+    /// When its connection ended, in ms since 1970-01-01 UTC; 0 while it is connected.
+    pub(super) ended_ms: u64,
+    /// When it ends, while it is away.
+    pub(super) expires: Option<Instant>,
+    /// A will that is held back while it is away.
+    pub(super) will: Option<Box<StoredWill>>,
 }
 
 /// A subscription as the session knows it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subscription {
-    pub(super) route: Subscriber,
     /// Key of its walk over the retained messages, if that has not come to its end.
     pub(super) walk: u64,
 }
@@ -75,26 +101,13 @@ pub(super) struct WaitingOrder {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum OrderStage {
-    /// In the log, behind the cursor.
-    Logged(u64),
+    /// In the queue, by the ticket of what is owed.
+    Queued(u64),
     /// Sent.
     Sent(PacketId),
 }
 
-/// A will as CONNECT brought it.
-pub(super) struct LastWill {
-    /// Without leading slash where the session maps it.
-    pub(super) topic: Box<str>,
-    pub(super) payload: Arc<[u8]>,
-    pub(super) qos: Qos,
-    pub(super) retain: bool,
-    pub(super) expiry_s: Option<u32>,
-    pub(super) properties: Box<[u8]>,
-    /// Will Delay Interval, at most the Session Expiry Interval asked for.
-    pub(super) delay: Duration,
-}
-
-/// A will whose session has ended.
+/// A will whose connection has ended.
 pub(super) struct DelayedWill {
     pub(super) at: Instant,
     /// When the wheel will look at it.
@@ -108,7 +121,18 @@ pub(super) struct DelayedWill {
     pub(super) ticket: Option<Box<Ticket>>,
     pub(super) client_id: MqttClientId,
     pub(super) rights: Arc<Rights>,
-    pub(super) will: Box<LastWill>,
+    pub(super) will: Box<StoredWill>,
+    /// The stored session that remembers it until it is spoken.
+    pub(super) session: Option<SessionId>,
+}
+
+/// How a session leaves its connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Leaving {
+    /// Whether the will speaks.
+    pub(super) with_will: bool,
+    /// Whether nothing is kept, whatever was agreed.
+    pub(super) discard: bool,
 }
 
 /// A will speaks a day after its session at the latest; the standard lets it wait 136 years.
@@ -117,6 +141,11 @@ const WILL_DELAY_MAX: Duration = Duration::from_secs(86_400);
 const WILLS_HELD_MAX: usize = 8;
 /// Control publishes of one connection that the edge works on at once.
 const CONTROLS_MAX: u16 = 16;
+/// Answers that wait; beyond it the client is not listened to until some have gone out.
+const SPEECHES_MAX: usize = 1_024;
+/// Stored sessions of one principal in one shard that may be away at once, if it may not have more live
+/// ones; the one that is away longest goes for a new one.
+pub(super) const AWAY_MAX: usize = 16;
 /// Beside its text, what a level of a filter costs in the routes.
 const LEVEL_BYTES: usize = 96;
 
@@ -125,28 +154,34 @@ pub(super) fn filter_cost(filter: &TopicFilter) -> usize {
     filter.as_str().len() + LEVEL_BYTES * filter.levels().count()
 }
 
-impl LastWill {
-    pub(super) fn of(will: &Will<'_>, session_expiry_s: u32) -> Self {
-        let WillProperties { delay_s, message_expiry_s, .. } = will.properties;
-        Self {
-            topic: will.topic.as_str().into(),
-            payload: will.payload.into(),
-            // 3.1.1 cannot be told that QoS 2 is not served; 5.0 was refused.
-            qos: will.qos.min(Qos::AtLeastOnce),
-            retain: will.retain,
-            expiry_s: message_expiry_s,
-            properties: super::outgoing::will_properties(&will.properties),
-            delay: Duration::from_secs(u64::from(delay_s.unwrap_or(0).min(session_expiry_s)))
-                .min(WILL_DELAY_MAX),
-        }
+/// A will as CONNECT brought it; its delay ends with its session.
+pub(super) fn last_will(will: &Will<'_>, session_expiry_s: u32) -> StoredWill {
+    let WillProperties { delay_s, message_expiry_s, .. } = will.properties;
+    let delay = Duration::from_secs(u64::from(delay_s.unwrap_or(0).min(session_expiry_s)));
+    StoredWill {
+        topic: will.topic.as_str().into(),
+        payload: will.payload.into(),
+        qos: will.qos,
+        retain: will.retain,
+        expiry_s: message_expiry_s,
+        properties: super::outgoing::will_properties(&will.properties),
+        delay_ms: u64::try_from(delay.min(WILL_DELAY_MAX).as_millis()).unwrap_or(u64::MAX),
+        policy_epoch: 0,
     }
 }
 
 impl Session {
     /// A session that has just been admitted.
-    pub(super) fn of(admitted: Admitted, registry: usize, owner_epoch: u64, will: Option<LastWill>) -> Self {
+    pub(super) fn of(
+        admitted: Admitted,
+        registry: usize,
+        conn: ConnId,
+        owner_epoch: u64,
+        will: Option<Box<StoredWill>>,
+    ) -> Self {
         Self {
             registry,
+            conn: Some(conn),
             publisher: Publisher { uid: admitted.uid, policy_epoch: admitted.policy_epoch },
             name: admitted.name,
             kind: admitted.kind,
@@ -159,28 +194,52 @@ impl Session {
             leading_slash: admitted.leading_slash,
             filters: Default::default(),
             filter_bytes: 0,
-            cursor: None,
+            met: (0, 0),
+            flow: Flow::default(),
+            behind_since: 0,
+            speeches: VecDeque::new(),
+            awaits: 0,
             walks: Default::default(),
             resumes: None,
             orders: Vec::new(),
             controls: 0,
-            will: will.map(Box::new),
+            will,
+            stored: None,
         }
     }
 
-    /// Whether the right of the session has ended (I5).
+    /// Its owner is back, on another connection.
+    pub(super) fn resume(
+        &mut self,
+        admitted: Admitted,
+        conn: ConnId,
+        owner_epoch: u64,
+        will: Option<Box<StoredWill>>,
+    ) {
+        self.conn = Some(conn);
+        self.publisher = Publisher { uid: admitted.uid, policy_epoch: admitted.policy_epoch };
+        self.rights = admitted.rights;
+        self.ends = admitted.ends;
+        self.kid = admitted.kid;
+        self.ticket = admitted.ticket;
+        self.owner_epoch = owner_epoch;
+        self.leading_slash = admitted.leading_slash;
+        self.will = will;
+    }
+
+    /// Whether the right of the session has ended (I5). One that is away has none that could.
     pub(super) fn has_ended(&self, now: Instant) -> bool {
-        self.ends.is_some_and(|ends| ends <= now)
+        self.conn.is_some() && self.ends.is_some_and(|ends| ends <= now)
     }
 
     /// Whether messages must queue: some wait already, and order must hold.
     pub(super) fn is_behind(&self) -> bool {
-        self.cursor.is_some() || !self.walks.is_empty()
+        self.flow.is_behind() || !self.walks.is_empty()
     }
 
-    /// Whether it must wait until the edge has answered what it said before.
+    /// Whether it must wait until what it said before is dealt with.
     pub(super) fn is_held(&self) -> bool {
-        self.controls >= CONTROLS_MAX
+        self.controls >= CONTROLS_MAX || self.speeches.len() >= SPEECHES_MAX
     }
 
     /// Whether a message of `publisher` on `topic` may go to it now: what every delivery asks (I4).
@@ -222,8 +281,8 @@ impl Shard {
         | Ended::Ticket { registry, uid: Some(uid), .. }
         | Ended::Policy { registry, uid, .. }) = which
         else {
-            let all = self.connections().filter(|(_, state)| state.session.is_some());
-            return (0, all.map(|(conn, _)| conn.slot()).collect());
+            let all = self.sessions.iter().filter(|(_, session)| session.conn.is_some());
+            return (0, all.map(|(slot, _)| slot_of(slot)).collect());
         };
         let registry = self.registry(registry);
         let slots = self.registries[registry].sessions.range((*uid, 0)..=(*uid, u32::MAX));
@@ -269,7 +328,13 @@ impl Shard {
     }
 
     /// The wills that are held back and will not be spoken any more, because of `which`.
-    pub(super) fn drop_wills_of(&mut self, which: &Ended, registry: usize, fx: &mut Vec<Effect>) {
+    pub(super) fn drop_wills_of(
+        &mut self,
+        now: Instant,
+        which: &Ended,
+        registry: usize,
+        fx: &mut Vec<Effect>,
+    ) {
         let taken = match which {
             Ended::Principal { uid, why, .. } if why.silences() || *why == EndedWhy::Revoked => {
                 self.take_wills(registry, *uid, |_| true)
@@ -291,6 +356,7 @@ impl Shard {
             let uid = will.publisher.uid;
             let name = &self.registries[registry].name;
             self.directory.will_gone(name, uid, &will.client_id, self.config.index);
+            self.will_is_settled(now, &will);
             let rule =
                 "its owner was blocked, deleted or revoked, or its key or token was removed".to_owned();
             self.report_will(&will, rule, fx);
@@ -315,6 +381,17 @@ impl Shard {
         will
     }
 
+    /// The stored session need not remember it any more.
+    fn will_is_settled(&mut self, now: Instant, will: &DelayedWill) {
+        let Some(slot) = will.session.and_then(|id| self.by_id.get(&id).copied()) else { return };
+        let session = &mut self.sessions[slot as usize];
+        // A session that is back has a will of its own connection.
+        let Some(stored) = session.stored.as_mut().filter(|_| session.conn.is_none()) else { return };
+        if stored.will.take().is_some() {
+            self.record_session(now, slot);
+        }
+    }
+
     fn report_will(&self, will: &DelayedWill, rule: String, fx: &mut Vec<Effect>) {
         let registry = self.registries[will.registry].name.clone();
         let who = Some(Who { registry, uid: will.publisher.uid, name: will.name.clone() });
@@ -328,72 +405,124 @@ impl Shard {
         now: Instant,
         conn: ConnId,
         with_will: bool,
+        session_expiry_s: Option<u32>,
         fx: &mut Vec<Effect>,
     ) {
-        let Some(session) = self.take_session(conn) else { return };
+        let Some(slot) = self.take_session(conn) else { return };
         if let Some(state) = self.conn(conn) {
             state.protocol.close();
         }
         self.close(conn, Close::AfterFlush { linger: false }, fx);
-        self.report_of(conn, &session, What::Disconnected { by_client: true }, fx);
-        self.leave(now, conn, session, with_will, fx);
+        self.report_of(conn, slot, What::Disconnected { by_client: true }, fx);
+        let expiry_s_max = self.config.session_expiry_s_max;
+        let session = &mut self.sessions[slot as usize];
+        if let (Some(stored), Some(expiry_s)) = (&mut session.stored, session_expiry_s) {
+            stored.expiry_s = expiry_s.min(expiry_s_max);
+            if let Some(will) = &mut session.will {
+                will.delay_ms = will.delay_ms.min(u64::from(stored.expiry_s) * 1_000);
+            }
+        }
+        self.leave(now, conn, slot, Leaving { with_will, discard: false }, fx);
     }
 
-    pub(super) fn take_session(&mut self, conn: ConnId) -> Option<Box<Session>> {
+    /// Takes the session from its connection.
+    pub(super) fn take_session(&mut self, conn: ConnId) -> Option<u32> {
         self.conn(conn)?.session.take()
     }
 
-    /// Undoes all that a session had: filters, place in the directory, cursor, orders; and sees to its
-    /// will. The session is already taken out of its connection.
+    /// A session without its connection: it waits for the next one, or it ends, with all it had. The session
+    /// is already taken from its connection.
     pub(super) fn leave(
         &mut self,
         now: Instant,
         conn: ConnId,
-        mut session: Box<Session>,
-        with_will: bool,
+        slot: u32,
+        leaving: Leaving,
         fx: &mut Vec<Effect>,
     ) {
-        let registry = &mut self.registries[session.registry];
-        for (filter, _) in session.filters.iter() {
-            registry.routes.remove(filter, conn.slot());
-        }
-        self.interest.sub(self.config.index, session.filters.len());
-        registry.sessions.remove(&(session.publisher.uid, conn.slot()));
-        self.directory.release(&registry.name, session.publisher.uid, session.owner_epoch);
-        if let Some(cursor) = session.cursor.take() {
-            registry.behind.remove(&(cursor, conn.slot()));
-        }
+        let time = self.time(now);
+        let session = &mut self.sessions[slot as usize];
+        let registry = &self.registries[session.registry].name;
+        self.directory.release(registry, session.publisher.uid, session.owner_epoch);
+        session.conn = None;
         for order in session.orders.drain(..) {
             fx.push(Effect::OrderDone { order: order.id, outcome: OrderOutcome::NotConnected });
         }
-        let will = session.will.take().filter(|_| with_will);
-        self.trim_log(session.registry);
+        session.speeches.clear();
+        session.controls = 0;
+        session.resumes = None;
+        let will = session.will.take().filter(|_| leaving.with_will);
+        let will = will.map(|will| self.delayed(now, conn, slot, will));
+        let session = &mut self.sessions[slot as usize];
+        let stays = session.stored.as_mut().filter(|stored| stored.expiry_s > 0 && !leaving.discard);
+        let Some(stored) = stays else {
+            self.end_session(slot);
+            if let Some(will) = will {
+                self.see_to_will(now, DelayedWill { session: None, ..will }, true);
+            }
+            return;
+        };
+        stored.ended_ms = time.to_ms(now);
+        // One of `u32::MAX` does not end, in theory; the longest that is given is a setting.
+        let expires = now + Duration::from_secs(u64::from(stored.expiry_s));
+        stored.expires = Some(expires);
+        stored.will = will.as_ref().map(|delayed| delayed.will.clone());
+        session.flow.disconnect();
+        self.record_session(now, slot);
+        self.arm_session(now, slot, expires);
         if let Some(will) = will {
-            self.see_to_will(now, conn, *session, will);
+            self.see_to_will(now, will, false);
         }
     }
 
-    fn see_to_will(&mut self, now: Instant, conn: ConnId, session: Session, will: Box<LastWill>) {
-        let delay = will.delay;
-        let held = self.registries[session.registry].wills.range((session.publisher.uid, 0)..);
-        let is_held_by_owner = |(uid, _): &&(Uid, usize)| *uid == session.publisher.uid;
-        let full = held.take(WILLS_HELD_MAX).filter(is_held_by_owner).count() >= WILLS_HELD_MAX;
-        let will = DelayedWill {
-            at: now + delay,
+    /// Undoes all that a session without connection had: filters, messages, its places in the lists.
+    pub(super) fn end_session(&mut self, slot: u32) {
+        let session = &self.sessions[slot as usize];
+        let registry = &mut self.registries[session.registry];
+        for (filter, _) in session.filters.iter() {
+            registry.routes.remove(filter, slot);
+        }
+        self.interest.sub(self.config.index, session.filters.len());
+        registry.sessions.remove(&(session.publisher.uid, slot));
+        registry.behind.remove(&(session.behind_since, slot));
+        if let Some(stored) = &session.stored {
+            let id = stored.id;
+            self.interest.keep_less(self.config.index, session.filters.len());
+            registry.stored.remove(&(session.publisher.uid, session.client_id.clone()));
+            self.directory.forget(&registry.name, session.publisher.uid, &session.client_id);
+            self.by_id.remove(&id);
+            self.remember(Record::SessionGone { session: id });
+        }
+        self.sessions.remove(slot as usize);
+    }
+
+    /// What is to become of the will of a connection that has ended.
+    fn delayed(&self, now: Instant, conn: ConnId, slot: u32, will: Box<StoredWill>) -> DelayedWill {
+        let session = &self.sessions[slot as usize];
+        DelayedWill {
+            at: now + Duration::from_millis(will.delay_ms),
             armed: now,
             conn,
             registry: session.registry,
             publisher: session.publisher,
-            name: session.name,
+            name: session.name.clone(),
             kind: session.kind,
-            kid: session.kid,
-            ticket: session.ticket,
-            client_id: session.client_id,
-            rights: session.rights,
+            kid: session.kid.clone(),
+            ticket: session.ticket.clone(),
+            client_id: session.client_id.clone(),
+            rights: Arc::clone(&session.rights),
             will,
-        };
-        if delay.is_zero() || full {
-            self.later.push_back(Later::Will { conn, will });
+            session: session.stored.as_ref().map(|stored| stored.id),
+        }
+    }
+
+    /// Holds a will back, or lets it speak when its time has come, `at_once` or because too many wait.
+    pub(super) fn see_to_will(&mut self, now: Instant, will: DelayedWill, at_once: bool) {
+        let owner = will.publisher.uid;
+        let held = self.registries[will.registry].wills.range((owner, 0)..);
+        let full = held.take(WILLS_HELD_MAX).filter(|(uid, _)| *uid == owner).count() >= WILLS_HELD_MAX;
+        if at_once || will.at <= now || full {
+            self.later.push_back(Later::Will(Box::new(will)));
         } else {
             self.delay_will(now, will);
         }
@@ -402,13 +531,9 @@ impl Shard {
     /// A will speaks when its owner cannot any more; it asks `may_publish` as any message does, with
     /// the rights that the session had. An expired token does not silence it (it was accepted in
     /// time), a blocked or deleted owner does.
-    pub(super) fn publish_will(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        will: &DelayedWill,
-        fx: &mut Vec<Effect>,
-    ) {
+    pub(super) fn publish_will(&mut self, now: Instant, will: &DelayedWill, fx: &mut Vec<Effect>) {
+        let conn = will.conn;
+        self.will_is_settled(now, will);
         let last = &will.will;
         let Ok(topic) = TopicName::parse(&last.topic) else { return }; // judged at CONNECT
         let mut publication = Publication {
@@ -422,53 +547,17 @@ impl Shard {
             publisher: will.publisher,
             from: None,
             stored: None,
+            kept: None,
             payload_shared: Some(&last.payload),
         };
         let speaker = Speaker { name: &will.name, kind: will.kind, rights: &will.rights };
-        if let Err(rule) = self.speak(now, conn, &mut publication, &speaker, None, fx) {
+        if let Err(rule) = self.speak(now, conn, &mut publication, &speaker, Origin::Nobody, fx) {
             self.report_will(will, rule, fx);
         }
     }
+}
 
-    /// Forgets what no session of the registry will read any more.
-    pub(super) fn trim_log(&mut self, registry: usize) {
-        let registry = &mut self.registries[registry];
-        let needed = registry.behind.first().map_or(registry.log.tail(), |(cursor, _)| *cursor);
-        registry.log.trim(needed);
-    }
-
-    /// Moves the cursor of a session, `None` when it has caught up.
-    pub(super) fn set_cursor(&mut self, conn: ConnId, cursor: Option<u64>) {
-        let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) else { return };
-        let (old, registry) = (session.cursor, session.registry);
-        if old == cursor {
-            return;
-        }
-        session.cursor = cursor;
-        let behind = &mut self.registries[registry].behind;
-        if let Some(old) = old {
-            behind.remove(&(old, conn.slot()));
-        }
-        if let Some(new) = cursor {
-            behind.insert((new, conn.slot()));
-        }
-        if old.is_some() {
-            self.trim_log(registry);
-        }
-    }
-
-    /// Stores a message for sessions that are behind; whoever thereby fell off the log is closed
-    /// before the call that led here returns.
-    pub(super) fn log(&mut self, registry: usize, message: Arc<Message>) -> u64 {
-        let state = &mut self.registries[registry];
-        let seq = state.log.append_batch(&[message]);
-        let first = state.log.first();
-        // Each is told once, however many messages follow before it is closed.
-        while let Some((cursor, slot)) = state.behind.first().copied().filter(|(cursor, _)| *cursor < first) {
-            state.behind.remove(&(cursor, slot));
-            let conn = ConnId::new(slot, self.places[slot as usize].generation);
-            self.later.push_back(Later::FellBehind(conn));
-        }
-        seq
-    }
+/// A slot as it stands in routes and lists.
+pub(super) fn slot_of(slot: usize) -> u32 {
+    u32::try_from(slot).expect("a shard has fewer than 2^32 sessions")
 }

@@ -1,17 +1,26 @@
 //! What a shard has in common with the storage, and with the shard that a connection comes from.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use drawbridge_names::{RegistryName, Uid};
+use drawbridge_mqtt::codec::PacketId;
+use drawbridge_mqtt::connection::Connection;
+use drawbridge_names::{RegistryName, TopicName, Uid};
 use drawbridge_policy::Rights;
 
-use super::Shard;
-use crate::effect::{ConnId, Effect};
-use crate::message::Message;
-use crate::storage::{Batch, Image, MessageId, SessionId};
+use super::flow::{Flow, Kept, Owed, Stage};
+use super::open::Pending;
+use super::session::{DelayedWill, Session, Stored, Subscription, filter_cost, slot_of};
+use super::{Conn, Registry, Shard, Timer};
+use crate::effect::{Admitted, ConnId, Crossing, Effect, OrderOutcome};
+use crate::message::{Message, Publisher};
+use crate::routes::Subscriber;
+use crate::storage::{
+    Batch, Destination, Image, MessageId, Record, SessionId, SessionImage, StoredSession, Terms, TimeBase,
+};
 
 /// What the storage kept, for the shards of a process that starts.
 #[derive(Debug, Clone, Default)]
@@ -20,48 +29,633 @@ pub struct Restored {
     pub image: Arc<Image>,
     /// The retained messages.
     pub retained: Vec<(MessageId, Arc<Message>)>,
-    /// The rights, by their policy of now, of everybody who owns a session or published a retained message;
-    /// `None`: blocked or deleted. Who is missing here is taken for deleted.
+    /// The rights, by their policy of now, of everybody who owns a session or published a retained message,
+    /// and of everybody who is blocked; `None`: blocked or deleted. Who is missing here is taken for deleted.
     pub standing: HashMap<(RegistryName, Uid), Option<Arc<Rights>>>,
 }
 
-/// A connection on its way from one shard to another.
-pub struct Moving {}
+/// A connection on its way from one shard to another: its CONNECT has been judged, its answer has not been
+/// given.
+pub struct Moving {
+    protocol: Connection,
+    input: Vec<u8>,
+    deadline: Instant,
+    pending: Box<Pending>,
+    admitted: Admitted,
+}
 
 impl fmt::Debug for Moving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Moving").finish_non_exhaustive()
+        f.debug_struct("Moving").field("name", &self.admitted.name).finish_non_exhaustive()
     }
+}
+
+/// The records that the storage has not taken yet, and who waits for it.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    records: Vec<Record>,
+    urgent: bool,
+    /// The number of the last batch that was taken.
+    taken: u64,
+    /// The number of the last batch that is stored.
+    pub(super) committed: u64,
+    /// What the batches hold that are taken and not stored, by number.
+    unsaved: VecDeque<(u64, usize)>,
+    unsaved_bytes: usize,
+    /// Who waits, by the number of the batch.
+    waiting: VecDeque<(u64, Waiter)>,
+    /// The storage cannot store for now.
+    pub(super) stalled: bool,
+}
+
+#[derive(Debug)]
+enum Waiter {
+    Session(u32),
+    Output(ConnId),
+    Order(u64),
+    Tell(usize, MessageId),
+}
+
+/// While the storage stalls, publishes that must be stored are refused once so much waits.
+const UNSAVED_BYTES_MAX: usize = 32 << 20;
+/// Messages that a session asks the storage for at once.
+const FETCHED_AT_ONCE: usize = 64;
+
+impl Outbox {
+    /// The place of the next record.
+    pub(super) fn mark(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The number of the batch that holds all that was remembered until now.
+    pub(super) fn everything_so_far(&mut self) -> u64 {
+        let next = !self.records.is_empty();
+        self.urgent |= next;
+        self.taken + u64::from(next)
+    }
+}
+
+/// A message that other shards have been asked about: to whom of theirs it is owed.
+pub(super) struct Gather {
+    pub(super) message: Arc<Message>,
+    pub(super) to: Vec<Destination>,
+    pub(super) retained: bool,
+    /// Shards that have not answered.
+    pub(super) left: usize,
+    /// Those that owe it to somebody.
+    pub(super) owing: Vec<usize>,
+    pub(super) asker: Asker,
+}
+
+/// Who waits for a message to be stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asker {
+    Nobody,
+    /// A client that has published it.
+    Client {
+        slot: u32,
+        owner_epoch: u64,
+        packet_id: PacketId,
+        inbound: Option<SessionId>,
+    },
+    Order(u64),
+}
+
+/// A message from another shard that is not known to be stored yet: sessions here that are owed it.
+#[derive(Default)]
+pub(super) struct Foreign {
+    /// The session, and whether it has answered the message to its end already.
+    sessions: Vec<(SessionId, bool)>,
 }
 
 impl Shard {
     /// Takes back what the storage kept; once, before anything else.
-    pub fn restore(&mut self, _now: Instant, _restored: &Restored, _fx: &mut Vec<Effect>) {}
+    pub fn restore(&mut self, now: Instant, restored: &Restored, fx: &mut Vec<Effect>) {
+        self.directory.restore_epoch(restored.image.owner_epoch_max);
+        for (id, message) in &restored.retained {
+            let registry = self.registry(&message.registry);
+            debug_assert_eq!(message.id, Some(*id), "the storage gives a message its number");
+            let uid = message.publisher.uid;
+            let standing = restored.standing.get(&(message.registry.clone(), uid)).cloned().flatten();
+            let topic = TopicName::parse(&message.topic);
+            let may = topic
+                .is_ok_and(|topic| standing.as_ref().is_some_and(|rights| rights.may_publish(topic).allowed));
+            if !may {
+                self.registries[registry].voices.judge_by(uid, standing);
+            }
+            self.registries[registry].retained.put(Arc::clone(message), now);
+        }
+        for ((registry, uid), standing) in &restored.standing {
+            if standing.is_none() {
+                let registry = self.registry(registry);
+                self.registries[registry].voices.judge_by(*uid, None);
+            }
+        }
+        let shards = self.config.shards as u64;
+        let own = restored.image.sessions.values();
+        let own = own.filter(|session| session.session.id.0 % shards == self.config.index as u64);
+        let own: Vec<&SessionImage> = own.collect();
+        for session in own {
+            self.restore_session(now, session, restored);
+        }
+        self.settle(now, fx);
+    }
+
+    fn restore_session(&mut self, now: Instant, image: &SessionImage, restored: &Restored) {
+        let time = self.time(now);
+        let stored = &image.session;
+        let registry = self.registry(&stored.registry);
+        let standing = restored.standing.get(&(stored.registry.clone(), stored.uid)).cloned().flatten();
+        let ended_ms = if stored.ended_ms == 0 { time.to_ms(now) } else { stored.ended_ms };
+        let ended = time.to_instant(ended_ms);
+        let expires = ended + Duration::from_secs(u64::from(stored.expiry_s));
+        let policy_epoch = stored.will.as_ref().map_or(0, |will| will.policy_epoch);
+        let session = Session {
+            registry,
+            conn: None,
+            publisher: Publisher { uid: stored.uid, policy_epoch },
+            name: stored.name.clone(),
+            kind: stored.kind,
+            client_id: stored.client_id.clone(),
+            rights: standing.unwrap_or_else(|| Arc::new(Rights::none())),
+            ends: None,
+            kid: stored.kid.clone(),
+            ticket: None,
+            owner_epoch: stored.owner_epoch,
+            leading_slash: stored.leading_slash,
+            filters: Default::default(),
+            filter_bytes: 0,
+            met: (0, 0),
+            flow: self.restore_flow(image),
+            behind_since: 0,
+            speeches: VecDeque::new(),
+            awaits: 0,
+            walks: Default::default(),
+            resumes: None,
+            orders: Vec::new(),
+            controls: 0,
+            will: None,
+            stored: Some(Box::new(Stored {
+                id: stored.id,
+                expiry_s: stored.expiry_s,
+                ended_ms,
+                expires: Some(expires),
+                will: stored.will.clone().map(Box::new),
+            })),
+        };
+        let slot = slot_of(self.sessions.insert(Box::new(session)));
+        let Registry { name, .. } = &self.registries[registry];
+        self.directory.keep(name, stored.uid, &stored.client_id, self.config.index);
+        self.by_id.insert(stored.id, slot);
+        self.registries[registry].sessions.insert((stored.uid, slot));
+        self.registries[registry].stored.insert((stored.uid, stored.client_id.clone()), slot);
+        for (filter, terms) in image.filters() {
+            let route = terms.route(slot);
+            let cost = filter_cost(&filter);
+            self.insert_route(registry, &filter, route);
+            let session = &mut self.sessions[slot as usize];
+            session.filter_bytes += cost;
+            session.filters.insert(filter, Subscription { walk: 0 });
+            self.interest.add(self.config.index, 1);
+            self.interest.keep_more(self.config.index, 1);
+        }
+        self.arm_session(now, slot, expires);
+        let session = &self.sessions[slot as usize];
+        if let Some(will) = session.stored.as_ref().and_then(|stored| stored.will.clone()) {
+            let will = DelayedWill {
+                at: (ended + Duration::from_millis(will.delay_ms)).min(expires),
+                armed: now,
+                conn: ConnId::new(u32::MAX, 0),
+                registry,
+                publisher: session.publisher,
+                name: session.name.clone(),
+                kind: session.kind,
+                kid: session.kid.clone(),
+                ticket: None,
+                client_id: session.client_id.clone(),
+                rights: Arc::clone(&session.rights),
+                will,
+                session: Some(stored.id),
+            };
+            self.see_to_will(now, will, false);
+        }
+    }
+
+    fn restore_flow(&mut self, image: &SessionImage) -> Flow {
+        let mut flow = Flow::default();
+        flow.inbound.extend(&image.inbound);
+        for (id, pending) in &image.pending {
+            self.counter += 1;
+            let (first, more) = match &*pending.identifiers {
+                [] => (0, Box::default()),
+                [first, more @ ..] => (*first, more.into()),
+            };
+            let owed = Owed {
+                ticket: self.counter,
+                id: Some(*id),
+                message: None,
+                bytes: size_of::<Message>(),
+                qos: pending.qos,
+                retain: pending.retain,
+                identifiers: (first, more),
+                held: false,
+            };
+            let stage = if pending.received { Stage::Release } else { Stage::Publish };
+            match pending.packet_id {
+                Some(packet_id) => flow.restore(packet_id, Box::new(owed), stage),
+                None => flow.enqueue(owed),
+            }
+        }
+        flow
+    }
 
     /// What is to be stored since the last call; `None` when that is nothing. The driver asks at the end of
-    /// each turn, before anything that was written in it leaves.
+    /// each turn.
     pub fn take_batch(&mut self) -> Option<Batch> {
-        None
+        let outbox = &mut self.outbox;
+        if outbox.records.is_empty() {
+            return None;
+        }
+        let records = mem::take(&mut outbox.records);
+        outbox.taken += 1;
+        let bytes = records.iter().map(Record::bytes).sum();
+        outbox.unsaved.push_back((outbox.taken, bytes));
+        outbox.unsaved_bytes += bytes;
+        Some(Batch { number: outbox.taken, records, urgent: mem::take(&mut outbox.urgent) })
     }
 
     /// The batch with this number, and all before it, are stored.
-    pub fn committed(&mut self, _now: Instant, _number: u64, _fx: &mut Vec<Effect>) {}
+    pub fn committed(&mut self, now: Instant, number: u64, fx: &mut Vec<Effect>) {
+        let outbox = &mut self.outbox;
+        outbox.committed = outbox.committed.max(number);
+        while let Some((_, bytes)) = outbox.unsaved.pop_front_if(|(batch, _)| *batch <= number) {
+            outbox.unsaved_bytes -= bytes;
+        }
+        while let Some((_, waiter)) = self.outbox.waiting.pop_front_if(|(batch, _)| *batch <= number) {
+            match waiter {
+                Waiter::Session(slot) => {
+                    self.say_what_is_ready(now, slot, fx);
+                    let conn = self.sessions.get(slot as usize).and_then(|session| session.conn);
+                    if let Some(conn) = conn {
+                        self.catch_up(now, conn, fx);
+                    }
+                }
+                Waiter::Output(conn) => self.ask_to_write(conn, fx),
+                Waiter::Order(order) => {
+                    fx.push(Effect::OrderDone { order, outcome: OrderOutcome::Stored });
+                }
+                Waiter::Tell(shard, message) if shard == self.config.index => {
+                    self.foreign_is_stored(now, message, fx);
+                }
+                Waiter::Tell(shard, message) => {
+                    fx.push(Effect::Cross { shard, crossing: Crossing::Stored { message } });
+                }
+            }
+        }
+        self.settle(now, fx);
+    }
 
-    /// The answer to [`Effect::Fetch`].
+    /// The answer to [`Effect::Fetch`]: for every message asked for, the message, or `None` when it is kept
+    /// no more.
     pub fn fetched(
         &mut self,
-        _now: Instant,
-        _session: SessionId,
-        _messages: Vec<(MessageId, Option<Arc<Message>>)>,
-        _fx: &mut Vec<Effect>,
+        now: Instant,
+        session: SessionId,
+        messages: Vec<(MessageId, Option<Arc<Message>>)>,
+        fx: &mut Vec<Effect>,
     ) {
+        let Some(&slot) = self.by_id.get(&session) else { return };
+        let session = &mut self.sessions[slot as usize];
+        let Some(conn) = session.conn.filter(|_| mem::take(&mut session.flow.fetching)) else { return };
+        let room = Arc::clone(&self.registries[session.registry].room);
+        let mut found: HashMap<MessageId, Option<Arc<Message>>> = messages.into_iter().collect();
+        let mut gone = Vec::new();
+        for owed in session.flow.owed_mut().filter(|owed| owed.message.is_none()) {
+            match owed.id.and_then(|id| found.remove(&id)) {
+                Some(Some(message)) => owed.message = Some(Kept::new(message, &room)),
+                Some(None) => gone.extend(owed.id),
+                None => {}
+            }
+        }
+        for id in gone {
+            self.counters.forgotten += 1;
+            self.forget_owed(slot, id);
+        }
+        self.catch_up(now, conn, fx);
+        self.settle(now, fx);
+    }
+
+    /// Nobody has the message any more.
+    fn forget_owed(&mut self, slot: u32, id: MessageId) {
+        self.sessions[slot as usize].flow.forget(id);
+        self.is_done(slot, id);
     }
 
     /// The storage cannot store for now, or can again.
-    pub fn stalled(&mut self, _now: Instant, _stalled: bool, _fx: &mut Vec<Effect>) {}
+    pub fn stalled(&mut self, _now: Instant, stalled: bool, _fx: &mut Vec<Effect>) {
+        self.outbox.stalled = stalled;
+    }
+
+    /// Whether nothing more can be taken that must be stored.
+    pub(super) fn storage_is_full(&self) -> bool {
+        self.outbox.stalled && self.outbox.unsaved_bytes > UNSAVED_BYTES_MAX
+    }
 
     /// Takes a connection over from another shard, CONNECT and all.
-    pub fn adopt(&mut self, now: Instant, _moving: Moving, _fx: &mut Vec<Effect>) -> ConnId {
-        self.open(now, now)
+    pub fn adopt(&mut self, now: Instant, moving: Moving, fx: &mut Vec<Effect>) -> ConnId {
+        let conn = self.open(now, moving.deadline);
+        let Moving { protocol, input, pending, admitted, .. } = moving;
+        if let Some(state) = self.conn(conn) {
+            state.protocol = protocol;
+            state.input = input;
+        }
+        self.let_in(now, conn, pending, admitted, fx);
+        self.settle(now, fx);
+        conn
+    }
+
+    /// Sends a connection to the shard that its session lives on.
+    pub(super) fn move_to(
+        &mut self,
+        shard: usize,
+        conn: ConnId,
+        pending: Box<Pending>,
+        admitted: Admitted,
+        fx: &mut Vec<Effect>,
+    ) {
+        let place = &mut self.places[conn.slot() as usize];
+        let Some(state) = place.conn.take() else { return };
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(conn.slot());
+        let Conn { protocol, input, deadline, .. } = *state;
+        let moving = Box::new(Moving { protocol, input, deadline, pending, admitted });
+        fx.push(Effect::Move { conn, shard, moving });
+    }
+
+    /// The time by which records are written.
+    pub(super) fn time(&self, now: Instant) -> TimeBase {
+        let (instant, unix_ms) = self.config.wall_clock.unwrap_or((now, 0));
+        TimeBase { instant, unix_ms }
+    }
+
+    /// Has the record stored; returns the number of the batch in which it will be, 0 without a storage.
+    pub(super) fn remember(&mut self, record: Record) -> u64 {
+        if !self.config.durable {
+            return 0;
+        }
+        self.outbox.records.push(record);
+        self.outbox.taken + 1
+    }
+
+    /// As [`Self::remember`], and somebody waits for it.
+    pub(super) fn remember_now(&mut self, record: Record) -> u64 {
+        self.outbox.urgent = true;
+        self.remember(record)
+    }
+
+    /// The session hears when this batch is stored.
+    pub(super) fn await_batch(&mut self, slot: u32, batch: u64) {
+        // In the order of their numbers; to hear of a later one instead is no harm.
+        let batch = self.outbox.waiting.back().map_or(batch, |(last, _)| batch.max(*last));
+        let session = &mut self.sessions[slot as usize];
+        if session.awaits < batch {
+            session.awaits = batch;
+            self.outbox.urgent |= batch > self.outbox.taken;
+            self.outbox.waiting.push_back((batch, Waiter::Session(slot)));
+        }
+    }
+
+    /// The output of the connection waits for the batch that is being filled now.
+    pub(super) fn hold_output(&mut self, conn: ConnId) {
+        let batch = self.outbox.taken + 1;
+        self.outbox.urgent = true;
+        if let Some(state) = self.conn(conn) {
+            state.output_after = batch;
+            self.outbox.waiting.push_back((batch, Waiter::Output(conn)));
+        }
+    }
+
+    pub(super) fn order_awaits_batch(&mut self, order: u64) {
+        self.outbox.urgent = true;
+        self.outbox.waiting.push_back((self.outbox.taken + 1, Waiter::Order(order)));
+    }
+
+    /// Writes down what a session says of itself now.
+    pub(super) fn record_session(&mut self, now: Instant, slot: u32) {
+        let time = self.time(now);
+        let session = &self.sessions[slot as usize];
+        let Some(stored) = &session.stored else { return };
+        let will = if session.conn.is_some() { &session.will } else { &stored.will };
+        let record = StoredSession {
+            id: stored.id,
+            registry: self.registries[session.registry].name.clone(),
+            uid: session.publisher.uid,
+            name: session.name.clone(),
+            kind: session.kind,
+            client_id: session.client_id.clone(),
+            owner_epoch: session.owner_epoch,
+            kid: session.kid.clone(),
+            leading_slash: session.leading_slash,
+            expiry_s: stored.expiry_s,
+            ended_ms: if session.conn.is_some() { 0 } else { stored.ended_ms },
+            rights_end_ms: session.ends.map_or(0, |ends| time.to_ms(ends)),
+            will: will.as_deref().cloned(),
+        };
+        self.remember(Record::Session(Box::new(record)));
+    }
+
+    pub(super) fn arm_session(&mut self, now: Instant, slot: u32, at: Instant) {
+        let Some(id) = self.sessions.get(slot as usize).and_then(|s| s.stored.as_ref()).map(|s| s.id) else {
+            return;
+        };
+        self.wheel.insert(now, at.min(now + super::timers::AHEAD_MAX), Timer::Session(id));
+    }
+
+    /// The session is sent the message of its own under this identifier; lost by a crash, that is no harm.
+    pub(super) fn note_sending(&mut self, session: SessionId, slot: u32, packet_id: PacketId) {
+        let sent = self.sessions[slot as usize].flow.sent(packet_id);
+        if let Some(message) = sent.and_then(|(_, sent)| sent.owed.as_ref()?.id) {
+            self.remember(Record::Sending { session, message, packet_id });
+        }
+    }
+
+    /// A message at QoS 2 gets its identifier, and goes out when both are stored.
+    pub(super) fn send_when_stored(&mut self, slot: u32, owed: Owed) {
+        let session = &mut self.sessions[slot as usize];
+        let (Some(stored), Some(message)) = (&session.stored, owed.id) else { return };
+        let (session_id, packet_id) = (stored.id, session.flow.peek());
+        session.flow.send_after(owed.qos, Box::new(owed), 0);
+        let after = self.remember_now(Record::Sending { session: session_id, message, packet_id });
+        if let Some(sent) = self.sessions[slot as usize].flow.last_mut() {
+            sent.after = after;
+        }
+        self.await_batch(slot, after);
+    }
+
+    /// The session is owed nothing more of the message.
+    pub(super) fn is_done(&mut self, slot: u32, message: MessageId) {
+        let Some(stored) = &self.sessions[slot as usize].stored else { return };
+        let session = stored.id;
+        if let Some(foreign) = self.foreign.get_mut(&message)
+            && let Some((_, done)) = foreign.sessions.iter_mut().find(|(owed, _)| *owed == session)
+        {
+            // Its record is still to come from another shard: this one must stand behind it.
+            *done = true;
+            return;
+        }
+        self.remember(Record::Done { session, message });
+    }
+
+    /// The message is owed to these: its record, at a `place` that [`Outbox::mark`] has given.
+    pub(super) fn store_message(
+        &mut self,
+        message: &Arc<Message>,
+        to: Vec<Destination>,
+        retained: bool,
+        urgent: bool,
+        place: usize,
+    ) -> u64 {
+        let Some(id) = message.id.filter(|_| self.config.durable) else { return 0 };
+        let record = Record::Message { id, message: Arc::clone(message), to, retained };
+        self.outbox.urgent |= urgent;
+        self.outbox.records.insert(place, record);
+        self.outbox.taken + 1
+    }
+
+    /// Sessions here are owed a message of which the record is yet to be written, by this shard or another.
+    pub(super) fn note_foreign(&mut self, message: &Message, to: &[Destination]) {
+        if let Some(id) = message.id.filter(|_| !to.is_empty()) {
+            let sessions = to.iter().map(|destination| (destination.session, false)).collect();
+            self.foreign.insert(id, Foreign { sessions });
+        }
+    }
+
+    /// Another shard asks to whom here a message is owed.
+    pub(super) fn answer_gather(
+        &mut self,
+        asker: usize,
+        token: u64,
+        message: &Message,
+        to: Vec<Destination>,
+        fx: &mut Vec<Effect>,
+    ) {
+        self.note_foreign(message, &to);
+        let crossing = Crossing::Gathered { token, from: self.config.index, to };
+        fx.push(Effect::Cross { shard: asker, crossing });
+    }
+
+    /// Another shard has said to whom there a message is owed.
+    pub(super) fn gathered(
+        &mut self,
+        now: Instant,
+        token: u64,
+        from: usize,
+        to: Vec<Destination>,
+        fx: &mut Vec<Effect>,
+    ) {
+        let Some(gather) = self.gathers.get_mut(&token) else { return };
+        if !to.is_empty() {
+            gather.owing.push(from);
+            gather.to.extend(to);
+        }
+        gather.left -= 1;
+        if gather.left > 0 {
+            return;
+        }
+        let Some(gather) = self.gathers.remove(&token) else { return };
+        let Gather { message, to, retained, owing, asker, .. } = gather;
+        let mut after = 0;
+        if let Asker::Client { inbound: Some(session), packet_id, .. } = asker {
+            after = self.remember_now(Record::Inbound { session, packet_id });
+        }
+        // One batch holds both, or neither.
+        if !to.is_empty() || retained {
+            let place = self.outbox.mark();
+            after = self.store_message(&message, to, retained, true, place);
+        }
+        if let Some(id) = message.id {
+            let batch = self.outbox.taken + 1;
+            let told = owing.into_iter().map(|shard| (batch, Waiter::Tell(shard, id)));
+            self.outbox.waiting.extend(told);
+        }
+        match asker {
+            Asker::Nobody => {}
+            Asker::Order(order) if after == 0 => {
+                fx.push(Effect::OrderDone { order, outcome: OrderOutcome::Stored });
+            }
+            Asker::Order(order) => self.order_awaits_batch(order),
+            Asker::Client { slot, owner_epoch, packet_id, .. } => {
+                let same = self.sessions.get(slot as usize);
+                if same.is_some_and(|session| session.owner_epoch == owner_epoch && session.conn.is_some()) {
+                    self.other_is_done(now, slot, packet_id, after, None, fx);
+                }
+            }
+        }
+    }
+
+    /// A message that came from another shard is stored.
+    pub(super) fn foreign_is_stored(&mut self, now: Instant, message: MessageId, fx: &mut Vec<Effect>) {
+        let Some(foreign) = self.foreign.remove(&message) else { return };
+        for (session, done) in foreign.sessions {
+            let Some(&slot) = self.by_id.get(&session) else { continue };
+            if done {
+                self.remember(Record::Done { session, message });
+                continue;
+            }
+            let session = &mut self.sessions[slot as usize];
+            let away = session.conn.is_none();
+            if let Some(owed) = session.flow.owed_mut().find(|owed| owed.id == Some(message)) {
+                owed.held = false;
+                if away {
+                    owed.message = None;
+                }
+            }
+            if let Some(conn) = session.conn {
+                self.catch_up(now, conn, fx);
+            }
+        }
+    }
+
+    /// Asks the storage for what the session needs next and has not in memory.
+    pub(super) fn fetch(&mut self, slot: u32, fx: &mut Vec<Effect>) {
+        let session = &mut self.sessions[slot as usize];
+        let Some(stored) = &session.stored else { return };
+        let messages = session.flow.missing(FETCHED_AT_ONCE);
+        if !messages.is_empty() {
+            session.flow.fetching = true;
+            fx.push(Effect::Fetch { session: stored.id, messages });
+        }
+    }
+
+    pub(super) fn insert_route(
+        &mut self,
+        registry: usize,
+        filter: &drawbridge_names::TopicFilter,
+        route: Subscriber,
+    ) {
+        self.registries[registry].routes.insert(filter, route);
+    }
+}
+
+impl Terms {
+    pub(super) fn route(self, slot: u32) -> Subscriber {
+        Subscriber {
+            slot,
+            identifier: self.identifier,
+            qos: self.qos,
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+        }
+    }
+}
+
+impl From<&Subscriber> for Terms {
+    fn from(route: &Subscriber) -> Self {
+        Self {
+            qos: route.qos,
+            no_local: route.no_local,
+            retain_as_published: route.retain_as_published,
+            identifier: route.identifier,
+        }
     }
 }

@@ -1,25 +1,27 @@
-//! Subscriptions; and what a session reads at its own pace: retained messages, then the log.
+//! Subscriptions; and what a session takes at its own pace: what it had not answered, retained messages, its
+//! queue.
 
-use std::mem;
+use std::sync::Arc;
 use std::time::Instant;
 
-use drawbridge_mqtt::codec::{Qos, ReasonCode, RetainHandling, Subscribe, SubscribeEntry, Unsubscribe};
+use drawbridge_mqtt::codec::{
+    PacketId, Qos, ReasonCode, RetainHandling, Subscribe, SubscribeEntry, Unsubscribe,
+};
 use drawbridge_names::{TopicFilter, TopicName};
 
+use super::Shard;
+use super::flow::{Kept, Owed, Stage};
 use super::outgoing::{Offered, Outgoing, inner_topic};
-use super::publish::Met;
-use super::session::{OrderStage, RetainedWalk, Session, Subscription, filter_cost};
-use super::{Later, Shard};
+use super::publish::{Met, window_of};
+use super::session::{OrderStage, RetainedWalk, Subscription, filter_cost};
+use super::speech::{Speech, Waits};
 use crate::effect::{ConnId, Effect, OrderOutcome};
-use crate::log::{Log, Read};
 use crate::message::Message;
 use crate::report::What;
 use crate::retained::{Next, Walk};
 use crate::routes::{LEVELS_MAX, Subscriber};
+use crate::storage::{Record, SessionId, Terms};
 
-/// Up to this many filters are asked one by one whether they mean a message of the log; more are
-/// asked through the tree.
-const FILTERS_ASKED: usize = 32;
 /// Messages that one session looks at before others have their turn.
 const STEPS_AT_ONCE: usize = 2_048;
 
@@ -43,8 +45,15 @@ impl Shard {
             };
             codes.push(code);
         }
-        self.write(conn, fx, |protocol, out| protocol.subscribe_answer(subscribe.packet_id, codes, out));
-        self.catch_up(now, conn, fx);
+        let waits = self.subscriptions_are_stored(conn);
+        self.say(now, conn, Speech::SubAck { packet_id: subscribe.packet_id, codes }, waits, fx);
+    }
+
+    /// What the answer to a change of subscriptions waits for: a session that outlives its connection must
+    /// not lose, by a crash, what it was told it has.
+    fn subscriptions_are_stored(&mut self, conn: ConnId) -> Waits {
+        let stored = self.session(conn).is_some_and(|session| session.stored.is_some());
+        Waits { after: if stored { self.outbox.everything_so_far() } else { 0 }, others: 0 }
     }
 
     fn subscribe_one(
@@ -55,10 +64,10 @@ impl Shard {
     ) -> Result<ReasonCode, (ReasonCode, What)> {
         let subscriptions_max = self.config.subscriptions_max;
         let refused = |code, why| (code, What::SubscriptionRefused { filter: entry.filter.to_owned(), why });
-        let place = &mut self.places[conn.slot() as usize];
-        let Some(session) = place.conn.as_mut().and_then(|state| state.session.as_mut()) else {
+        let Some(slot) = self.session_of(conn) else {
             return Err(refused(ReasonCode::UnspecifiedError, "the session has ended"));
         };
+        let session = &mut self.sessions[slot as usize];
         let text = inner_topic(entry.filter, session.leading_slash);
         let Ok(filter) = TopicFilter::parse(text) else {
             return Err(refused(ReasonCode::TopicFilterInvalid, "it is no topic filter"));
@@ -90,19 +99,20 @@ impl Shard {
             ));
         }
         session.filter_bytes += cost;
-        let qos = entry.qos.min(Qos::AtLeastOnce);
+        let qos = entry.qos;
         let registry = &mut self.registries[session.registry];
         let route = Subscriber {
-            slot: conn.slot(),
-            since: old.map_or_else(|| registry.log.tail(), |old| old.route.since),
+            slot,
             identifier,
             qos,
             no_local: entry.no_local,
             retain_as_published: entry.retain_as_published,
         };
         registry.routes.insert(&filter, route);
+        let stored = session.stored.as_ref().map(|stored| stored.id);
         if old.is_none() {
             self.interest.add(self.config.index, 1);
+            self.interest.keep_more(self.config.index, usize::from(stored.is_some()));
         }
         let tell = match entry.retain_handling {
             RetainHandling::SendAtSubscribe => true,
@@ -120,25 +130,32 @@ impl Shard {
         } else if let Some(waiting) = session.walks.get_mut(&walk) {
             waiting.route = route;
         }
-        session.filters.insert(filter, Subscription { route, walk });
-        Ok(if qos == Qos::AtLeastOnce { ReasonCode::GrantedQos1 } else { ReasonCode::GRANTED_QOS_0 })
+        session.filters.insert(filter.clone(), Subscription { walk });
+        if let Some(session) = stored {
+            self.remember(Record::Subscribed { session, filter, terms: Terms::from(&route) });
+        }
+        Ok(match qos {
+            Qos::AtMostOnce => ReasonCode::GRANTED_QOS_0,
+            Qos::AtLeastOnce => ReasonCode::GrantedQos1,
+            Qos::ExactlyOnce => ReasonCode::GrantedQos2,
+        })
     }
 
     pub(super) fn on_unsubscribe(
         &mut self,
+        now: Instant,
         conn: ConnId,
         unsubscribe: &Unsubscribe<'_>,
         fx: &mut Vec<Effect>,
     ) {
         let codes = unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(conn, filter)).collect();
-        self.write(conn, fx, |protocol, out| protocol.unsubscribe_answer(unsubscribe.packet_id, codes, out));
+        let waits = self.subscriptions_are_stored(conn);
+        self.say(now, conn, Speech::UnsubAck { packet_id: unsubscribe.packet_id, codes }, waits, fx);
     }
 
     fn unsubscribe_one(&mut self, conn: ConnId, text: &str) -> ReasonCode {
-        let place = &mut self.places[conn.slot() as usize];
-        let Some(session) = place.conn.as_mut().and_then(|state| state.session.as_mut()) else {
-            return ReasonCode::UnspecifiedError;
-        };
+        let Some(slot) = self.session_of(conn) else { return ReasonCode::UnspecifiedError };
+        let session = &mut self.sessions[slot as usize];
         let Ok(filter) = TopicFilter::parse(inner_topic(text, session.leading_slash)) else {
             return ReasonCode::TopicFilterInvalid;
         };
@@ -147,47 +164,192 @@ impl Shard {
         };
         session.filter_bytes -= filter_cost(&filter);
         session.walks.remove(&old.walk);
-        self.registries[session.registry].routes.remove(&filter, conn.slot());
+        self.registries[session.registry].routes.remove(&filter, slot);
         self.interest.sub(self.config.index, 1);
+        if let Some(session) = session.stored.as_ref().map(|stored| stored.id) {
+            self.interest.keep_less(self.config.index, 1);
+            self.remember(Record::Unsubscribed { session, filter });
+        }
         ReasonCode::Success
     }
 
-    /// Hands a session what it can take of what waits for it: first the retained messages of its
-    /// subscriptions, then the log from its cursor on. What takes long is done in parts, a tick
-    /// apart, so that nobody else has to wait for it.
+    /// Hands a session what it can take of what waits for it: first what was sent on an earlier connection,
+    /// then the retained messages of its subscriptions, then its queue. What takes long is done in parts, a
+    /// tick apart, so that nobody else has to wait for it.
     pub(super) fn catch_up(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
         let mut steps = STEPS_AT_ONCE;
+        let Some(slot) = self.session_of(conn) else { return };
         loop {
-            let Some(state) = self.conn(conn) else { return };
-            let Some(session) = state.session.as_mut() else { return };
+            let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+            if session.conn != Some(conn) {
+                return;
+            }
             session.resumes = None;
-            let told = if session.walks.is_empty() {
-                if session.cursor.is_none() || !state.protocol.has_window() {
-                    return;
-                }
-                self.read_log(now, conn, &mut steps, fx)
+            let told = if session.flow.unwired().is_some() {
+                self.send_again(now, slot, conn, fx)
+            } else if !session.walks.is_empty() {
+                self.tell_retained(now, slot, conn, &mut steps, fx)
+            } else if session.flow.queue.is_empty() {
+                break;
             } else {
-                self.tell_retained(now, conn, &mut steps, fx)
+                self.tell_queued(now, slot, conn, fx)
             };
+            steps = steps.saturating_sub(1);
             match told {
-                Told::All => {}
-                Told::Some => return,
-                Told::Tired => {
-                    if let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) {
-                        session.resumes = Some(now);
-                    }
+                Told::All if steps > 0 => {}
+                Told::Some => break,
+                Told::All | Told::Tired => {
+                    self.sessions[slot as usize].resumes = Some(now);
                     self.arm(now, conn);
-                    return;
+                    break;
                 }
             }
         }
+        self.note_behind(slot);
+    }
+
+    /// Whoever is behind stands in a list, by the time since when.
+    pub(super) fn note_behind(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+        let is_behind = session.is_behind();
+        if is_behind == (session.behind_since > 0) {
+            return;
+        }
+        let behind = &mut self.registries[session.registry].behind;
+        if is_behind {
+            self.counter += 1;
+            session.behind_since = self.counter;
+            behind.insert((session.behind_since, slot));
+        } else {
+            behind.remove(&(session.behind_since, slot));
+            session.behind_since = 0;
+        }
+    }
+
+    /// Sends the next message that has an identifier and was not sent on this connection.
+    ///
+    /// Source: [MQTT-4.4.0-1] (both versions).
+    fn send_again(&mut self, now: Instant, slot: u32, conn: ConnId, fx: &mut Vec<Effect>) -> Told {
+        let window = window_of(&self.places, conn);
+        let committed = self.outbox.committed;
+        let session = &mut self.sessions[slot as usize];
+        let registry = session.registry;
+        let wired = session.flow.wired();
+        let Some(sent) = session.flow.unwired() else { return Told::All };
+        if wired >= window || sent.after > committed {
+            return Told::Some;
+        }
+        let (packet_id, again, stage) = (sent.packet_id(), sent.again, sent.stage);
+        if stage == Stage::Release {
+            self.write(conn, fx, |protocol, out| protocol.release(packet_id, ReasonCode::Success, out));
+            self.sessions[slot as usize].flow.wire();
+            return Told::All;
+        }
+        let Some(owed) = sent.owed.as_deref() else {
+            session.flow.drop_unwired();
+            return Told::All;
+        };
+        let Some(message) = owed.message.as_ref().map(|kept| Arc::clone(&kept.message)) else {
+            self.fetch(slot, fx);
+            return Told::Some;
+        };
+        let (id, ticket, terms) = (owed.id, owed.ticket, Owing::of(owed));
+        // A message that has been sent before is sent again even when it has expired: the client may have it.
+        let expired = !again && message.expires.is_some_and(|expires| expires <= now);
+        let offered = if expired {
+            self.counters.expired += 1;
+            Offered::TooLarge
+        } else if !self.may_have(now, slot, registry, &message) {
+            self.order_withheld(slot, ticket, fx);
+            Offered::TooLarge
+        } else {
+            self.offer(conn, &terms.outgoing(&message, now), Some((packet_id, again)), false, fx)
+        };
+        let session = &mut self.sessions[slot as usize];
+        match offered {
+            Offered::Full => return Told::Some,
+            Offered::Written => {
+                session.flow.wire();
+                self.order_sent(slot, ticket, packet_id);
+            }
+            Offered::TooLarge => {
+                session.flow.drop_unwired();
+                if let Some(id) = id {
+                    self.is_done(slot, id);
+                }
+            }
+        }
+        Told::All
+    }
+
+    /// Takes the next message of the queue.
+    fn tell_queued(&mut self, now: Instant, slot: u32, conn: ConnId, fx: &mut Vec<Effect>) -> Told {
+        let window = window_of(&self.places, conn);
+        let session = &mut self.sessions[slot as usize];
+        let (registry, stored) = (session.registry, session.stored.as_ref().map(|stored| stored.id));
+        if !session.flow.has_room(window) {
+            return Told::Some;
+        }
+        let Some(owed) = session.flow.front() else { return Told::All };
+        if owed.held && owed.qos == Qos::ExactlyOnce {
+            return Told::Some;
+        }
+        let Some(message) = owed.message.as_ref().map(|kept| Arc::clone(&kept.message)) else {
+            self.fetch(slot, fx);
+            return Told::Some;
+        };
+        let (id, ticket, terms) = (owed.id, owed.ticket, Owing::of(owed));
+        let keeps = id.is_some();
+        let mut packet_id = None;
+        let offered = if message.expires.is_some_and(|expires| expires <= now) {
+            self.counters.expired += 1;
+            Offered::TooLarge
+        } else if !self.may_have(now, slot, registry, &message) {
+            self.order_withheld(slot, ticket, fx);
+            Offered::TooLarge
+        } else if keeps && terms.qos == Qos::ExactlyOnce {
+            if let Some(owed) = self.sessions[slot as usize].flow.dequeue() {
+                self.send_when_stored(slot, owed);
+            }
+            return Told::All;
+        } else {
+            let id = self.sessions[slot as usize].flow.peek();
+            packet_id = Some(id);
+            self.offer(conn, &terms.outgoing(&message, now), Some((id, false)), false, fx)
+        };
+        if offered == Offered::Full {
+            return Told::Some;
+        }
+        let flow = &mut self.sessions[slot as usize].flow;
+        let Some(owed) = flow.dequeue() else { return Told::All };
+        match (offered, packet_id) {
+            (Offered::Written, Some(packet_id)) => {
+                let held = owed.held;
+                flow.send(owed.qos, keeps.then(|| Box::new(owed)));
+                self.order_sent(slot, ticket, packet_id);
+                if let Some(session) = stored.filter(|_| keeps && !held) {
+                    self.note_sending(session, slot, packet_id);
+                }
+            }
+            _ => {
+                if let Some(id) = id {
+                    self.is_done(slot, id);
+                }
+            }
+        }
+        Told::All
     }
 
     /// Goes on with the oldest walk of a session over the retained messages.
-    fn tell_retained(&mut self, now: Instant, conn: ConnId, steps: &mut usize, fx: &mut Vec<Effect>) -> Told {
-        let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) else {
-            return Told::Some;
-        };
+    fn tell_retained(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        conn: ConnId,
+        steps: &mut usize,
+        fx: &mut Vec<Effect>,
+    ) -> Told {
+        let session = &mut self.sessions[slot as usize];
         let index = session.registry;
         let Some((key, mut waiting)) = session.walks.pop_first() else { return Told::All };
         self.registries[index].retained.touch(now);
@@ -199,117 +361,121 @@ impl Shard {
                     Next::End => return Told::All,
                     Next::Tired => break Told::Tired,
                 };
-            if !self.may_have(now, conn, index, &message) {
+            if !self.may_have(now, slot, index, &message) {
                 continue;
             }
             let met = Met::of(&waiting.route);
             // [MQTT-3.3.1-8] (3.1.1), MQTT 5.0 3.3.1.3: the flag says that it was kept.
             let outgoing = Outgoing { retain: true, ..met.adapt(Outgoing::of_stored(&message, now)) };
-            if self.offer(conn, &outgoing, false, fx) == Offered::Full {
+            if !self.tell(slot, conn, &met, &outgoing, &message, fx) {
                 waiting.walk = before;
                 break Told::Some;
             }
         };
-        if let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) {
-            session.walks.insert(key, waiting);
-        }
+        self.sessions[slot as usize].walks.insert(key, waiting);
         told
     }
 
-    /// Whether the stored message may go to the session; counted when not.
-    fn may_have(&mut self, now: Instant, conn: ConnId, registry: usize, message: &Message) -> bool {
-        let voices = &self.registries[registry].voices;
-        let place = &self.places[conn.slot() as usize];
-        let Some(session) = place.conn.as_ref().and_then(|state| state.session.as_ref()) else {
+    /// Tells a session a retained message; `false` when it can take no more now.
+    fn tell(
+        &mut self,
+        slot: u32,
+        conn: ConnId,
+        met: &Met,
+        outgoing: &Outgoing<'_>,
+        message: &Arc<Message>,
+        fx: &mut Vec<Effect>,
+    ) -> bool {
+        if outgoing.qos == Qos::AtMostOnce {
+            return self.offer(conn, outgoing, None, false, fx) != Offered::Full;
+        }
+        let window = window_of(&self.places, conn);
+        let session = &mut self.sessions[slot as usize];
+        if !session.flow.has_room(window) {
             return false;
+        }
+        let stored = session.stored.as_ref().map(|stored| stored.id);
+        let owed = |shard: &mut Self| {
+            let registry = shard.sessions[slot as usize].registry;
+            let kept = Kept::new(Arc::clone(message), &shard.registries[registry].room);
+            shard.owe(met, outgoing, kept, stored.is_some(), false)
         };
+        if let Some(session) = stored.filter(|_| outgoing.qos == Qos::ExactlyOnce) {
+            let owed = owed(self);
+            self.owe_one(session, &owed);
+            self.send_when_stored(slot, owed);
+            return true;
+        }
+        let packet_id = session.flow.peek();
+        match self.offer(conn, outgoing, Some((packet_id, false)), false, fx) {
+            Offered::Full => return false,
+            Offered::TooLarge => return true,
+            Offered::Written => {}
+        }
+        let Some(session) = stored else {
+            self.sessions[slot as usize].flow.send(outgoing.qos, None);
+            return true;
+        };
+        let owed = owed(self);
+        self.owe_one(session, &owed);
+        self.sessions[slot as usize].flow.send(outgoing.qos, Some(Box::new(owed)));
+        self.note_sending(session, slot, packet_id);
+        true
+    }
+
+    /// One more session is owed a message that is stored already.
+    fn owe_one(&mut self, session: SessionId, owed: &Owed) {
+        if let Some(message) = owed.id {
+            self.remember(Record::Owed { message, destination: owed.destination(session) });
+        }
+    }
+
+    /// Whether the stored message may go to the session; counted when not.
+    fn may_have(&mut self, now: Instant, slot: u32, registry: usize, message: &Message) -> bool {
+        let voices = &self.registries[registry].voices;
         let Ok(topic) = TopicName::parse(&message.topic) else { return false };
-        let may = session.may_have(now, voices, message.publisher.uid, topic);
+        let may = self.sessions[slot as usize].may_have(now, voices, message.publisher.uid, topic);
         self.counters.withheld += u64::from(!may);
         may
     }
 
-    /// Reads one message of the log.
-    fn read_log(&mut self, now: Instant, conn: ConnId, steps: &mut usize, fx: &mut Vec<Effect>) -> Told {
-        let place = &self.places[conn.slot() as usize];
-        let Some(session) = place.conn.as_ref().and_then(|state| state.session.as_ref()) else {
-            return Told::Some;
-        };
-        let Some(cursor) = session.cursor else { return Told::Some };
-        let index = session.registry;
-        let origin = (self.config.index, conn);
-        let mut met = None;
-        let registry = &mut self.registries[index];
-        let routes = &mut registry.routes;
-        let mut wanted = |seq, message: &Message| {
-            met = None;
-            if *steps == 0 {
-                return true; // no further now
-            }
-            let Ok(topic) = TopicName::parse(&message.topic) else { return false };
-            let mut asked = 0;
-            let mut take = |route: &Subscriber| {
-                let own = route.no_local && message.from == Some(origin);
-                if route.slot == conn.slot() && route.since <= seq && !own {
-                    Met::merge(&mut met, route);
-                }
-            };
-            if session.filters.len() > FILTERS_ASKED {
-                routes.each(topic, |route| {
-                    asked += 1;
-                    take(route);
-                });
-            } else {
-                session.routes_to(topic, take);
-            }
-            *steps = steps.saturating_sub(1 + asked / FILTERS_ASKED);
-            // What it gets at QoS 0 it got, or missed, when it was live.
-            met.as_ref().is_some_and(|met| met.qos().min(message.qos) != Qos::AtMostOnce)
-        };
-        let (seq, message) = match registry.log.read_from(&mut wanted, cursor) {
-            Read::Found(seq, message) => (seq, message),
-            Read::End => {
-                self.set_cursor(conn, None);
-                return Told::Some;
-            }
-            Read::FallenOff { .. } => {
-                self.later.push_back(Later::FellBehind(conn));
-                return Told::Some;
-            }
-        };
-        self.set_cursor(conn, Some(seq));
-        let Some(met) = met else { return Told::Tired };
-        if message.expires.is_some_and(|expires| expires <= now) {
-            self.counters.expired += 1;
-        } else if !self.may_have(now, conn, index, &message) {
-            self.order_withheld(conn, seq, fx);
-        } else {
-            match self.offer(conn, &met.adapt(Outgoing::of_stored(&message, now)), false, fx) {
-                Offered::Full => return Told::Some,
-                Offered::Written(packet_id) => self.order_sent(conn, seq, packet_id),
-                Offered::TooLarge => {}
-            }
-        }
-        let more = seq + 1 < self.registries[index].log.tail();
-        self.set_cursor(conn, more.then_some(seq + 1));
-        if more { Told::All } else { Told::Some }
-    }
-
-    /// An order that waited in the log is on its way.
-    fn order_sent(&mut self, conn: ConnId, seq: u64, packet_id: Option<drawbridge_mqtt::codec::PacketId>) {
-        let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) else { return };
-        let order = session.orders.iter_mut().find(|order| order.stage == OrderStage::Logged(seq));
-        if let (Some(order), Some(packet_id)) = (order, packet_id) {
-            let _ = mem::replace(&mut order.stage, OrderStage::Sent(packet_id));
+    /// An order that waited is on its way.
+    fn order_sent(&mut self, slot: u32, ticket: u64, packet_id: PacketId) {
+        let orders = &mut self.sessions[slot as usize].orders;
+        if let Some(order) = orders.iter_mut().find(|order| order.stage == OrderStage::Queued(ticket)) {
+            order.stage = OrderStage::Sent(packet_id);
         }
     }
 
-    /// An order that waited in the log may not be delivered any more.
-    fn order_withheld(&mut self, conn: ConnId, seq: u64, fx: &mut Vec<Effect>) {
-        let Some(session) = self.conn(conn).and_then(|state| state.session.as_mut()) else { return };
-        if let Some(at) = session.orders.iter().position(|order| order.stage == OrderStage::Logged(seq)) {
-            let order = session.orders.swap_remove(at);
+    /// An order that waited may not be delivered any more.
+    fn order_withheld(&mut self, slot: u32, ticket: u64, fx: &mut Vec<Effect>) {
+        let orders = &mut self.sessions[slot as usize].orders;
+        if let Some(at) = orders.iter().position(|order| order.stage == OrderStage::Queued(ticket)) {
+            let order = orders.swap_remove(at);
             fx.push(Effect::OrderDone { order: order.id, outcome: OrderOutcome::Withheld });
+        }
+    }
+}
+
+/// The terms on which a message is owed, apart from it.
+struct Owing {
+    qos: Qos,
+    retain: bool,
+    identifiers: (u32, Box<[u32]>),
+}
+
+impl Owing {
+    fn of(owed: &Owed) -> Self {
+        Self { qos: owed.qos, retain: owed.retain, identifiers: owed.identifiers.clone() }
+    }
+
+    fn outgoing<'a>(&'a self, message: &'a Message, now: Instant) -> Outgoing<'a> {
+        let (one, more) = &self.identifiers;
+        Outgoing {
+            qos: self.qos,
+            retain: self.retain,
+            identifiers: (*one, more),
+            ..Outgoing::of_stored(message, now)
         }
     }
 }
@@ -322,15 +488,4 @@ enum Told {
     Some,
     /// It could take more, but others must have their turn.
     Tired,
-}
-
-impl Session {
-    /// The subscriptions that mean `topic`.
-    fn routes_to(&self, topic: TopicName<'_>, mut take: impl FnMut(&Subscriber)) {
-        for (filter, subscription) in self.filters.iter() {
-            if filter.matches(topic) {
-                take(&subscription.route);
-            }
-        }
-    }
 }

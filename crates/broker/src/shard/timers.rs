@@ -3,14 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::session::DelayedWill;
+use super::session::{DelayedWill, Session};
 use super::{Conn, Later, Shard, Timer};
 use crate::effect::{Close, ConnId, Effect};
 use crate::report::What;
+use crate::storage::SessionId;
 
 /// Nothing in the wheel is ever cancelled, so nothing is put in further ahead than one round of it: a
 /// client that comes and goes leaves no entry that waits for the end of its token, hours from now.
-const AHEAD_MAX: Duration = Duration::from_secs(100);
+pub(super) const AHEAD_MAX: Duration = Duration::from_secs(100);
 
 impl Shard {
     /// The time has come that [`Self::next_timeout`] named; harmless at any other time.
@@ -21,6 +22,7 @@ impl Shard {
             match timer {
                 Timer::Conn(conn) => self.on_timer(now, conn, fx),
                 Timer::Will(key) => self.on_will_timer(now, key),
+                Timer::Session(id) => self.on_session_timer(now, id),
             }
         }
         self.settle(now, fx);
@@ -34,8 +36,10 @@ impl Shard {
 
     /// Sets the timer of a connection if its next deadline is earlier than the one set.
     pub(super) fn arm(&mut self, now: Instant, conn: ConnId) {
+        let session = self.session_of(conn).and_then(|slot| self.sessions.get(slot as usize));
+        let session = session.map(|session| session.next_deadline());
         let Some(state) = self.conn(conn) else { return };
-        let Some(at) = state.next_deadline() else { return };
+        let Some(at) = state.next_deadline(session) else { return };
         if state.armed.is_none_or(|armed| at < armed) {
             let at = at.min(now + AHEAD_MAX);
             state.armed = Some(at);
@@ -69,7 +73,25 @@ impl Shard {
         let will = self.remove_will(key);
         let registry = &self.registries[will.registry].name;
         self.directory.will_gone(registry, will.publisher.uid, &will.client_id, self.config.index);
-        self.later.push_back(Later::Will { conn: will.conn, will });
+        self.later.push_back(Later::Will(Box::new(will)));
+    }
+
+    /// A session that is away has had its time.
+    fn on_session_timer(&mut self, now: Instant, id: SessionId) {
+        let Some(&slot) = self.by_id.get(&id) else { return };
+        let session = &self.sessions[slot as usize];
+        let away = session.stored.as_ref().filter(|_| session.conn.is_none());
+        let Some(expires) = away.and_then(|stored| stored.expires) else { return };
+        if expires > now {
+            // An entry of an earlier absence, or one round of the wheel.
+            self.arm_session(now, slot, expires);
+            return;
+        }
+        // Its will, if one waits, speaks now: the session has ended. Source: MQTT 5.0 section 3.1.3.2.2.
+        let (registry, uid, client_id) = (session.registry, session.publisher.uid, session.client_id.clone());
+        self.session_is_back(registry, uid, &client_id, true);
+        self.counters.sessions_expired += 1;
+        self.end_session(slot);
     }
 
     fn on_timer(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
@@ -83,14 +105,22 @@ impl Shard {
             return;
         }
         let timeout = state.protocol.timeout();
-        match &state.session {
-            None if state.deadline <= now => {
+        let (deadline, slot) = (state.deadline, state.session);
+        let session = slot.and_then(|slot| self.sessions.get(slot as usize));
+        match session {
+            None if deadline <= now => {
                 self.report(conn, What::ConnectTimeout, fx);
                 self.close(conn, Close::Silent, fx);
             }
             Some(session) if session.has_ended(now) => self.end(now, conn, What::Expired, fx),
+            // It is not listened to for a reason of ours.
+            Some(session) if session.is_held() && timeout.is_some_and(|timeout| timeout <= now) => {
+                if let Some(state) = self.conn(conn) {
+                    state.protocol.excuse(now);
+                }
+            }
             Some(_) if timeout.is_some_and(|timeout| timeout <= now) => {
-                let keep_alive_s = state.protocol.keep_alive_s();
+                let keep_alive_s = self.conn(conn).map_or(0, |state| state.protocol.keep_alive_s());
                 self.end(now, conn, What::KeepAliveTimeout { keep_alive_s }, fx);
             }
             Some(session) => {
@@ -108,12 +138,19 @@ impl Shard {
 
 impl Conn {
     /// When the wheel must look at this connection, whatever happens.
-    fn next_deadline(&self) -> Option<Instant> {
+    /// `session`: that of its session, if it has one.
+    fn next_deadline(&self, session: Option<Option<Instant>>) -> Option<Instant> {
         if self.closed {
             return None;
         }
-        let Some(session) = &self.session else { return Some(self.deadline) };
-        let orders = session.orders.iter().map(|order| order.deadline);
-        orders.chain(session.ends).chain(session.resumes).chain(self.protocol.timeout()).min()
+        let Some(session) = session else { return Some(self.deadline) };
+        session.into_iter().chain(self.protocol.timeout()).min()
+    }
+}
+
+impl Session {
+    fn next_deadline(&self) -> Option<Instant> {
+        let orders = self.orders.iter().map(|order| order.deadline);
+        orders.chain(self.ends).chain(self.resumes).min()
     }
 }

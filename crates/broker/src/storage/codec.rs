@@ -79,6 +79,7 @@ const RECEIVED: u8 = 8;
 const DONE: u8 = 9;
 const INBOUND: u8 = 10;
 const RELEASED: u8 = 11;
+const OWED: u8 = 12;
 
 impl Record {
     /// Appends the record to `out`.
@@ -150,6 +151,11 @@ impl Record {
                 to.u64(session.0);
                 to.u16(packet_id.get());
             }
+            Self::Owed { message, destination } => {
+                to.byte(OWED);
+                to.u64(message.0);
+                destination.encode(&mut to);
+            }
         }
     }
 
@@ -183,7 +189,7 @@ impl Record {
                 for _ in 0..count {
                     to.push(Destination::decode(&mut from)?);
                 }
-                let message = Arc::new(Message::decode(time, &mut from)?);
+                let message = Arc::new(Message { id: Some(id), ..Message::decode(time, &mut from)? });
                 Self::Message { id, message, to, retained }
             }
             RETAINED_CLEARED => {
@@ -197,6 +203,9 @@ impl Record {
             RECEIVED => Self::Received { session: from.session()?, message: MessageId(from.u64()?) },
             DONE => Self::Done { session: from.session()?, message: MessageId(from.u64()?) },
             INBOUND => Self::Inbound { session: from.session()?, packet_id: from.packet_id()? },
+            OWED => {
+                Self::Owed { message: MessageId(from.u64()?), destination: Destination::decode(&mut from)? }
+            }
             RELEASED => Self::Released { session: from.session()?, packet_id: from.packet_id()? },
             _ => return Err(RecordError { wanted: "the kind of a record" }),
         };
@@ -349,10 +358,10 @@ impl Message {
         };
         let bits = from.byte()?;
         Ok(Self {
+            id: None,
             registry,
             topic,
             publisher,
-            from: None,
             received,
             received_ms,
             expires,
@@ -528,6 +537,7 @@ mod tests {
                 to: vec![destination(0), destination(1), destination(30), destination(31), destination(400)],
                 retained: true,
             },
+            Record::Owed { message: MessageId(1), destination: destination(2) },
             Record::Sending { session, message: MessageId(1), packet_id },
             Record::Received { session, message: MessageId(1) },
             Record::Done { session, message: MessageId(1) },

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use drawbridge_mqtt::codec::{PacketId, Qos};
 use drawbridge_names::{RegistryName, TopicFilter};
 
-use super::{MessageId, Record, SessionId, StoredSession, Terms};
+use super::{Destination, MessageId, Record, SessionId, StoredSession, Terms};
 
 /// Sessions with what they are owed, and the retained messages, without any payload.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -86,17 +86,7 @@ impl Image {
             Record::Message { id, message, to, retained } => {
                 self.message_max = self.message_max.max(id.0);
                 for destination in to {
-                    let Some(session) = self.sessions.get_mut(&destination.session) else { continue };
-                    let pending = Pending {
-                        qos: destination.qos,
-                        retain: destination.retain,
-                        identifiers: destination.identifiers.clone(),
-                        packet_id: None,
-                        received: false,
-                    };
-                    if session.pending.insert(*id, pending).is_none() {
-                        *self.references.entry(*id).or_default() += 1;
-                    }
+                    self.owe(*id, destination);
                 }
                 if *retained {
                     let topics = self.retained.entry(message.registry.clone()).or_default();
@@ -105,6 +95,12 @@ impl Image {
                     if let Some(old) = old {
                         self.drop_reference(old);
                     }
+                }
+            }
+            Record::Owed { message, destination } => {
+                // Of a message that is gone nobody is owed anything.
+                if self.references.contains_key(message) {
+                    self.owe(*message, destination);
                 }
             }
             Record::RetainedCleared { registry, topic } => {
@@ -139,6 +135,20 @@ impl Image {
                     session.inbound.remove(&packet_id.get());
                 }
             }
+        }
+    }
+
+    fn owe(&mut self, id: MessageId, destination: &Destination) {
+        let Some(session) = self.sessions.get_mut(&destination.session) else { return };
+        let pending = Pending {
+            qos: destination.qos,
+            retain: destination.retain,
+            identifiers: destination.identifiers.clone(),
+            packet_id: None,
+            received: false,
+        };
+        if session.pending.insert(id, pending).is_none() {
+            *self.references.entry(id).or_default() += 1;
         }
     }
 

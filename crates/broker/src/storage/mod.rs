@@ -106,6 +106,13 @@ pub enum Record {
         /// Whether it is the last word on its topic from now on.
         retained: bool,
     },
+    /// One more session is owed a message that is retained.
+    Owed {
+        /// The message.
+        message: MessageId,
+        /// The session, and on what terms.
+        destination: Destination,
+    },
     /// The last word on a topic was taken back.
     RetainedCleared {
         /// The registry.

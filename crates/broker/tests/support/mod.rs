@@ -5,12 +5,14 @@
 #![expect(unreachable_pub, reason = "a module of several test files, not a crate")]
 #![expect(clippy::disallowed_methods, reason = "one base instant; all later ones are sums")]
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use drawbridge_broker::storage::{Batch, Image, MessageId, Record};
 use drawbridge_broker::{
     Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlPublish, Directory, Effect, Interest, Order,
-    OrderOutcome, Publisher, Refused, Report, Shard, ShardConfig, Stats, What,
+    OrderOutcome, Publisher, Refused, Report, Restored, Shard, ShardConfig, Stats, What,
 };
 use drawbridge_mqtt::codec::{
     Ack, Connect, ConnectProperties, Disconnect, Frame, Packet, PacketId, ProtocolVersion, Publish,
@@ -28,6 +30,7 @@ pub use ProtocolVersion::{V5, V311};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Got {
     ConnAck {
+        session_present: bool,
         reason: ReasonCode,
         text: Option<String>,
         session_expiry_s: Option<u32>,
@@ -39,6 +42,9 @@ pub enum Got {
         reason: ReasonCode,
         text: Option<String>,
     },
+    PubRec(u16, ReasonCode),
+    PubRel(u16, ReasonCode),
+    PubComp(u16, ReasonCode),
     SubAck(Vec<ReasonCode>),
     UnsubAck(Vec<ReasonCode>),
     Pong,
@@ -54,6 +60,7 @@ pub struct Message {
     pub payload: Vec<u8>,
     pub qos: u8,
     pub retain: bool,
+    pub dup: bool,
     pub id: Option<u16>,
     pub subscriptions: Vec<u32>,
     pub expiry_s: Option<u32>,
@@ -85,6 +92,43 @@ pub struct Net {
     pub controls: Vec<(usize, ConnId, Option<ControlAck>, ControlPublish)>,
     pub orders_done: Vec<(u64, OrderOutcome)>,
     pub crossings: usize,
+    pub disk: Disk,
+    settle: Box<dyn Fn(&mut ShardConfig)>,
+}
+
+/// A storage without files: what was submitted, and how much of it is stored.
+#[derive(Default)]
+pub struct Disk {
+    /// In the order in which they came, with their shards.
+    pub batches: Vec<(usize, Batch)>,
+    /// So many of them are stored.
+    pub stored: usize,
+    /// Nothing is stored until [`Net::commit`].
+    pub slow: bool,
+    /// Messages that were dropped because they were too old.
+    pub lost: HashSet<MessageId>,
+}
+
+impl Disk {
+    /// The records that survive.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.batches.iter().take(self.stored).flat_map(|(_, batch)| &batch.records)
+    }
+
+    fn message(&self, wanted: MessageId) -> Option<Arc<drawbridge_broker::Message>> {
+        let records = self.batches.iter().flat_map(|(_, batch)| &batch.records);
+        let mut messages = records.filter_map(|record| match record {
+            Record::Message { id, message, .. } if *id == wanted => Some(Arc::clone(message)),
+            _ => None,
+        });
+        messages.next().filter(|_| !self.lost.contains(&wanted))
+    }
+
+    pub fn image(&self) -> Image {
+        let mut image = Image::default();
+        self.records().for_each(|record| image.apply(record));
+        image
+    }
 }
 
 impl Net {
@@ -92,19 +136,62 @@ impl Net {
         Self::with(shards, |_| {})
     }
 
-    pub fn with(shards: usize, settle: impl Fn(&mut ShardConfig)) -> Self {
+    /// Shards with a storage: sessions may outlive their connections.
+    pub fn durable(shards: usize) -> Self {
+        Self::with(shards, |config| config.durable = true)
+    }
+
+    pub fn with(shards: usize, settle: impl Fn(&mut ShardConfig) + 'static) -> Self {
         let base = Instant::now();
+        Self::starting(base, base, shards, Disk::default(), Box::new(settle))
+    }
+
+    /// The process is killed and starts anew, with what is stored. All connections are gone. Everybody whose
+    /// session or message is stored may still everything.
+    pub fn restart(&mut self) {
+        self.restart_with(|_| Some(rights(&["#"], &["#"])));
+    }
+
+    pub fn restart_with(&mut self, standing: impl Fn(Uid) -> Option<Arc<Rights>>) {
+        let mut disk = std::mem::take(&mut self.disk);
+        disk.batches.truncate(disk.stored);
+        let shards = self.shards.len();
+        let settle = std::mem::replace(&mut self.settle, Box::new(|_| {}));
+        let image = Arc::new(disk.image());
+        let topics = image.retained.values().flat_map(|topics| topics.values());
+        let retained = topics.filter_map(|id| Some((*id, disk.message(*id)?)));
+        let retained: Vec<_> = retained.collect();
+        let owners = image.sessions.values().map(|s| (s.session.registry.clone(), s.session.uid));
+        let publishers = retained.iter().map(|(_, m)| (m.registry.clone(), m.publisher.uid));
+        let standing = owners.chain(publishers).map(|key| (key.clone(), standing(key.1))).collect();
+        let restored = Restored { image, retained, standing };
+        // The numbers of batches begin anew.
+        *self = Self::starting(self.base, self.now, shards, disk, settle);
+        self.disk.batches.iter_mut().for_each(|(_, batch)| batch.number = 0);
+        for shard in 0..shards {
+            self.run(shard, |shard, now, fx| shard.restore(now, &restored, fx));
+        }
+    }
+
+    fn starting(
+        base: Instant,
+        now: Instant,
+        shards: usize,
+        disk: Disk,
+        settle: Box<dyn Fn(&mut ShardConfig)>,
+    ) -> Self {
         let directory = Arc::new(Directory::new());
-        let interest = Arc::new(Interest::new(shards));
+        let interest = Arc::new(Interest::restored(shards, &disk.image()));
         let shards = (0..shards)
             .map(|index| {
-                let mut config = ShardConfig { index, shards, ..ShardConfig::default() };
+                let wall_clock = Some((base, 1_800_000_000_000));
+                let mut config = ShardConfig { index, shards, wall_clock, ..ShardConfig::default() };
                 settle(&mut config);
                 Shard::new(config, Arc::clone(&directory), Arc::clone(&interest))
             })
             .collect();
         Self {
-            now: base,
+            now,
             base,
             shards,
             directory,
@@ -114,6 +201,8 @@ impl Net {
             controls: Vec::new(),
             orders_done: Vec::new(),
             crossings: 0,
+            disk,
+            settle,
         }
     }
 
@@ -129,6 +218,35 @@ impl Net {
                 work.extend(effects.into_iter().map(|effect| (other, effect)));
             }
         }
+        self.submit();
+        if !self.disk.slow {
+            self.commit();
+        }
+    }
+
+    fn submit(&mut self) {
+        for (index, shard) in self.shards.iter_mut().enumerate() {
+            if let Some(batch) = shard.take_batch() {
+                self.disk.batches.push((index, batch));
+            }
+        }
+    }
+
+    /// Everything that was submitted is stored.
+    pub fn commit(&mut self) {
+        while self.disk.stored < self.disk.batches.len() {
+            self.commit_one();
+        }
+    }
+
+    /// The oldest batch that is not stored is stored.
+    pub fn commit_one(&mut self) {
+        let Some((shard, batch)) = self.disk.batches.get(self.disk.stored) else { return };
+        let (shard, number) = (*shard, batch.number);
+        self.disk.stored += 1;
+        let slow = std::mem::replace(&mut self.disk.slow, true);
+        self.run(shard, |shard, now, fx| shard.committed(now, number, fx));
+        self.disk.slow = slow;
     }
 
     fn carry_out(&mut self, shard: usize, effect: Effect, fx: &mut Vec<Effect>) -> usize {
@@ -155,7 +273,19 @@ impl Net {
             Effect::Control { conn, ack, publish } => self.controls.push((shard, conn, ack, publish)),
             Effect::OrderDone { order, outcome } => self.orders_done.push((order, outcome)),
             Effect::Report(report) => self.reports.push(report),
-            Effect::Fetch { .. } | Effect::Move { .. } => unreachable!("nothing is stored"),
+            Effect::Resume { .. } => {}
+            Effect::Fetch { session, messages } => {
+                let found = messages.into_iter().map(|id| (id, self.disk.message(id))).collect();
+                self.shards[shard].fetched(self.now, session, found, fx);
+            }
+            Effect::Move { conn, shard: to, moving } => {
+                assert_ne!(shard, to);
+                // What the client hears before it has its new place is heard there.
+                let adopted = self.shards[to].adopt(self.now, *moving, fx);
+                let client = self.client_at(shard, conn).expect("it is connected");
+                (client.shard, client.conn) = (to, adopted);
+                return to;
+            }
         }
         shard
     }
@@ -329,6 +459,41 @@ impl Net {
         self.send(client, &Packet::PubAck(Ack::success(packet_id)));
     }
 
+    /// As [`Self::join`], without Clean Start, and the session is kept for `expiry_s`; whether it was there.
+    pub fn rejoin(
+        &mut self,
+        shard: usize,
+        version: ProtocolVersion,
+        admitted: Admitted,
+        expiry_s: u32,
+    ) -> (usize, bool) {
+        let client = self.connect_with(shard, version, admitted, |connect| {
+            connect.clean_start = false;
+            if version == V5 {
+                connect.properties.session_expiry_s = Some(expiry_s);
+            }
+        });
+        match self.take_first(client) {
+            Some(Got::ConnAck { session_present, reason: ReasonCode::Success, .. }) => {
+                (client, session_present)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The first packet of what a client has received; the others stay.
+    pub fn take_first(&mut self, client: usize) -> Option<Got> {
+        let client = &mut self.clients[client];
+        match decode(&client.inbox, Some(client.version), usize::MAX, Side::FromServer) {
+            Ok(Frame::Complete { packet, bytes }) => {
+                let got = owned(&packet);
+                client.inbox.drain(..bytes);
+                Some(got)
+            }
+            _ => None,
+        }
+    }
+
     pub fn next_id(&mut self, client: usize) -> PacketId {
         let client = &mut self.clients[client];
         client.next_id += 1;
@@ -393,6 +558,7 @@ fn owned(packet: &Packet<'_>) -> Got {
     let text = |text: Option<&str>| text.map(str::to_owned);
     match packet {
         Packet::ConnAck(p) => Got::ConnAck {
+            session_present: p.session_present,
             reason: p.reason,
             text: text(p.properties.reason_string),
             session_expiry_s: p.properties.session_expiry_s,
@@ -403,6 +569,7 @@ fn owned(packet: &Packet<'_>) -> Got {
             payload: p.payload.to_vec(),
             qos: p.qos.bits(),
             retain: p.retain,
+            dup: p.dup,
             id: p.packet_id.map(PacketId::get),
             subscriptions: p
                 .properties
@@ -417,6 +584,9 @@ fn owned(packet: &Packet<'_>) -> Got {
         Packet::PubAck(p) => {
             Got::PubAck { id: p.packet_id.get(), reason: p.reason, text: text(p.reason_string) }
         }
+        Packet::PubRec(p) => Got::PubRec(p.packet_id.get(), p.reason),
+        Packet::PubRel(p) => Got::PubRel(p.packet_id.get(), p.reason),
+        Packet::PubComp(p) => Got::PubComp(p.packet_id.get(), p.reason),
         Packet::SubAck(p) => Got::SubAck(p.codes.clone()),
         Packet::UnsubAck(p) => Got::UnsubAck(p.codes.clone()),
         Packet::PingResp => Got::Pong,

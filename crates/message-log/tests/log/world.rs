@@ -192,10 +192,11 @@ pub(crate) fn message(id: u64, to: &[u64], retained: bool, payload: Vec<u8>) -> 
     Record::Message {
         id: MessageId(id),
         message: Arc::new(Message {
+            id: Some(MessageId(id)),
             registry: RegistryName::default_registry(),
             topic: format!("plant/{}", id % 7).into(),
             publisher: Publisher { uid: Uid(1), policy_epoch: 0 },
-            from: None,
+
             received: TIME.instant + Duration::from_millis(id),
             received_ms: TIME.unix_ms + id,
             expires: None,

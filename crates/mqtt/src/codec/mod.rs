@@ -170,7 +170,7 @@ impl PacketType {
     }
 
     /// The first byte of a packet of this kind; of PUBLISH, with no flag set.
-    fn first_byte(self) -> u8 {
+    pub(crate) fn first_byte(self) -> u8 {
         (self as u8) << 4 | self.fixed_flags()
     }
 

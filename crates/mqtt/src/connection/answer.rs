@@ -2,8 +2,8 @@
 
 use super::{Connection, Fault, State};
 use crate::codec::{
-    Ack, ConnAck, ConnAckProperties, DecodeError, Disconnect, Packet, PacketId, ProtocolVersion, ReasonCode,
-    SubAck, UnsubAck, UserProperties,
+    Ack, ConnAck, ConnAckProperties, DecodeError, Disconnect, Packet, PacketId, PacketType, ProtocolVersion,
+    ReasonCode, SubAck, UnsubAck, UserProperties,
 };
 
 impl Connection {
@@ -99,16 +99,66 @@ impl Connection {
         text: Option<&str>,
         out: &mut Vec<u8>,
     ) {
-        let State::Open(open) = &mut self.state else { return };
-        open.unanswered = open.unanswered.saturating_sub(1);
-        if reason == ReasonCode::Success {
-            // The packet of every QoS 1 publish: four bytes in both versions.
+        self.answered();
+        self.put_ack(PacketType::PubAck, packet_id, reason, text, out);
+    }
+
+    /// PUBREC for a publish of the client at QoS 2. A refusal, said in 5.0 only, ends the exchange.
+    pub fn received_answer(
+        &mut self,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        text: Option<&str>,
+        out: &mut Vec<u8>,
+    ) {
+        if reason.is_error() {
+            self.answered();
+        }
+        self.put_ack(PacketType::PubRec, packet_id, reason, text, out);
+    }
+
+    /// PUBREL to the client.
+    pub fn release(&mut self, packet_id: PacketId, reason: ReasonCode, out: &mut Vec<u8>) {
+        self.put_ack(PacketType::PubRel, packet_id, reason, None, out);
+    }
+
+    /// PUBCOMP for a PUBREL of the client.
+    pub fn complete_answer(&mut self, packet_id: PacketId, reason: ReasonCode, out: &mut Vec<u8>) {
+        self.answered();
+        self.put_ack(PacketType::PubComp, packet_id, reason, None, out);
+    }
+
+    fn answered(&mut self) {
+        if let State::Open(open) = &mut self.state {
+            open.unanswered = open.unanswered.saturating_sub(1);
+        }
+    }
+
+    fn put_ack(
+        &self,
+        packet: PacketType,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        text: Option<&str>,
+        out: &mut Vec<u8>,
+    ) {
+        let State::Open(open) = &self.state else { return };
+        if reason == ReasonCode::Success || open.version == ProtocolVersion::V311 {
+            // The packet of nearly every exchange: four bytes in both versions.
             let [high, low] = packet_id.get().to_be_bytes();
-            out.extend_from_slice(&[0x40, 2, high, low]);
+            out.extend_from_slice(&[packet.first_byte(), 2, high, low]);
             return;
         }
-        let ack = |reason_string| Packet::PubAck(Ack { reason_string, ..Ack::of(packet_id, reason) });
         let text = text.map(plain).filter(|_| open.problem_information);
+        let ack = |reason_string| {
+            let ack = Ack { reason_string, ..Ack::of(packet_id, reason) };
+            match packet {
+                PacketType::PubRec => Packet::PubRec(ack),
+                PacketType::PubRel => Packet::PubRel(ack),
+                PacketType::PubComp => Packet::PubComp(ack),
+                _ => Packet::PubAck(ack),
+            }
+        };
         put_short(ack, text.as_deref(), open.version, open.packet_bytes_max, out);
     }
 

@@ -32,14 +32,32 @@ pub enum Step<'a> {
 pub enum Event<'a> {
     /// It wants in. Answer by [`Connection::admit`] or [`Connection::refuse`].
     Connect(Box<Connect<'a>>),
-    /// It publishes. At QoS 1 answer by [`Connection::publish_answer`].
+    /// It publishes. At QoS 1 answer by [`Connection::publish_answer`], at QoS 2 by
+    /// [`Connection::received_answer`].
     Publish(Inbound<'a>),
-    /// It has taken a message that was sent at QoS 1: the window has room.
+    /// PUBACK: it has taken a message that was sent at QoS 1.
     Acknowledged {
         /// Which message.
         packet_id: PacketId,
         /// What it says of it; always success in 3.1.1.
         reason: ReasonCode,
+    },
+    /// PUBREC: it has a message that was sent at QoS 2. Answer by [`Connection::release`].
+    Received {
+        /// Which message.
+        packet_id: PacketId,
+        /// What it says of it; always success in 3.1.1. An error ends the exchange.
+        reason: ReasonCode,
+    },
+    /// PUBREL: it will not send this message again. Answer by [`Connection::complete_answer`].
+    Released {
+        /// Which message of its own.
+        packet_id: PacketId,
+    },
+    /// PUBCOMP: the exchange at QoS 2 is over.
+    Completed {
+        /// Which message.
+        packet_id: PacketId,
     },
     /// It subscribes. Answer by [`Connection::subscribe_answer`].
     Subscribe(Subscribe<'a>),
@@ -51,9 +69,9 @@ pub enum Event<'a> {
     Disconnect {
         /// Whether it wants its will published all the same (MQTT 5.0, reason 0x04 or an error).
         with_will: bool,
+        /// How long its session is kept from now on, in seconds, where it says so anew.
+        session_expiry_s: Option<u32>,
     },
-    /// It acknowledges what was never sent, or twice; harmless.
-    Nothing,
 }
 
 /// A publish of the client, its topic alias resolved.
@@ -63,11 +81,11 @@ pub struct Inbound<'a> {
     pub topic: InboundTopic<'a>,
     /// What it says.
     pub payload: &'a [u8],
-    /// 0 or 1.
+    /// 0, 1 or 2.
     pub qos: Qos,
     /// Whether it is to be kept.
     pub retain: bool,
-    /// Present exactly at QoS 1.
+    /// Present exactly at QoS 1 and 2.
     pub packet_id: Option<PacketId>,
     /// The life of the message, in seconds.
     pub message_expiry_s: Option<u32>,

@@ -8,11 +8,10 @@ pub enum Fault {
     /// Not MQTT.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// [MQTT-3.2.2-11] (5.0); a limit of this server in 3.1.1.
-    #[error("PUBLISH came at QoS 2, which is not served yet; publish at QoS 0 or 1")]
-    QosNotSupported,
     /// [MQTT-3.3.4-7] (5.0).
-    #[error("more than {receive_maximum} messages at QoS 1 came before their PUBACK; wait for it")]
+    #[error(
+        "more than {receive_maximum} messages at QoS 1 and 2 came before they were answered; wait for PUBACK or PUBCOMP"
+    )]
     ReceiveMaximumExceeded {
         /// The limit said in CONNACK.
         receive_maximum: u16,
@@ -43,12 +42,6 @@ pub enum Fault {
         /// What DISCONNECT says.
         found_s: u32,
     },
-    /// A part of the QoS 2 exchange, which never began.
-    #[error("{packet} came, which belongs to QoS 2; it is not served yet")]
-    QosTwoPacket {
-        /// Its name.
-        packet: &'static str,
-    },
 }
 
 impl Fault {
@@ -57,12 +50,9 @@ impl Fault {
     pub fn reason_code(&self) -> ReasonCode {
         match self {
             Self::Decode(error) => error.reason_code(),
-            Self::QosNotSupported => ReasonCode::QosNotSupported,
             Self::ReceiveMaximumExceeded { .. } => ReasonCode::ReceiveMaximumExceeded,
             Self::TopicAliasTooLarge { .. } | Self::TopicAliasUnknown { .. } => ReasonCode::TopicAliasInvalid,
-            Self::AuthUnexpected | Self::QosTwoPacket { .. } | Self::SessionExpirySetLate { .. } => {
-                ReasonCode::ProtocolError
-            }
+            Self::AuthUnexpected | Self::SessionExpirySetLate { .. } => ReasonCode::ProtocolError,
             Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
         }
     }
@@ -82,7 +72,6 @@ impl Fault {
     fn row(&self) -> (&'static str, &'static str) {
         match self {
             Self::Decode(error) => (error.code(), error.word()),
-            Self::QosNotSupported | Self::QosTwoPacket { .. } => ("DB-2020", "mqtt-qos-not-supported"),
             Self::ReceiveMaximumExceeded { .. } => ("DB-2021", "mqtt-receive-maximum-exceeded"),
             Self::TopicAliasTooLarge { .. } | Self::TopicAliasUnknown { .. } => {
                 ("DB-2022", "mqtt-topic-alias-invalid")

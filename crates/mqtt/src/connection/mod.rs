@@ -5,25 +5,25 @@
 //! speak. (Pushing borrowed events into a list would hold all of them, and with them the connection,
 //! until the list is worked off.)
 //!
-//! Here is what concerns one client alone: the order of packets, keep-alive, packet identifiers and
-//! the window, topic aliases, limits agreed on in CONNECT, and how a refusal is said in each version.
-//! Who the client is, what it may and where messages go is asked and answered outside.
+//! Here is what concerns one network connection: the order of packets, keep-alive, topic aliases, limits
+//! agreed on in CONNECT, and how a refusal is said in each version. What outlives the connection (packet
+//! identifiers in use, messages on the way, subscriptions) belongs to the session, which is the broker's;
+//! who the client is, what it may and where messages go is asked and answered outside.
 //!
-//! For now: no QoS 2 (a client of MQTT 5 is told; [MQTT-3.2.2-11]), no AUTH, every session is clean.
+//! For now: no AUTH.
 
 mod answer;
 mod event;
 mod fault;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::codec::{
-    Ack, ConnAck, ConnAckProperties, DecodeError, Frame, Packet, PacketId, ProtocolVersion, Publish, Qos,
-    ReasonCode, Side, decode,
+    ConnAck, ConnAckProperties, DecodeError, Frame, Packet, ProtocolVersion, Publish, Qos, ReasonCode, Side,
+    decode,
 };
 use answer::put;
 pub use event::{Event, Inbound, InboundTopic, Step};
@@ -36,15 +36,17 @@ pub struct Limits {
     pub packet_bytes_before_auth_max: usize,
     /// Any later packet, in bytes.
     pub packet_bytes_max: usize,
-    /// QoS 1 messages of a client of MQTT 5 that wait for their PUBACK at once; 0 counts as 1.
+    /// QoS 1 and 2 messages of a client of MQTT 5 that are not answered at once; 0 counts as 1.
     pub receive_maximum: u16,
     /// Topic aliases that a client of MQTT 5 may define.
     pub topic_alias_maximum: u16,
     /// Longest keep-alive given, in seconds. A client of MQTT 5 that asks for more, or for none, is
     /// given this one; 65,535 leaves each its own.
     pub keep_alive_s_max: u16,
-    /// QoS 1 messages to the client that wait for their PUBACK at once; 0 counts as 1.
+    /// QoS 1 and 2 messages to the client that it has not answered at once; 0 counts as 1.
     pub inflight_max: u16,
+    /// Topic aliases that are defined for a client of MQTT 5 that takes any.
+    pub topic_aliases_given_max: u16,
 }
 
 /// One client, from its first byte to its last.
@@ -67,6 +69,7 @@ struct Agreed {
     keep_alive_s_asked: u16,
     session_expiry_s_asked: u32,
     window: u16,
+    topic_alias_maximum: u16,
     packet_bytes_max: usize,
     problem_information: bool,
 }
@@ -80,16 +83,30 @@ struct Open {
     packet_bytes_max: usize,
     keep_alive_s: u16,
     heard: Instant,
-    /// Publishes of the client that wait for PUBACK.
+    /// Publishes of the client at QoS 1 and 2 that are not answered to their end.
     unanswered: u16,
     /// By alias number less one.
     aliases: Vec<Option<Arc<str>>>,
     window: u16,
-    /// Counts the messages sent at QoS 1; the packet identifier follows from it.
-    sent: u64,
-    /// Sent, not acknowledged, oldest first. Clients acknowledge in order, so the search ends at the
-    /// front.
-    inflight: VecDeque<u64>,
+    /// The topics that the client was given aliases for, in their order; `None` if it takes none.
+    given: Option<Box<Given>>,
+}
+
+#[derive(Debug)]
+struct Given {
+    topics: Vec<Box<str>>,
+    max: u16,
+}
+
+/// What CONNACK says of the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Welcome<'a> {
+    /// Whether the server had kept a session of this client [MQTT-3.2.2-2] (both versions).
+    pub session_present: bool,
+    /// Session Expiry Interval in force, in seconds, where it is not the one asked for.
+    pub session_expiry_s: Option<u32>,
+    /// The client id that the server chose, if it did (only 5.0 is told).
+    pub assigned_client_id: Option<&'a str>,
 }
 
 impl Connection {
@@ -139,6 +156,7 @@ impl Connection {
             keep_alive_s_asked: connect.keep_alive_s,
             session_expiry_s_asked: properties.session_expiry_s.unwrap_or(0),
             window: window.min(self.limits.inflight_max).max(1),
+            topic_alias_maximum: properties.topic_alias_maximum.unwrap_or(0),
             packet_bytes_max: properties
                 .maximum_packet_size
                 .map_or(usize::MAX, |bytes| usize::try_from(bytes.get()).unwrap_or(usize::MAX)),
@@ -147,10 +165,8 @@ impl Connection {
         Step::Took { bytes, event: Event::Connect(connect) }
     }
 
-    /// Lets the client in: CONNACK, session present 0.
-    ///
-    /// `assigned_client_id` is the client id that the server chose, if it did (only 5.0 is told).
-    pub fn admit(&mut self, now: Instant, assigned_client_id: Option<&str>, out: &mut Vec<u8>) {
+    /// Lets the client in: CONNACK.
+    pub fn admit(&mut self, now: Instant, welcome: &Welcome<'_>, out: &mut Vec<u8>) {
         let State::Authenticating(agreed) = self.state else { return };
         let limits = &self.limits;
         let asked = agreed.keep_alive_s_asked;
@@ -158,17 +174,15 @@ impl Connection {
             && (asked > limits.keep_alive_s_max || (asked == 0 && limits.keep_alive_s_max < u16::MAX));
         let keep_alive_s = if shorter { limits.keep_alive_s_max } else { asked };
         let connack = ConnAck {
-            session_present: false,
+            session_present: welcome.session_present,
             reason: ReasonCode::Success,
             properties: ConnAckProperties {
-                // Every session is clean for now; one that asked for more must hear it.
-                session_expiry_s: (agreed.session_expiry_s_asked > 0).then_some(0),
+                session_expiry_s: welcome.session_expiry_s,
                 receive_maximum: NonZeroU16::new(limits.receive_maximum.max(1)),
-                maximum_qos: Some(Qos::AtLeastOnce),
                 maximum_packet_size: NonZeroU32::new(
                     u32::try_from(limits.packet_bytes_max).unwrap_or(u32::MAX),
                 ),
-                assigned_client_id,
+                assigned_client_id: welcome.assigned_client_id,
                 topic_alias_maximum: (limits.topic_alias_maximum > 0).then_some(limits.topic_alias_maximum),
                 shared_subscription_available: Some(false),
                 server_keep_alive_s: shorter.then_some(keep_alive_s),
@@ -186,44 +200,64 @@ impl Connection {
             unanswered: 0,
             aliases: Vec::new(),
             window: agreed.window,
-            sent: 0,
-            inflight: VecDeque::new(),
+            given: (agreed.topic_alias_maximum > 0 && limits.topic_aliases_given_max > 0).then(|| {
+                let max = agreed.topic_alias_maximum.min(limits.topic_aliases_given_max);
+                Box::new(Given { topics: Vec::new(), max })
+            }),
         });
     }
 
-    /// A packet identifier for a QoS 1 message to the client; `None` while its window is full.
+    /// How many QoS 1 and 2 messages the client takes at once without having answered them.
     ///
-    /// Source: [MQTT-3.3.4-9] (5.0), [MQTT-2.2.1-3].
-    pub fn reserve(&mut self) -> Option<PacketId> {
-        let State::Open(open) = &mut self.state else { return None };
-        if open.inflight.len() >= usize::from(open.window) {
-            return None;
-        }
-        // Numbers less than one round apart have different identifiers. Only when the oldest message
-        // is a whole round behind can an identifier be taken; the window leaves others free.
-        while open.inflight.front().is_some_and(|&oldest| open.sent - oldest >= PACKET_IDS)
-            && open.inflight.iter().any(|&sent| packet_id_of(sent) == packet_id_of(open.sent))
-        {
-            open.sent += 1;
-        }
-        open.inflight.push_back(open.sent);
-        open.sent += 1;
-        Some(packet_id_of(open.sent - 1))
-    }
-
-    /// Gives back the identifier that [`Self::reserve`] gave last: the message did not go out.
-    pub fn give_back(&mut self, packet_id: PacketId) {
-        if let State::Open(open) = &mut self.state
-            && open.inflight.back().is_some_and(|&sent| packet_id_of(sent) == packet_id)
-        {
-            open.inflight.pop_back();
-        }
-    }
-
-    /// Whether [`Self::reserve`] would give an identifier.
+    /// Source: [MQTT-3.3.4-9] (5.0).
     #[must_use]
-    pub fn has_window(&self) -> bool {
-        matches!(&self.state, State::Open(open) if open.inflight.len() < usize::from(open.window))
+    pub fn window(&self) -> usize {
+        match &self.state {
+            State::Open(open) => usize::from(open.window),
+            _ => 0,
+        }
+    }
+
+    /// Whether the client takes topic aliases: then ask for the one of each topic.
+    #[must_use]
+    pub fn takes_aliases(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.given.is_some())
+    }
+
+    /// The alias of a topic on the way to the client, and whether it is new: then the packet must carry the
+    /// topic too, and when it does not go out, [`Self::take_alias_back`]. `None`: there is none left.
+    ///
+    /// Source: [MQTT-3.3.2-8], [MQTT-3.1.2-26] (5.0).
+    pub fn alias(&mut self, topic: &str) -> Option<(NonZeroU16, bool)> {
+        let State::Open(open) = &mut self.state else { return None };
+        let given = open.given.as_mut()?;
+        let known = given.topics.iter().position(|known| **known == *topic);
+        let at = match known {
+            Some(at) => at,
+            None if given.topics.len() >= usize::from(given.max) => return None,
+            None => {
+                given.topics.push(topic.into());
+                given.topics.len() - 1
+            }
+        };
+        let alias = u16::try_from(at + 1).ok().and_then(NonZeroU16::new)?;
+        Some((alias, known.is_none()))
+    }
+
+    /// Forgets the alias that was given last: the packet that would have defined it did not go out.
+    pub fn take_alias_back(&mut self) {
+        if let State::Open(open) = &mut self.state
+            && let Some(given) = &mut open.given
+        {
+            given.topics.pop();
+        }
+    }
+
+    /// Takes the client for alive: it is not listened to for a while, for a reason that is not its own.
+    pub fn excuse(&mut self, now: Instant) {
+        if let State::Open(open) = &mut self.state {
+            open.heard = now;
+        }
     }
 
     /// Whether the client is let in and not yet gone.
@@ -276,7 +310,10 @@ impl Open {
     fn take<'a>(&mut self, packet: Packet<'a>, limits: &Limits) -> Result<Event<'a>, Fault> {
         Ok(match packet {
             Packet::Publish(publish) => Event::Publish(self.take_publish(publish, limits)?),
-            Packet::PubAck(ack) => self.take_ack(&ack),
+            Packet::PubAck(ack) => Event::Acknowledged { packet_id: ack.packet_id, reason: ack.reason },
+            Packet::PubRec(ack) => Event::Received { packet_id: ack.packet_id, reason: ack.reason },
+            Packet::PubRel(ack) => Event::Released { packet_id: ack.packet_id },
+            Packet::PubComp(ack) => Event::Completed { packet_id: ack.packet_id },
             Packet::Subscribe(subscribe) => Event::Subscribe(subscribe),
             Packet::Unsubscribe(unsubscribe) => Event::Unsubscribe(unsubscribe),
             Packet::PingReq => Event::Ping,
@@ -285,12 +322,12 @@ impl Open {
                 if let Some(found_s) = late {
                     return Err(Fault::SessionExpirySetLate { found_s });
                 }
-                Event::Disconnect { with_will: disconnect.reason != ReasonCode::NORMAL_DISCONNECTION }
+                Event::Disconnect {
+                    with_will: disconnect.reason != ReasonCode::NORMAL_DISCONNECTION,
+                    session_expiry_s: disconnect.session_expiry_s,
+                }
             }
             Packet::Auth(_) => return Err(Fault::AuthUnexpected),
-            Packet::PubRec(_) => return Err(Fault::QosTwoPacket { packet: "PUBREC" }),
-            Packet::PubRel(_) => return Err(Fault::QosTwoPacket { packet: "PUBREL" }),
-            Packet::PubComp(_) => return Err(Fault::QosTwoPacket { packet: "PUBCOMP" }),
             Packet::Connect(_) => return Err(DecodeError::ConnectRepeated.into()),
             other @ (Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp) => {
                 let packet = other.packet_type();
@@ -304,10 +341,7 @@ impl Open {
         if let Some(found) = alias.filter(|&found| found > limits.topic_alias_maximum) {
             return Err(Fault::TopicAliasTooLarge { found, max: limits.topic_alias_maximum });
         }
-        if publish.qos == Qos::ExactlyOnce {
-            return Err(Fault::QosNotSupported);
-        }
-        if publish.qos == Qos::AtLeastOnce && self.version == ProtocolVersion::V5 {
+        if publish.qos != Qos::AtMostOnce && self.version == ProtocolVersion::V5 {
             let receive_maximum = limits.receive_maximum.max(1);
             if self.unanswered >= receive_maximum {
                 return Err(Fault::ReceiveMaximumExceeded { receive_maximum });
@@ -343,26 +377,6 @@ impl Open {
             properties,
         })
     }
-
-    fn take_ack<'a>(&mut self, ack: &Ack<'_>) -> Event<'a> {
-        match self.inflight.iter().position(|&sent| packet_id_of(sent) == ack.packet_id) {
-            Some(at) => {
-                self.inflight.remove(at);
-                if self.inflight.is_empty() && self.inflight.capacity() > 64 {
-                    self.inflight = VecDeque::new();
-                }
-                Event::Acknowledged { packet_id: ack.packet_id, reason: ack.reason }
-            }
-            None => Event::Nothing,
-        }
-    }
-}
-
-/// How many packet identifiers there are.
-const PACKET_IDS: u64 = 65_535;
-
-fn packet_id_of(sent: u64) -> PacketId {
-    u16::try_from(sent % PACKET_IDS + 1).ok().and_then(PacketId::new).expect("1 to 65,535")
 }
 
 impl fmt::Debug for Connection {
@@ -381,7 +395,7 @@ impl fmt::Debug for Connection {
 mod tests {
     #![expect(clippy::disallowed_methods, reason = "one base instant; all later ones are sums")]
     use super::*;
-    use crate::codec::{Connect, ConnectProperties};
+    use crate::codec::{Connect, ConnectProperties, PacketId};
 
     const LIMITS: Limits = Limits {
         packet_bytes_before_auth_max: 16 << 10,
@@ -390,6 +404,7 @@ mod tests {
         topic_alias_maximum: 10,
         keep_alive_s_max: u16::MAX,
         inflight_max: 3,
+        topic_aliases_given_max: 16,
     };
 
     fn open(version: ProtocolVersion, properties: ConnectProperties<'_>) -> (Connection, Instant) {
@@ -409,29 +424,32 @@ mod tests {
         Packet::from(connect).encode(version, &mut bytes).expect("a CONNECT");
         assert!(matches!(connection.next(now, &bytes), Step::Took { event: Event::Connect(_), .. }));
         assert!(matches!(connection.next(now, &[0xc0, 0]), Step::Hold), "held until admitted");
-        connection.admit(now, None, &mut Vec::new());
+        connection.admit(now, &Welcome::default(), &mut Vec::new());
         (connection, now)
     }
 
     #[test]
-    fn the_window_is_the_smaller_of_both_sides_and_opens_by_puback() {
+    fn the_window_is_the_smaller_of_both_sides() {
         let asked = ConnectProperties { receive_maximum: NonZeroU16::new(2), ..ConnectProperties::default() };
         for (properties, window) in [(asked, 2), (ConnectProperties::default(), 3)] {
-            let (mut connection, now) = open(ProtocolVersion::V5, properties);
-            for n in 1..=window {
-                assert_eq!(connection.reserve().map(PacketId::get), Some(n));
-            }
-            assert!(!connection.has_window() && connection.reserve().is_none());
-            // Not the oldest first: that is the client's affair.
-            let step = connection.next(now, &[0x40, 2, 0, 2]);
-            assert!(matches!(step, Step::Took { event: Event::Acknowledged { .. }, .. }), "{step:?}");
-            let step = connection.next(now, &[0x40, 2, 0, 2]);
-            assert!(matches!(step, Step::Took { event: Event::Nothing, .. }), "{step:?}");
-            let next = connection.reserve().expect("room for one");
-            assert_eq!(next.get(), window + 1);
-            connection.give_back(next);
-            assert!(connection.has_window());
+            let (connection, _) = open(ProtocolVersion::V5, properties);
+            assert_eq!(connection.window(), window);
         }
+    }
+
+    #[test]
+    fn no_more_aliases_are_given_than_the_client_takes() {
+        let asked = ConnectProperties { topic_alias_maximum: Some(2), ..ConnectProperties::default() };
+        let (mut connection, _) = open(ProtocolVersion::V5, asked);
+        let alias = |n| NonZeroU16::new(n).expect("not 0");
+        assert_eq!(connection.alias("a"), Some((alias(1), true)));
+        assert_eq!(connection.alias("b"), Some((alias(2), true)));
+        assert_eq!(connection.alias("c"), None);
+        assert_eq!(connection.alias("a"), Some((alias(1), false)));
+        connection.take_alias_back();
+        assert_eq!(connection.alias("c"), Some((alias(2), true)), "`b` was never defined");
+        let (mut none, _) = open(ProtocolVersion::V5, ConnectProperties::default());
+        assert!(!none.takes_aliases() && none.alias("a").is_none());
     }
 
     #[test]

@@ -1,0 +1,473 @@
+//! Sessions that outlive their connections, and the process: what is stored, when it is told, what comes
+//! back.
+
+mod support;
+
+use std::time::Duration;
+
+use drawbridge_broker::storage::Record;
+use drawbridge_broker::{Ended, EndedWhy};
+use drawbridge_mqtt::codec::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, SubscribeEntry};
+use drawbridge_names::{RegistryName, TopicName, Uid};
+use support::*;
+
+const QOS0: Qos = Qos::AtMostOnce;
+const QOS1: Qos = Qos::AtLeastOnce;
+const QOS2: Qos = Qos::ExactlyOnce;
+
+fn id(n: u16) -> PacketId {
+    PacketId::new(n).expect("not 0")
+}
+
+/// Tells the publisher's PUBACKs, PUBRECs and the like apart from messages.
+fn answers(net: &mut Net, client: usize) -> Vec<Got> {
+    net.got(client).into_iter().filter(|got| !matches!(got, Got::Message(_))).collect()
+}
+
+/// Publishes at QoS 2 and goes through the exchange.
+fn publish_twice_acknowledged(net: &mut Net, client: usize, topic: &str, payload: &[u8]) {
+    let packet_id = net.publish(client, topic, payload, QOS2).expect("QoS 2");
+    assert_eq!(answers(net, client), [Got::PubRec(packet_id.get(), ReasonCode::Success)]);
+    net.send(client, &Packet::PubRel(Ack::success(packet_id)));
+    assert_eq!(answers(net, client), [Got::PubComp(packet_id.get(), ReasonCode::Success)]);
+}
+
+#[test]
+fn a_session_that_is_away_gets_what_it_missed_in_order_on_any_shard() {
+    for shards in [1, 3] {
+        for version in [V311, V5] {
+            for back_on in 0..shards {
+                let mut net = Net::durable(shards);
+                let (reader, present) = net.rejoin(0, version, app(1), 3_600);
+                assert!(!present);
+                net.subscribe(reader, "a/#", QOS2);
+                net.hang_up(reader);
+                let speaker = net.join(shards - 1, version, app(2));
+                for n in 0..10 {
+                    let qos = if n % 2 == 0 { QOS1 } else { QOS2 };
+                    if qos == QOS1 {
+                        net.publish(speaker, "a/b", n.to_string().as_bytes(), qos);
+                        assert!(matches!(answers(&mut net, speaker)[..], [Got::PubAck { .. }]));
+                    } else {
+                        publish_twice_acknowledged(&mut net, speaker, "a/b", n.to_string().as_bytes());
+                    }
+                }
+                net.publish(speaker, "a/b", b"QoS 0 is not kept", QOS0);
+                let (reader, present) = net.rejoin(back_on, version, app(1), 3_600);
+                assert!(present);
+                let got = net.messages(reader);
+                let payloads: Vec<_> = got.iter().map(|m| String::from_utf8_lossy(&m.payload)).collect();
+                assert_eq!(
+                    payloads,
+                    ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+                    "{shards} {version:?}"
+                );
+                assert!(got.iter().all(|message| !message.dup), "none was sent before");
+            }
+        }
+    }
+}
+
+#[test]
+fn i12_nothing_is_acknowledged_before_it_is_stored() {
+    for shards in [1, 2] {
+        let mut net = Net::durable(shards);
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        net.subscribe(reader, "a", QOS1);
+        net.hang_up(reader);
+        let (speaker, _) = net.rejoin(shards - 1, V5, app(2), 3_600);
+        net.disk.slow = true;
+        let one = net.publish(speaker, "a", b"1", QOS1).expect("an id");
+        let two = net.publish(speaker, "a", b"2", QOS2).expect("an id");
+        let nobody = net.publish(speaker, "nobody/listens", b"3", QOS1).expect("an id");
+        assert!(answers(&mut net, speaker).is_empty(), "not even that of the third, which must be the third");
+        net.commit();
+        let ack = |id: PacketId| Got::PubAck { id: id.get(), reason: ReasonCode::Success, text: None };
+        let expected = [ack(one), Got::PubRec(two.get(), ReasonCode::Success), ack(nobody)];
+        assert_eq!(answers(&mut net, speaker), expected);
+        net.send(speaker, &Packet::PubRel(Ack::success(two)));
+        assert!(answers(&mut net, speaker).is_empty(), "the release could be forgotten");
+        net.commit();
+        assert_eq!(answers(&mut net, speaker), [Got::PubComp(two.get(), ReasonCode::Success)]);
+        // A subscription is told when it is stored.
+        let packet = drawbridge_mqtt::codec::Subscribe {
+            packet_id: id(99),
+            subscription_identifier: None,
+            user_properties: Default::default(),
+            entries: vec![SubscribeEntry::of("x", QOS1)],
+        };
+        net.send(speaker, &Packet::Subscribe(packet));
+        assert!(answers(&mut net, speaker).is_empty());
+        net.commit();
+        assert_eq!(answers(&mut net, speaker), [Got::SubAck(vec![ReasonCode::GrantedQos1])]);
+    }
+}
+
+#[test]
+fn i12_what_was_acknowledged_survives_the_process_and_comes_in_order() {
+    for shards in [1, 2] {
+        let mut net = Net::durable(shards);
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        net.subscribe_as(reader, SubscribeEntry::of("a/#", QOS2), Some(7));
+        net.hang_up(reader);
+        let speaker = net.join(shards - 1, V5, app(2));
+        for n in 0..5 {
+            net.publish(speaker, "a/b", n.to_string().as_bytes(), QOS1);
+        }
+        net.publish_with(speaker, "a/kept", b"word", QOS1, true, Default::default());
+        assert_eq!(answers(&mut net, speaker).len(), 6);
+        net.restart();
+        let (reader, present) = net.rejoin(0, V5, app(1), 3_600);
+        assert!(present);
+        let got = net.messages(reader);
+        let payloads: Vec<_> = got.iter().map(|m| String::from_utf8_lossy(&m.payload)).collect();
+        assert_eq!(payloads, ["0", "1", "2", "3", "4", "word"]);
+        assert!(got.iter().all(|message| message.subscriptions == [7]));
+        for message in got {
+            net.acknowledge(reader, message.id.expect("QoS 1"));
+        }
+        // The subscription is there, and the retained message.
+        let speaker = net.join(0, V5, app(2));
+        net.publish(speaker, "a/b", b"after", QOS1);
+        assert_eq!(net.payloads(reader), ["after"]);
+        net.got(speaker);
+        assert_eq!(net.subscribe(speaker, "a/kept", QOS0).len(), 2, "SUBACK and the retained message");
+        // Nothing that was acknowledged by the reader comes again.
+        net.restart();
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        assert_eq!(net.payloads(reader), ["after"], "it was never acknowledged");
+    }
+}
+
+#[test]
+fn a_message_at_qos_2_is_published_once_however_often_the_server_dies() {
+    for shards in [1, 2] {
+        let mut net = Net::durable(shards);
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        net.subscribe(reader, "a", QOS1);
+        net.hang_up(reader);
+        let (speaker, _) = net.rejoin(shards - 1, V5, app(2), 3_600);
+        let publish = |dup| {
+            let topic = Some(TopicName::parse("a").expect("a topic"));
+            let packet_id = Some(id(5));
+            let properties = Default::default();
+            Packet::Publish(Publish {
+                dup,
+                qos: QOS2,
+                retain: false,
+                topic,
+                packet_id,
+                properties,
+                payload: b"x",
+            })
+        };
+        net.send(speaker, &publish(false));
+        assert_eq!(answers(&mut net, speaker), [Got::PubRec(5, ReasonCode::Success)]);
+        net.restart();
+        let (speaker, present) = net.rejoin(0, V5, app(2), 3_600);
+        assert!(present);
+        net.send(speaker, &publish(true));
+        assert_eq!(answers(&mut net, speaker), [Got::PubRec(5, ReasonCode::Success)]);
+        net.send(speaker, &Packet::PubRel(Ack::success(id(5))));
+        assert_eq!(answers(&mut net, speaker), [Got::PubComp(5, ReasonCode::Success)]);
+        net.restart();
+        let (speaker, _) = net.rejoin(0, V5, app(2), 3_600);
+        net.send(speaker, &Packet::PubRel(Ack::success(id(5))));
+        assert_eq!(answers(&mut net, speaker), [Got::PubComp(5, ReasonCode::PacketIdentifierNotFound)]);
+        // The identifier means another message now.
+        net.send(speaker, &publish(false));
+        assert_eq!(answers(&mut net, speaker), [Got::PubRec(5, ReasonCode::Success)]);
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        assert_eq!(net.payloads(reader), ["x", "x"], "two messages, not three");
+    }
+}
+
+#[test]
+fn a_message_at_qos_2_is_delivered_under_one_identifier_until_it_is_complete() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS2);
+    let speaker = net.join(0, V5, app(2));
+    net.disk.slow = true;
+    net.publish(speaker, "a", b"x", QOS2);
+    assert!(net.messages(reader).is_empty(), "its identifier is not stored yet");
+    net.commit();
+    let first = net.messages(reader);
+    let packet_id = first[0].id.expect("QoS 2");
+    assert!(!first[0].dup);
+    net.disk.slow = false;
+    net.restart();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    let again = net.messages(reader);
+    assert_eq!((again[0].id, again[0].dup), (Some(packet_id), true));
+    net.disk.slow = true;
+    net.send(reader, &Packet::PubRec(Ack::success(id(packet_id))));
+    assert!(answers(&mut net, reader).is_empty(), "PUBREL waits until PUBREC is stored");
+    net.commit();
+    assert_eq!(answers(&mut net, reader), [Got::PubRel(packet_id, ReasonCode::Success)]);
+    net.disk.slow = false;
+    net.restart();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    assert_eq!(net.got(reader), [Got::PubRel(packet_id, ReasonCode::Success)], "never the message again");
+    net.send(reader, &Packet::PubComp(Ack::success(id(packet_id))));
+    net.restart();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    assert!(net.got(reader).is_empty());
+}
+
+#[test]
+fn clean_start_forgets_the_old_session_before_it_is_told_so() {
+    for shards in [1, 2] {
+        let mut net = Net::durable(shards);
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        net.subscribe(reader, "a", QOS1);
+        net.hang_up(reader);
+        net.disk.slow = true;
+        let reader = net.connect(shards - 1, V5, app(1));
+        assert!(net.got(reader).is_empty(), "the old session could still come back");
+        net.commit();
+        assert!(matches!(net.got(reader)[..], [Got::ConnAck { session_present: false, .. }]));
+        net.disk.slow = false;
+        net.hang_up(reader);
+        assert!(net.disk.image().sessions.is_empty());
+        let (_, present) = net.rejoin(0, V5, app(1), 3_600);
+        assert!(!present);
+    }
+}
+
+#[test]
+fn a_session_ends_when_its_expiry_has_passed_and_not_before() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V5, app(1), 60);
+    net.subscribe(reader, "a", QOS1);
+    net.pass(Duration::from_secs(600));
+    net.hang_up(reader);
+    net.pass(Duration::from_secs(59));
+    let (reader, present) = net.rejoin(0, V5, app(1), 60);
+    assert!(present, "its time begins when its connection ends");
+    net.hang_up(reader);
+    net.pass(Duration::from_secs(61));
+    assert_eq!((net.stats().sessions_stored, net.stats().subscriptions), (0, 0));
+    assert!(net.disk.image().sessions.is_empty());
+    let (reader, present) = net.rejoin(0, V5, app(1), 60);
+    assert!(!present);
+    // Also when the server was not there in between, and when it was while it was connected.
+    net.hang_up(reader);
+    net.now += Duration::from_secs(30);
+    net.restart();
+    net.now += Duration::from_secs(31);
+    net.pass(Duration::from_millis(100));
+    assert!(!net.rejoin(0, V5, app(1), 60).1);
+}
+
+#[test]
+fn disconnect_may_change_the_expiry_of_the_session() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V5, app(1), 60);
+    net.subscribe(reader, "a", QOS1);
+    let mut goodbye = drawbridge_mqtt::codec::Disconnect::of(ReasonCode::NORMAL_DISCONNECTION);
+    goodbye.session_expiry_s = Some(0);
+    net.send(reader, &Packet::Disconnect(goodbye));
+    assert_eq!(net.stats().sessions_stored, 0);
+    assert!(!net.rejoin(0, V5, app(1), 60).1);
+}
+
+#[test]
+fn the_longest_expiry_is_told_where_it_is_shorter_than_asked_for() {
+    let mut net = Net::with(1, |config| {
+        config.durable = true;
+        config.session_expiry_s_max = 100;
+    });
+    for (asked, told) in [(u32::MAX, Some(100)), (100, None), (99, None), (0, None)] {
+        let client =
+            net.connect_with(0, V5, app(1), |packet| packet.properties.session_expiry_s = Some(asked));
+        let got = net.take_first(client);
+        assert!(
+            matches!(got, Some(Got::ConnAck { session_expiry_s, .. }) if session_expiry_s == told),
+            "{got:?}"
+        );
+    }
+}
+
+#[test]
+fn a_deleted_owner_leaves_no_session_and_a_blocked_one_gets_nothing() {
+    for (why, kept) in [(EndedWhy::Deleted, false), (EndedWhy::Blocked, true), (EndedWhy::Revoked, true)] {
+        for connected in [false, true] {
+            let mut net = Net::durable(1);
+            let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+            net.subscribe(reader, "a", QOS1);
+            if !connected {
+                net.hang_up(reader);
+            }
+            let ended = Ended::Principal { registry: RegistryName::default_registry(), uid: Uid(1), why };
+            net.run(0, |shard, now, fx| shard.end_sessions(now, &ended, fx));
+            assert_eq!(net.stats().sessions_stored, usize::from(kept), "{why:?} {connected}");
+            assert_eq!(net.disk.image().sessions.len(), usize::from(kept));
+        }
+    }
+}
+
+#[test]
+fn a_queue_keeps_what_came_first_and_counts_what_it_missed() {
+    let mut net = Net::with(1, |config| {
+        config.durable = true;
+        config.queue_messages_max = 5;
+    });
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    net.hang_up(reader);
+    let speaker = net.join(0, V5, app(2));
+    for n in 0..8 {
+        net.publish(speaker, "a", n.to_string().as_bytes(), QOS1);
+    }
+    assert_eq!((net.stats().queued, net.stats().queue_full, net.stats().waiting), (5, 3, 0));
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    assert_eq!(net.payloads(reader), ["0", "1", "2", "3", "4"]);
+}
+
+#[test]
+fn messages_that_the_storage_keeps_no_more_are_passed_over_and_counted() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS2);
+    net.hang_up(reader);
+    let speaker = net.join(0, V5, app(2));
+    for n in 0..200 {
+        net.publish(speaker, "a", n.to_string().as_bytes(), QOS1);
+    }
+    let messages = net.disk.records().filter_map(|record| match record {
+        Record::Message { id, .. } => Some(*id),
+        _ => None,
+    });
+    net.disk.lost = messages.step_by(2).collect();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    let mut got = Vec::new();
+    loop {
+        let messages = net.messages(reader);
+        if messages.is_empty() {
+            break;
+        }
+        for message in messages {
+            got.push(String::from_utf8(message.payload).expect("text"));
+            net.acknowledge(reader, message.id.expect("QoS 1"));
+        }
+    }
+    let expected: Vec<String> = (0..200).filter(|n| n % 2 == 1).map(|n: u32| n.to_string()).collect();
+    assert_eq!(got, expected);
+    assert_eq!((net.stats().forgotten, net.stats().queued), (100, 0));
+}
+
+#[test]
+fn the_window_holds_also_for_what_is_sent_again() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    let speaker = net.join(0, V5, app(2));
+    for n in 0..6 {
+        net.publish(speaker, "a", n.to_string().as_bytes(), QOS1);
+    }
+    assert_eq!(net.messages(reader).len(), 6);
+    net.hang_up(reader);
+    let reader = net.connect_with(0, V5, app(1), |packet| {
+        packet.clean_start = false;
+        packet.properties.session_expiry_s = Some(3_600);
+        packet.properties.receive_maximum = std::num::NonZeroU16::new(2);
+    });
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        let messages = net.messages(reader);
+        assert!(messages.len() <= 2 && messages.iter().all(|message| message.dup));
+        for message in messages {
+            net.acknowledge(reader, message.id.expect("QoS 1"));
+            seen.push(String::from_utf8(message.payload).expect("text"));
+        }
+    }
+    assert_eq!(seen, ["0", "1", "2", "3", "4", "5"]);
+}
+
+#[test]
+fn a_will_of_a_stored_session_speaks_after_a_restart_when_its_time_has_come() {
+    for delay_s in [0, 30] {
+        let mut net = Net::durable(1);
+        let client = net.connect_with(0, V5, app(2), |packet| {
+            let mut will = will("wills/two", b"gone");
+            will.properties.delay_s = Some(delay_s);
+            packet.will = Some(will);
+            packet.properties.session_expiry_s = Some(3_600);
+        });
+        net.expect_welcome(client);
+        net.restart();
+        let listener = net.join(0, V5, app(1));
+        net.subscribe(listener, "wills/#", QOS1);
+        net.pass(Duration::from_secs(29));
+        assert_eq!(net.messages(listener).len(), 0, "at once, before anybody listened, or not yet");
+        net.pass(Duration::from_secs(2));
+        assert_eq!(net.messages(listener).len(), usize::from(delay_s > 0));
+        net.restart();
+        let listener = net.join(0, V5, app(1));
+        net.subscribe(listener, "wills/#", QOS1);
+        net.pass(Duration::from_secs(60));
+        assert!(net.messages(listener).is_empty(), "once");
+    }
+}
+
+#[test]
+fn two_shards_never_serve_one_stored_session_at_once() {
+    let mut net = Net::durable(2);
+    let (first, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(first, "a", QOS1);
+    let (second, present) = net.rejoin(1, V5, app(1), 3_600);
+    assert!(present);
+    let got = net.got(first);
+    assert!(matches!(got[..], [Got::Disconnect { reason: ReasonCode::SessionTakenOver, .. }]), "{got:?}");
+    assert_eq!(net.clients[second].shard, 0, "the connection came to its session");
+    let speaker = net.join(1, V5, app(2));
+    net.publish(speaker, "a", b"x", QOS1);
+    assert_eq!(net.payloads(second), ["x"]);
+    // A clean one elsewhere ends it.
+    let third = net.join(1, V5, app(1));
+    assert!(matches!(net.got(second)[..], [Got::Disconnect { reason: ReasonCode::SessionTakenOver, .. }]));
+    net.publish(speaker, "a", b"y", QOS1);
+    assert!(net.messages(third).is_empty());
+    assert!(net.disk.image().sessions.is_empty());
+}
+
+#[test]
+fn what_is_done_is_never_written_before_what_it_is_done_with() {
+    let mut net = Net::durable(2);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    let speaker = net.join(1, V5, app(2));
+    net.disk.slow = true;
+    net.publish(speaker, "a", b"x", QOS1);
+    let message = &net.messages(reader)[0];
+    net.acknowledge(reader, message.id.expect("QoS 1"));
+    net.commit();
+    net.commit();
+    let image = net.disk.image();
+    assert!(image.references.is_empty(), "{:?}", image.references);
+    net.disk.slow = false;
+    net.restart();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    assert!(net.messages(reader).is_empty());
+}
+
+#[test]
+fn a_client_with_too_many_unanswered_publishes_is_listened_to_again_when_they_are_answered() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V311, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    net.hang_up(reader);
+    let speaker = net.join(0, V311, app(2));
+    net.disk.slow = true;
+    for n in 0..1_500_u32 {
+        net.publish(speaker, "a", &n.to_be_bytes(), QOS1);
+    }
+    let conn = net.clients[speaker].conn;
+    assert!(net.shards[0].is_held(conn));
+    assert!(answers(&mut net, speaker).is_empty());
+    net.commit();
+    net.commit();
+    assert!(!net.shards[0].is_held(conn));
+    assert_eq!(answers(&mut net, speaker).len(), 1_500);
+}
