@@ -18,12 +18,12 @@ pub struct LogConfig {
     pub age_max: Duration,
     /// How long a batch that nobody waits for may stay unwritten. Default 1 s.
     pub patience: Duration,
-    /// How long after a failed write the next is tried. Default 500 ms.
+    /// How long after a failed write the next is tried, not 0. Default 500 ms.
     pub retry: Duration,
-    /// As much is written with one fsync at most. Default 4 MiB; one batch is never divided.
+    /// As much is written with one fsync at most. Default 4 MiB, to 1 GiB; one batch is never divided.
     pub group_bytes_max: usize,
     /// What stands is written down when the log has grown by so many bytes, and by as many as it takes itself.
-    /// Default 64 MiB. It bounds what is read again at the next start.
+    /// Default 64 MiB, from 4 KiB to 1 GiB. It bounds what is read again at the next start.
     pub checkpoint_bytes: u64,
 }
 
@@ -43,12 +43,19 @@ impl Default for LogConfig {
 
 impl LogConfig {
     pub(crate) fn check(&self) -> Result<(), LogError> {
-        if !(4 << 10..=1 << 30).contains(&self.segment_bytes) {
-            return Err(LogError::Config {
-                key: "segment_bytes",
-                found: self.segment_bytes,
-                wanted: "4096 to 1073741824",
-            });
+        let group_bytes_max = self.group_bytes_max as u64;
+        for (key, found, from) in [
+            ("segment_bytes", self.segment_bytes, 4 << 10),
+            ("checkpoint_bytes", self.checkpoint_bytes, 4 << 10),
+            ("group_bytes_max", group_bytes_max, 1),
+        ] {
+            if !(from..=1 << 30).contains(&found) {
+                let wanted = if from == 1 { "1 to 1073741824" } else { "4096 to 1073741824" };
+                return Err(LogError::Config { key, found, wanted });
+            }
+        }
+        if self.retry.is_zero() {
+            return Err(LogError::Config { key: "retry", found: 0, wanted: "more than nothing" });
         }
         if self.bytes_max < 8 * self.segment_bytes {
             return Err(LogError::Config {

@@ -92,6 +92,9 @@ fn settings_out_of_range_are_refused() {
         LogConfig { segment_bytes: 4095, ..LogConfig::default() },
         LogConfig { segment_bytes: (1 << 30) + 1, bytes_max: u64::MAX, ..LogConfig::default() },
         LogConfig { bytes_max: 511 << 20, ..LogConfig::default() },
+        LogConfig { checkpoint_bytes: 0, ..LogConfig::default() },
+        LogConfig { group_bytes_max: 0, ..LogConfig::default() },
+        LogConfig { retry: std::time::Duration::ZERO, ..LogConfig::default() },
     ] {
         let disk: Arc<dyn Disk> = Arc::new(FaultyDisk::new(1));
         let refused = MessageLog::open(disk, config, *TIME, Arc::new(std::time::Instant::now)).err();
