@@ -213,7 +213,7 @@ fn message(id: u64, session: u64, bytes: usize, time: TimeBase) -> Record {
     Record::Message {
         id: MessageId(id),
         message: Arc::new(Message {
-            id: Some(id),
+            id: Some(MessageId(id)),
             registry: RegistryName::default_registry(),
             topic: "devices/d/events/temperature".into(),
             publisher: Publisher { uid: Uid(1), policy_epoch: 0 },
