@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use crate::bytes::{
-    Connect, PINGREQ, Publish, Said, Version, Will, connect_head, field, p32, packet, section, subscribe,
+    Connect, PINGREQ, Publish, Said, Version, Will, connect_head, field, packet, section, subscribe,
     unsubscribe, user, variable,
 };
 use crate::client::Client;

@@ -18,6 +18,7 @@ mod client;
 #[path = "../e2e/harness.rs"]
 #[allow(dead_code, reason = "the tests of the whole binary need more of it")]
 mod harness;
+#[allow(dead_code, reason = "files that wait below need the rest")]
 mod world;
 
 mod classes;

@@ -408,7 +408,7 @@ fn a_filter_that_begins_with_a_wildcard_never_means_a_topic_that_begins_with_a_d
             let found = heard(world, case, &filter, &topics);
             assert!(found.contains(&topics[1]) && !found.contains(&topics[0]), "{filter}: {found:?}");
         }
-        for filter in [format!("$lab/{t}"), format!("$lab/+/#")] {
+        for filter in [format!("$lab/{t}"), "$lab/+/#".to_owned()] {
             let found = heard(world, case, &filter, &topics);
             assert!(found.contains(&topics[0]) && !found.contains(&topics[1]), "{filter}: {found:?}");
         }

@@ -485,6 +485,7 @@ fn cve_2026_8741_a_qos_2_handshake_broken_off_anywhere_delivers_once() {
             loop {
                 match reader.next() {
                     Some(Said::Ack { first_byte: 0x62, id, .. }) if id == message.id => break,
+                    Some(Said::Ack { first_byte: 0x62, id, .. }) => reader.send(&ack(0x70, id)),
                     Some(Said::Publish(_)) => {}
                     other => panic!("{other:?}"),
                 }
