@@ -203,6 +203,7 @@ fn message(id: u64, time: TimeBase) -> Record {
     Record::Message {
         id: MessageId(id),
         message: Arc::new(Message {
+            id: Some(MessageId(id)),
             registry: RegistryName::default_registry(),
             topic: "devices/d/events/t".into(),
             publisher: Publisher { uid: Uid(1), policy_epoch: 0 },

@@ -284,6 +284,18 @@ impl Work {
                 packet_id: PacketId::new(1 + self.random.below(9) as u16).unwrap(),
             },
             (8..12, Some(session), Some(message)) => Record::Done { session, message },
+            (12, Some(session), _) if !self.image.retained.is_empty() => {
+                let topics = self.image.retained.values().flat_map(|topics| topics.values());
+                let retained: Vec<MessageId> = topics.copied().collect();
+                let destination =
+                    Destination { session, qos: Qos::ExactlyOnce, retain: true, identifiers: Box::new([7]) };
+                // Now and then one that is gone: nothing comes of it.
+                let message = match retained.get(self.random.below(8) as usize) {
+                    Some(message) => *message,
+                    None => MessageId(id),
+                };
+                Record::Owed { message, destination }
+            }
             (_, Some(session), _) => {
                 let mut to = vec![session.0];
                 if sessions[0] != session {
