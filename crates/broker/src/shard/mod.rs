@@ -7,6 +7,7 @@ mod open;
 mod outgoing;
 mod publish;
 mod session;
+mod shared;
 mod speech;
 mod stored;
 mod subscribe;
@@ -19,7 +20,7 @@ use std::time::Instant;
 
 use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_mqtt::connection::{Connection, Event, Limits, Step};
-use drawbridge_names::{MqttClientId, RegistryName, Uid};
+use drawbridge_names::{MqttClientId, RegistryName, TopicFilter, Uid};
 use drawbridge_policy::Rights;
 use slab::Slab;
 use zeroize::Zeroize;
@@ -38,6 +39,8 @@ use open::Pending;
 use outgoing::Templates;
 use publish::Met;
 use session::{DelayedWill, Leaving, Session};
+use shared::Group;
+pub use shared::{Given, Member, Sharing};
 use stored::{Foreign, Gather, Outbox};
 pub use stored::{Moving, Restored};
 
@@ -77,6 +80,7 @@ pub struct Shard {
     pool: Vec<Vec<u8>>,
     /// Reused by each route.
     met: Vec<Met>,
+    met_groups: Vec<usize>,
     templates: Templates,
     outbox: Outbox,
     /// Messages that other shards were asked about, by what they are called there.
@@ -130,6 +134,9 @@ struct Registry {
     sessions: BTreeSet<(Uid, u32)>,
     /// The slots of stored sessions.
     stored: HashMap<(Uid, MqttClientId), u32>,
+    /// Shared subscriptions that are at home here.
+    groups: Slab<Group>,
+    group_of: HashMap<TopicFilter, usize>,
     /// The wills of each principal that are held back, by key of `Shard::delayed_wills`.
     wills: BTreeSet<(Uid, usize)>,
     voices: Voices,
@@ -150,6 +157,11 @@ enum Later {
     },
     /// It was not listened to, and is now.
     Replay(ConnId),
+    /// The home of a group is to hear of a member.
+    Sharing {
+        home: usize,
+        sharing: Sharing,
+    },
 }
 
 impl Shard {
@@ -171,6 +183,7 @@ impl Shard {
             later: VecDeque::new(),
             pool: Vec::new(),
             met: Vec::new(),
+            met_groups: Vec::new(),
             templates: Templates::default(),
             outbox: Outbox::default(),
             gathers: HashMap::new(),
@@ -405,7 +418,9 @@ impl Shard {
         for crossing in batch {
             match crossing {
                 Crossing::Publish { message, gather } => self.route_crossed(now, &message, gather, fx),
-                Crossing::Gathered { token, from, to } => self.gathered(now, token, from, to, fx),
+                Crossing::Gathered { token, to, shards } => self.gathered(now, token, to, &shards, fx),
+                Crossing::Sharing(sharing) => self.sharing(now, *sharing, fx),
+                Crossing::Given(given) => self.given(now, &given, fx),
                 Crossing::Stored { message } => self.foreign_is_stored(now, message, fx),
                 Crossing::Supplant { conn, discarded } => {
                     self.supplanted(now, conn, discarded.as_ref(), fx);
@@ -512,6 +527,8 @@ impl Shard {
             behind: BTreeSet::new(),
             sessions: BTreeSet::new(),
             stored: HashMap::new(),
+            groups: Slab::new(),
+            group_of: HashMap::new(),
             wills: BTreeSet::new(),
             voices: Voices::default(),
         });
@@ -607,6 +624,12 @@ impl Shard {
         while let Some(later) = self.later.pop_front() {
             match later {
                 Later::Will(will) => self.publish_will(now, &will, fx),
+                Later::Sharing { home, sharing } if home == self.config.index => {
+                    self.sharing(now, sharing, fx);
+                }
+                Later::Sharing { home: shard, sharing } => {
+                    fx.push(Effect::Cross { shard, crossing: Crossing::Sharing(Box::new(sharing)) });
+                }
                 Later::Replay(conn) => self.replay(now, conn, fx),
                 Later::FellBehind { conn, waiting } => {
                     self.end(now, conn, What::FellBehind { waiting }, fx);

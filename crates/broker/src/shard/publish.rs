@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use drawbridge_mqtt::codec::{PacketId, ProtocolVersion, Qos, ReasonCode};
 use drawbridge_mqtt::connection::{Inbound, InboundTopic};
-use drawbridge_names::{PrincipalKind, PrincipalName, TopicName};
+use drawbridge_names::{PrincipalKind, PrincipalName, TopicFilter, TopicName};
 use drawbridge_policy::Rights;
 
 use super::flow::{Kept, Owed, Stage};
 use super::outgoing::{Offered, Outgoing, Publication, inner_topic, stored, unstored};
 use super::session::{OrderStage, Session, WaitingOrder};
+use super::shared::{Member, group_of};
 use super::speech::{Speech, Waits};
-use super::stored::{Asker, Gather};
+use super::stored::{Asker, Gather, Waiter};
 use super::{Later, Place, Shard};
 use crate::deliver::may_publish;
 use crate::effect::{ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect, Order, OrderOutcome};
@@ -30,6 +31,17 @@ pub(super) struct Met {
     /// 0 for none.
     identifier: u32,
     more_identifiers: Vec<u32>,
+    /// The shared subscription through which it gets it.
+    share: Option<TopicFilter>,
+}
+
+/// Who is owed a message, for its record.
+#[derive(Default)]
+pub(super) struct Owing {
+    /// The stored sessions.
+    pub(super) to: Vec<Destination>,
+    /// Other shards that owe it to one of them.
+    pub(super) shards: Vec<usize>,
 }
 
 impl Met {
@@ -40,7 +52,13 @@ impl Met {
             retain_as_published: route.retain_as_published,
             identifier: route.identifier,
             more_identifiers: Vec::new(),
+            share: None,
         }
+    }
+
+    /// A member of a group, chosen for this message.
+    pub(super) fn of_member(member: &Member, share: TopicFilter) -> Self {
+        Self { share: Some(share), ..Self::of(&member.terms.route(member.slot)) }
     }
 
     /// One copy for overlapping subscriptions: the highest QoS, every identifier.
@@ -97,7 +115,7 @@ pub(super) enum Spoken {
 
 /// What became of a message for the device that an order waits for.
 #[derive(Debug, Clone, Copy)]
-enum Fate {
+pub(super) enum Fate {
     NotMet,
     Withheld,
     Dropped,
@@ -543,7 +561,7 @@ impl Shard {
         gather: Option<(usize, u64)>,
         fx: &mut Vec<Effect>,
     ) {
-        let mut to = Vec::new();
+        let mut owing = Owing::default();
         if let Ok(topic) = TopicName::parse(&message.topic) {
             let registry = self.registry(&message.registry);
             if message.retain {
@@ -563,10 +581,10 @@ impl Shard {
                 kept: None,
                 payload_shared: Some(&message.payload),
             };
-            self.route(now, &mut publication, None, gather.is_some(), &mut to, fx);
+            self.route(now, &mut publication, None, gather.is_some(), &mut owing, fx);
         }
         if let Some((asker, token)) = gather {
-            self.answer_gather(asker, token, message, to, fx);
+            self.answer_gather(asker, token, message, owing, fx);
         }
     }
 
@@ -585,9 +603,10 @@ impl Shard {
         let (index, retain) = (self.config.index, publication.retain);
         let others = (0..self.config.shards).filter(|shard| *shard != index);
         let asked = others.clone().filter(|shard| acknowledged && self.interest.keeps(*shard)).count();
-        let mut to = Vec::new();
+        let mut owing = Owing::default();
         let place = self.outbox.mark();
-        let fate = self.route(now, publication, target, asked > 0, &mut to, fx);
+        let fate = self.route(now, publication, target, asked > 0, &mut owing, fx);
+        let Owing { to, mut shards } = owing;
         self.counter += 1;
         let token = self.counter;
         let mut left = 0;
@@ -617,9 +636,10 @@ impl Shard {
                 Origin::Order(order) => Asker::Order(order),
                 Origin::Nobody | Origin::Unanswered => Asker::Nobody,
             };
-            self.note_foreign(&message, &to);
-            let owing = if to.is_empty() { Vec::new() } else { vec![index] };
-            self.gathers.insert(token, Gather { message, to, retained, left, owing, asker });
+            if self.note_foreign(&message, &to) {
+                shards.push(index);
+            }
+            self.gathers.insert(token, Gather { message, to, retained, left, owing: shards, asker });
             return Spread { fate, waits: Waits { after: 0, others: u8::from(answered) } };
         }
         let mut after = 0;
@@ -627,6 +647,9 @@ impl Shard {
             let message = self.stored(now, publication);
             // Before what was remembered of its way to those it is owed to.
             after = self.store_message(&message, to, retained, answered, place);
+            if let Some(id) = message.id {
+                self.await_stored(shards.into_iter().map(|shard| Waiter::Tell(shard, id)));
+            }
         }
         if let (Some(session), Origin::Client { packet_id, .. }) = (session, origin) {
             after = self.remember_now(Record::Inbound { session, packet_id });
@@ -663,7 +686,7 @@ impl Shard {
     }
 
     /// The stored copy of a publication, made when first needed.
-    fn stored(&mut self, now: Instant, publication: &mut Publication<'_>) -> Arc<Message> {
+    pub(super) fn stored(&mut self, now: Instant, publication: &mut Publication<'_>) -> Arc<Message> {
         if let Some(message) = &publication.stored {
             return Arc::clone(message);
         }
@@ -704,9 +727,10 @@ impl Shard {
         publication: &mut Publication<'_>,
         target: Option<ConnId>,
         foreign: bool,
-        to: &mut Vec<Destination>,
+        owing: &mut Owing,
         fx: &mut Vec<Effect>,
     ) -> Fate {
+        let mut groups = mem::take(&mut self.met_groups);
         let mut met = mem::take(&mut self.met);
         self.counter += 1;
         let mark = self.counter;
@@ -716,6 +740,10 @@ impl Shard {
             if route.no_local && from == Some(route.slot) {
                 return; // [MQTT-3.8.3-3] (5.0)
             }
+            if let Some(group) = group_of(route.slot) {
+                groups.push(group);
+                return;
+            }
             let Some(session) = sessions.get_mut(route.slot as usize) else { return };
             meet(session, mark, &mut met, route);
         });
@@ -724,24 +752,28 @@ impl Shard {
         let target = target.and_then(|target| self.session_of(target));
         let mut fate = Fate::NotMet;
         for met in &met {
-            let what = self.deliver(now, publication, met, Route { shared, foreign }, to, fx);
+            let what = self.deliver(now, publication, met, Route { shared, foreign }, owing, fx);
             if target == Some(met.slot) {
                 fate = what;
             }
         }
         met.clear();
         self.met = met;
+        for group in groups.drain(..) {
+            self.give(now, publication, group, Route { shared: false, foreign }, owing, fx);
+        }
+        self.met_groups = groups;
         fate
     }
 
     /// To one subscriber: now, later, or not at all.
-    fn deliver(
+    pub(super) fn deliver(
         &mut self,
         now: Instant,
         publication: &mut Publication<'_>,
         met: &Met,
         route: Route,
-        to: &mut Vec<Destination>,
+        owing: &mut Owing,
         fx: &mut Vec<Effect>,
     ) -> Fate {
         let registry = &self.registries[publication.registry];
@@ -792,7 +824,7 @@ impl Shard {
         }
         match (offered, id) {
             (Offered::TooLarge, _) => return Fate::Dropped,
-            (Offered::Written, None) => {
+            (Offered::Written, None) if met.share.is_none() => {
                 self.sessions[met.slot as usize].flow.send(message.qos, None);
                 return Fate::Sent(packet_id);
             }
@@ -802,11 +834,10 @@ impl Shard {
         let owed = self.owe(met, &message, kept, id.is_some(), holds);
         let ticket = owed.ticket;
         if let Some(session) = id {
-            to.push(owed.destination(session));
+            owing.to.push(owed.destination(session));
         }
         let session = &mut self.sessions[met.slot as usize];
         if offered == Offered::Written {
-            // A session that is not stored was dealt with before.
             session.flow.send(message.qos, Some(Box::new(owed)));
             if let (Some(packet_id), Some(session), false) = (packet_id, id, holds) {
                 self.note_sending(session, met.slot, packet_id);
@@ -818,7 +849,7 @@ impl Shard {
             return Fate::Queued(ticket);
         }
         if !self.enqueue(met.slot, owed) {
-            to.pop_if(|last| Some(last.session) == id);
+            owing.to.pop_if(|last| Some(last.session) == id);
             return Fate::Dropped;
         }
         Fate::Queued(ticket)
@@ -843,6 +874,7 @@ impl Shard {
             retain: message.retain,
             identifiers: (met.identifier, met.more_identifiers.clone().into()),
             held,
+            share: met.share.clone(),
         }
     }
 
@@ -901,11 +933,11 @@ impl Shard {
 
 /// How a message is on its way.
 #[derive(Debug, Clone, Copy)]
-struct Route {
+pub(super) struct Route {
     /// Several get it: encode it once.
-    shared: bool,
-    /// Another shard let it in, and waits to hear to whom it is owed.
-    foreign: bool,
+    pub(super) shared: bool,
+    /// Its record is not written with this call, but later, or by another shard.
+    pub(super) foreign: bool,
 }
 
 /// Of a stored session, so much of what waits stays in memory.
