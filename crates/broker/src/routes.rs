@@ -142,6 +142,7 @@ pub(crate) struct Routes {
     next_level: u32,
     free_levels: Vec<u32>,
     len: usize,
+    generation: u64,
     /// Reused by `each`: the interned levels of the topic, and what is still to be walked.
     topic: Vec<Option<u32>>,
     walk: Vec<(u32, u32)>,
@@ -158,6 +159,7 @@ impl Routes {
             next_level: 0,
             free_levels: Vec::new(),
             len: 0,
+            generation: 0,
             topic: Vec::new(),
             walk: Vec::new(),
         }
@@ -168,8 +170,15 @@ impl Routes {
         self.len
     }
 
+    /// Another number after each change. While it stays, a topic meets the same subscriptions.
+    #[cfg_attr(not(test), expect(dead_code, reason = "asked by the route cache of a publisher"))]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Adds or replaces the subscription of `new.slot` to `filter`; `true` when it is new.
     pub(crate) fn insert(&mut self, filter: &TopicFilter, new: Subscriber) -> bool {
+        self.generation += 1;
         let added = if filter.has_wildcard() {
             self.place(filter).put(new)
         } else if let Some(subscribers) = self.exact.get_mut(filter.as_str()) {
@@ -233,6 +242,7 @@ impl Routes {
 
     /// Removes the subscription of `slot` to `filter`; `false` when there was none.
     pub(crate) fn remove(&mut self, filter: &TopicFilter, slot: u32) -> bool {
+        self.generation += 1;
         let removed = if filter.has_wildcard() {
             self.remove_wildcard(filter, slot)
         } else {
@@ -409,6 +419,26 @@ mod tests {
             }
             prop_assert!(routes.exact.is_empty() && routes.edges.is_empty() && routes.levels.is_empty());
             prop_assert_eq!(routes.free_nodes.len() + 1, routes.nodes.len());
+        }
+    }
+
+    #[test]
+    fn each_change_makes_another_generation() {
+        let mut routes = Routes::new();
+        let mut before = routes.generation();
+        for text in ["a/b", "a/+", "a/#"] {
+            let filter = TopicFilter::parse(text).expect(text);
+            let other_qos = Subscriber { qos: Qos::ExactlyOnce, ..subscriber(1) };
+            routes.insert(&filter, subscriber(1));
+            let added = routes.generation();
+            routes.insert(&filter, other_qos);
+            let replaced = routes.generation();
+            assert_eq!(met(&mut routes, "a/b"), [1]);
+            assert_eq!(routes.generation(), replaced, "only asked");
+            routes.remove(&filter, 1);
+            let all = [before, added, replaced, routes.generation()];
+            assert!(all.windows(2).all(|two| two[0] < two[1]), "{text}: {all:?}");
+            before = routes.generation();
         }
     }
 
