@@ -3,6 +3,7 @@
 mod config;
 mod filters;
 mod flow;
+mod known;
 mod open;
 mod outgoing;
 mod publish;
@@ -77,7 +78,7 @@ pub struct Shard {
     /// Work that an end of a session leaves behind; done before a call returns.
     later: VecDeque<Later>,
     /// Emptied output buffers, for whoever writes next: an idle connection holds none.
-    pool: Vec<Vec<u8>>,
+    pool: Pool,
     /// Reused by each route.
     met: Vec<Met>,
     met_groups: Vec<usize>,
@@ -181,7 +182,7 @@ impl Shard {
             wheel: Wheel::new(),
             delayed_wills: Slab::new(),
             later: VecDeque::new(),
-            pool: Vec::new(),
+            pool: Pool::default(),
             met: Vec::new(),
             met_groups: Vec::new(),
             templates: Templates::default(),
@@ -350,9 +351,7 @@ impl Shard {
         state.writing = false;
         if state.output.is_empty() {
             let output = mem::take(&mut state.output);
-            if output.capacity() > 0 && output.capacity() <= POOLED_BYTES_MAX && self.pool.len() < POOL_MAX {
-                self.pool.push(output);
-            }
+            self.take_back(output);
         } else {
             self.ask_to_write(conn, fx);
         }
@@ -401,6 +400,7 @@ impl Shard {
             let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
             if let Ended::Policy { rights, .. } = which {
                 session.rights = rights.clone().unwrap_or_else(|| Arc::new(Rights::none()));
+                self.registries[registry].voices.note_change();
             }
             let Some(what) = session.ended_by(which) else { continue };
             match session.conn {
@@ -489,7 +489,11 @@ impl Shard {
 
 /// Output buffers up to this size are kept for the next writer, and so many of them.
 const POOLED_BYTES_MAX: usize = 64 << 10;
-const POOL_MAX: usize = 64;
+const POOL_MAX: usize = 1_024;
+/// What all of them together may hold.
+const POOL_BYTES_MAX: usize = 4 << 20;
+/// A buffer of its own begins with this much.
+const BUFFER_BYTES_MIN: usize = 1_024;
 
 impl Shard {
     fn conn(&mut self, conn: ConnId) -> Option<&mut Conn> {
@@ -543,13 +547,23 @@ impl Shard {
         let Some(state) = place.conn.as_deref_mut().filter(|_| place.generation == conn.generation()) else {
             return;
         };
-        if state.output.capacity() == 0
-            && let Some(buffer) = pool.pop()
-        {
-            state.output = buffer;
-        }
+        state.lend_buffer(pool);
         say(&mut state.protocol, &mut state.output);
         self.ask_to_write(conn, fx);
+    }
+
+    /// Keeps an emptied buffer for the next who writes.
+    fn take_back(&mut self, buffer: Vec<u8>) {
+        let bytes = buffer.capacity();
+        let pool = &mut self.pool;
+        if bytes > 0
+            && bytes <= POOLED_BYTES_MAX
+            && pool.buffers.len() < POOL_MAX
+            && pool.bytes + bytes <= POOL_BYTES_MAX
+        {
+            pool.bytes += bytes;
+            pool.buffers.push(buffer);
+        }
     }
 
     fn ask_to_write(&mut self, conn: ConnId, fx: &mut Vec<Effect>) {
@@ -646,7 +660,29 @@ impl Shard {
     }
 }
 
+/// Emptied output buffers.
+#[derive(Default)]
+struct Pool {
+    buffers: Vec<Vec<u8>>,
+    /// What they hold.
+    bytes: usize,
+}
+
 impl Conn {
+    /// Gives the connection a buffer to write into, if it has none.
+    fn lend_buffer(&mut self, pool: &mut Pool) {
+        if self.output.capacity() > 0 {
+            return;
+        }
+        match pool.buffers.pop() {
+            Some(buffer) => {
+                pool.bytes -= buffer.capacity();
+                self.output = buffer;
+            }
+            None => self.output.reserve(BUFFER_BYTES_MIN),
+        }
+    }
+
     /// Whether the first byte of all was that of a CONNECT; another one is judged by the protocol,
     /// which has the better word for it.
     fn starts_with_connect(&self, bytes: &[u8]) -> bool {

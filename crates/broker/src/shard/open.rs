@@ -177,6 +177,7 @@ impl Shard {
         let slot = match kept {
             Some(slot) => {
                 self.sessions[slot as usize].resume(admitted, conn, owner_epoch, pending.will);
+                self.registries[registry].voices.note_change();
                 self.tell_groups(slot);
                 slot
             }

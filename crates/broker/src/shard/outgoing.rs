@@ -199,11 +199,7 @@ impl Shard {
         if !state.output.is_empty() && state.output.len() + size > bytes_max {
             return Offered::Full;
         }
-        if state.output.capacity() == 0
-            && let Some(buffer) = self.pool.pop()
-        {
-            state.output = buffer;
-        }
+        state.lend_buffer(&mut self.pool);
         let start = state.output.len();
         let new_alias = state.put(message, maps, packet, shared.then_some(&mut self.templates));
         let written = state.output.len() - start;

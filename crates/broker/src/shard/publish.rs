@@ -10,13 +10,14 @@ use drawbridge_names::{PrincipalKind, PrincipalName, TopicFilter, TopicName};
 use drawbridge_policy::Rights;
 
 use super::flow::{Kept, Owed, Stage};
+use super::known::Generation;
 use super::outgoing::{Offered, Outgoing, Publication, inner_topic, stored, unstored};
 use super::session::{OrderStage, Session, WaitingOrder};
 use super::shared::{Member, group_of};
 use super::speech::{Speech, Waits};
 use super::stored::{Asker, Gather, Waiter};
 use super::{Later, Place, Shard};
-use crate::deliver::may_publish;
+use crate::deliver::{Audience, may_publish};
 use crate::effect::{ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect, Order, OrderOutcome};
 use crate::message::{Message, expiry_s};
 use crate::report::What;
@@ -24,6 +25,7 @@ use crate::routes::Subscriber;
 use crate::storage::{Destination, Record};
 
 /// A client that a message goes to, and on what terms: all its matching subscriptions in one.
+#[derive(Clone)]
 pub(super) struct Met {
     slot: u32,
     qos: Qos,
@@ -154,7 +156,6 @@ impl Shard {
             _ => TopicName::parse(inner),
         };
         let Ok(topic) = topic else { return }; // the codec has judged it
-        let (rights, name, kind) = (Arc::clone(&session.rights), session.name.clone(), session.kind);
         let mut publication = Publication {
             registry: session.registry,
             topic,
@@ -169,7 +170,6 @@ impl Shard {
             kept: None,
             payload_shared: None,
         };
-        let speaker = Speaker { name: &name, kind, rights: &rights };
         let origin = match inbound.packet_id {
             Some(packet_id) => Origin::Client { slot, packet_id, exactly_once },
             None => Origin::Unanswered,
@@ -179,7 +179,15 @@ impl Shard {
             self.refuse_publish(now, conn, origin, ReasonCode::QuotaExceeded, What::StorageFull, fx);
             return;
         }
-        let spoken = self.speak(now, conn, &mut publication, &speaker, origin, fx);
+        let spoken = match self.recall(slot, &publication) {
+            Some(met) => Ok(Spoken::Routed(self.spread(now, conn, &mut publication, met, origin, fx).waits)),
+            None => {
+                let session = &self.sessions[slot as usize];
+                let (rights, name, kind) = (Arc::clone(&session.rights), session.name.clone(), session.kind);
+                let speaker = Speaker { name: &name, kind, rights: &rights };
+                self.speak(now, conn, &mut publication, &speaker, origin, fx)
+            }
+        };
         let (waits, handed) = match spoken {
             Ok(Spoken::Routed(waits)) => (waits, false),
             Ok(Spoken::Handed(waits)) => (Waits { others: waits.others + 1, ..waits }, true),
@@ -305,7 +313,7 @@ impl Shard {
         let uid = publication.publisher.uid;
         may_publish(Some(speaker.rights), &registry.voices, uid, publication.topic)?;
         let Some((device, kind)) = ControlKind::of(publication.topic.as_str()) else {
-            return Ok(Spoken::Routed(self.spread(now, conn, publication, None, origin, fx).waits));
+            return Ok(Spoken::Routed(self.spread(now, conn, publication, To::Find, origin, fx).waits));
         };
         let publish = ControlPublish {
             registry: registry.name.clone(),
@@ -320,7 +328,7 @@ impl Shard {
         // Commands and configurations come back as orders, once they are recorded.
         let mut waits = Waits::default();
         if publish.kind == ControlKind::State {
-            waits = self.spread(now, conn, publication, None, origin, fx).waits;
+            waits = self.spread(now, conn, publication, To::FindAgain, origin, fx).waits;
         } else if let Origin::Client { slot, packet_id, exactly_once: true } = origin
             && let Some(session) = self.sessions[slot as usize].stored.as_ref().map(|stored| stored.id)
         {
@@ -378,7 +386,8 @@ impl Shard {
         };
         let nobody = ConnId::new(u32::MAX, 0);
         let Some(uid) = order.to else {
-            let waits = self.spread(now, nobody, &mut publication, None, Origin::Order(order.id), fx).waits;
+            let origin = Origin::Order(order.id);
+            let waits = self.spread(now, nobody, &mut publication, To::FindAgain, origin, fx).waits;
             if waits.others > 0 {
                 return None;
             }
@@ -399,7 +408,8 @@ impl Shard {
         if failure.is_some() && !order.retain {
             return failure;
         }
-        let fate = self.spread(now, nobody, &mut publication, target, Origin::Nobody, fx).fate;
+        let to = target.map_or(To::FindAgain, To::FindAnd);
+        let fate = self.spread(now, nobody, &mut publication, to, Origin::Nobody, fx).fate;
         let (Some(target), None) = (target, failure) else { return failure };
         self.wait_for(now, target, order, fate)
     }
@@ -581,7 +591,7 @@ impl Shard {
                 kept: None,
                 payload_shared: Some(&message.payload),
             };
-            self.route(now, &mut publication, None, gather.is_some(), &mut owing, fx);
+            self.route(now, &mut publication, To::FindAgain, gather.is_some(), &mut owing, fx);
         }
         if let Some((asker, token)) = gather {
             self.answer_gather(asker, token, message, owing, fx);
@@ -594,7 +604,7 @@ impl Shard {
         now: Instant,
         conn: ConnId,
         publication: &mut Publication<'_>,
-        target: Option<ConnId>,
+        readers: To,
         origin: Origin,
         fx: &mut Vec<Effect>,
     ) -> Spread {
@@ -605,7 +615,7 @@ impl Shard {
         let asked = others.clone().filter(|shard| acknowledged && self.interest.keeps(*shard)).count();
         let mut owing = Owing::default();
         let place = self.outbox.mark();
-        let fate = self.route(now, publication, target, asked > 0, &mut owing, fx);
+        let fate = self.route(now, publication, readers, asked > 0, &mut owing, fx);
         let Owing { to, mut shards } = owing;
         self.counter += 1;
         let token = self.counter;
@@ -720,16 +730,46 @@ impl Shard {
         kept
     }
 
-    /// To the subscribers of this shard. `to` is filled with the stored sessions that it is owed to.
+    /// Who gets a message of this session on this topic, if it is known that it may say it, and that they may
+    /// have it.
+    fn recall(&mut self, slot: u32, publication: &Publication<'_>) -> Option<To> {
+        let now = self.generation(publication.registry);
+        let known = self.sessions[slot as usize].known.as_mut()?;
+        known.take(publication.topic.as_str(), now).map(|(at, met)| To::Known { at, met })
+    }
+
+    fn generation(&self, registry: usize) -> Generation {
+        let registry = &self.registries[registry];
+        Generation { routes: registry.routes.generation(), rights: registry.voices.generation() }
+    }
+
+    /// To the subscribers of this shard. `owing` is filled with the stored sessions that it is owed to.
     fn route(
         &mut self,
         now: Instant,
         publication: &mut Publication<'_>,
-        target: Option<ConnId>,
+        readers: To,
         foreign: bool,
         owing: &mut Owing,
         fx: &mut Vec<Effect>,
     ) -> Fate {
+        self.templates.clear();
+        let (target, remember) = match readers {
+            To::Known { at, met } => {
+                let mut route = Route { foreign, ..Route::of(&met) };
+                for met in &met {
+                    self.deliver(now, publication, met, &mut route, owing, fx);
+                }
+                let publisher = publication.from.and_then(|slot| self.sessions.get_mut(slot as usize));
+                if let Some(known) = publisher.and_then(|publisher| publisher.known.as_mut()) {
+                    known.give_back(at, met);
+                }
+                return Fate::NotMet;
+            }
+            To::Find => (None, publication.from),
+            To::FindAgain => (None, None),
+            To::FindAnd(target) => (self.session_of(target), None),
+        };
         let mut groups = mem::take(&mut self.met_groups);
         let mut met = mem::take(&mut self.met);
         self.counter += 1;
@@ -747,20 +787,29 @@ impl Shard {
             let Some(session) = sessions.get_mut(route.slot as usize) else { return };
             meet(session, mark, &mut met, route);
         });
-        self.templates.clear();
-        let shared = met.len() > 1;
-        let target = target.and_then(|target| self.session_of(target));
+        let mut route = Route { foreign, audience: Some(Audience::default()), ..Route::of(&met) };
         let mut fate = Fate::NotMet;
+        let mut all = groups.is_empty();
         for met in &met {
-            let what = self.deliver(now, publication, met, Route { shared, foreign }, owing, fx);
+            let what = self.deliver(now, publication, met, &mut route, owing, fx);
+            all &= !matches!(what, Fate::Withheld | Fate::NotMet);
             if target == Some(met.slot) {
                 fate = what;
+            }
+        }
+        // Nothing changes rights or subscriptions within this call: ends of sessions wait in `later`.
+        if all && let Some(publisher) = remember {
+            let at = self.generation(publication.registry);
+            let publisher = self.sessions.get_mut(publisher as usize);
+            if let Some(publisher) = publisher {
+                let known = publisher.known.get_or_insert_default();
+                known.remember(publication.topic.as_str(), at, &met);
             }
         }
         met.clear();
         self.met = met;
         for group in groups.drain(..) {
-            self.give(now, publication, group, Route { shared: false, foreign }, owing, fx);
+            self.give(now, publication, group, foreign, owing, fx);
         }
         self.met_groups = groups;
         fate
@@ -772,14 +821,19 @@ impl Shard {
         now: Instant,
         publication: &mut Publication<'_>,
         met: &Met,
-        route: Route,
+        route: &mut Route,
         owing: &mut Owing,
         fx: &mut Vec<Effect>,
     ) -> Fate {
-        let registry = &self.registries[publication.registry];
+        let voices = &self.registries[publication.registry].voices;
         let Some(session) = self.sessions.get_mut(met.slot as usize) else { return Fate::NotMet };
         let (publisher, topic) = (publication.publisher.uid, publication.topic);
-        if !session.may_have(now, &registry.voices, publisher, topic) {
+        let may = match &mut route.audience {
+            Some(audience) => session.may_have_too(now, voices, publisher, topic, audience),
+            // It may, by its rights; they can have ended since.
+            None => !session.has_ended(now),
+        };
+        if !may {
             self.counters.withheld += 1;
             return Fate::Withheld;
         }
@@ -932,12 +986,40 @@ impl Shard {
 }
 
 /// How a message is on its way.
-#[derive(Debug, Clone, Copy)]
 pub(super) struct Route {
+    /// Whom to ask whether they may have it; `None` when that is known.
+    pub(super) audience: Option<Audience>,
     /// Several get it: encode it once.
     pub(super) shared: bool,
     /// Its record is not written with this call, but later, or by another shard.
     pub(super) foreign: bool,
+}
+
+impl Route {
+    fn of(met: &[Met]) -> Self {
+        Self { audience: None, shared: met.len() > 1, foreign: false }
+    }
+
+    /// To one reader, who is asked.
+    pub(super) fn to_one(foreign: bool) -> Self {
+        Self { audience: Some(Audience::default()), shared: false, foreign }
+    }
+}
+
+/// To whom a message goes.
+pub(super) enum To {
+    /// To whoever subscribed, and who that is may be remembered for its publisher.
+    Find,
+    /// To whoever subscribed.
+    FindAgain,
+    /// The same, and what becomes of it for this connection is asked for.
+    FindAnd(ConnId),
+    /// To these, who may have it.
+    Known {
+        /// Where it is remembered.
+        at: usize,
+        met: Vec<Met>,
+    },
 }
 
 /// Of a stored session, so much of what waits stays in memory.

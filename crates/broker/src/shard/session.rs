@@ -10,12 +10,13 @@ use drawbridge_policy::Rights;
 
 use super::filters::Filters;
 use super::flow::Flow;
+use super::known::Known;
 use super::outgoing::{Publication, unstored};
 use super::publish::{Origin, Speaker};
 use super::shared::Change;
 use super::speech::Waiting;
 use super::{ConnId, Later, Shard};
-use crate::deliver::{Voices, may_deliver};
+use crate::deliver::{Audience, Voices, may_deliver};
 use crate::effect::{Admitted, Close, Crossing, Effect, Ended, EndedWhy, OrderOutcome, Ticket};
 use crate::message::Publisher;
 use crate::report::{Report, What, Who};
@@ -50,6 +51,8 @@ pub(super) struct Session {
     pub(super) filter_bytes: usize,
     /// The route that met it last, and where it stands in `Shard::met`.
     pub(super) met: (u64, u32),
+    /// What it found out about the topics that it publishes to.
+    pub(super) known: Option<Box<Known>>,
     pub(super) flow: Flow,
     /// Since when messages wait, as a number that grows; 0: none do.
     pub(super) behind_since: u64,
@@ -205,6 +208,7 @@ impl Session {
             filters: Default::default(),
             filter_bytes: 0,
             met: (0, 0),
+            known: None,
             flow: Flow::default(),
             behind_since: 0,
             speeches: VecDeque::new(),
@@ -260,10 +264,29 @@ impl Session {
         publisher: Uid,
         topic: TopicName<'_>,
     ) -> bool {
-        // To a client that maps, `/devices/...` means `devices/...`: another topic of that very name
-        // would pass for it.
-        let is_mistakable = self.leading_slash && topic.as_str().starts_with("/devices/");
-        !self.has_ended(now) && !is_mistakable && may_deliver(&self.rights, voices, publisher, topic)
+        !self.has_ended(now)
+            && !self.is_mistaken(topic)
+            && may_deliver(&self.rights, voices, publisher, topic)
+    }
+
+    /// As [`Self::may_have`], of one of many that get the same message.
+    pub(super) fn may_have_too(
+        &self,
+        now: Instant,
+        voices: &Voices,
+        publisher: Uid,
+        topic: TopicName<'_>,
+        audience: &mut Audience,
+    ) -> bool {
+        !self.has_ended(now)
+            && !self.is_mistaken(topic)
+            && audience.may_deliver(&self.rights, voices, publisher, topic)
+    }
+
+    /// To a client that maps, `/devices/...` means `devices/...`: another topic of that very name would pass
+    /// for it.
+    fn is_mistaken(&self, topic: TopicName<'_>) -> bool {
+        self.leading_slash && topic.as_str().starts_with("/devices/")
     }
 
     /// What the end of this session is called if `which`, which means its principal, ends it.

@@ -237,14 +237,14 @@ impl Shard {
         now: Instant,
         publication: &mut Publication<'_>,
         group: usize,
-        route: Route,
+        foreign: bool,
         owing: &mut Owing,
         fx: &mut Vec<Effect>,
     ) {
         let Some((member, share)) = self.choose(now, publication, group) else { return };
         if member.shard == self.config.index {
             let met = Met::of_member(&member, share);
-            self.deliver(now, publication, &met, route, owing, fx);
+            self.deliver(now, publication, &met, &mut Route::to_one(foreign), owing, fx);
             return;
         }
         let message = self.stored(now, publication);
@@ -328,7 +328,7 @@ impl Shard {
         let mut owing = Owing::default();
         let place = self.outbox.mark();
         self.templates.clear();
-        self.give(now, &mut publication, group, Route { shared: false, foreign: false }, &mut owing, fx);
+        self.give(now, &mut publication, group, false, &mut owing, fx);
         if !owing.to.is_empty() {
             let message = self.stored(now, &mut publication);
             self.store_message(&message, owing.to, false, true, place);
@@ -372,7 +372,7 @@ impl Shard {
         let met = Met::of_member(member, share.clone());
         let mut owing = Owing::default();
         self.templates.clear();
-        self.deliver(now, &mut publication, &met, Route { shared: false, foreign: true }, &mut owing, fx);
+        self.deliver(now, &mut publication, &met, &mut Route::to_one(true), &mut owing, fx);
         if let (Some(_), Some(id), true) = (stored, message.id, owing.to.is_empty()) {
             self.is_done(member.slot, id);
         }

@@ -191,6 +191,7 @@ impl Shard {
             tag: self.next_tag(),
             filter_bytes: 0,
             met: (0, 0),
+            known: None,
             flow: self.restore_flow(image),
             behind_since: 0,
             speeches: VecDeque::new(),
