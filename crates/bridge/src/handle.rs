@@ -188,7 +188,7 @@ impl BridgeHandle {
             deadline: self.shared.clock.instant() + order.wait,
             publisher: Publisher {
                 uid: match order.publisher {
-                    control::Publisher::Server => SERVER,
+                    control::Publisher::Server => Publisher::SERVER,
                     control::Publisher::Principal(uid) => uid,
                 },
                 policy_epoch: 0,
@@ -199,9 +199,6 @@ impl BridgeHandle {
         }
     }
 }
-
-/// Stands for the server as the publisher of a message; principals have random numbers.
-pub const SERVER: Uid = Uid(0);
 
 impl Watcher for BridgeHandle {
     fn ended(&self, event: &SessionsEnd) {

@@ -31,6 +31,6 @@ pub use bridge::Bridge;
 pub use config::{BridgeConfig, Listener, ListenerKind};
 pub use durable::{Durable, StorageNews};
 pub use error::BridgeError;
-pub use handle::{BridgeHandle, BridgeStats, SERVER, WebSocketPlace};
+pub use handle::{BridgeHandle, BridgeStats, WebSocketPlace};
 pub use open_files::{OpenFiles, raise_open_files};
 pub use tls::{server_tls, server_tls_asking};

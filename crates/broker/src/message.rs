@@ -47,6 +47,11 @@ pub struct Publisher {
     pub policy_epoch: u64,
 }
 
+impl Publisher {
+    /// Stands for the server itself, in messages that it sends on nobody's behalf. Principals have random numbers.
+    pub const SERVER: Uid = Uid(0);
+}
+
 impl Message {
     /// What it costs to keep, in bytes.
     #[must_use]

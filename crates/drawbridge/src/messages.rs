@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drawbridge_admission::{Admission, Clock};
-use drawbridge_bridge::{Durable, SERVER, StorageNews};
-use drawbridge_broker::Restored;
+use drawbridge_bridge::{Durable, StorageNews};
 use drawbridge_broker::storage::TimeBase;
+use drawbridge_broker::{Publisher, Restored};
 use drawbridge_message_log::{LogConfig, LogError, MessageLog, Opened, RealDisk};
 use drawbridge_names::{RegistryName, Uid};
 use serde::Deserialize;
@@ -106,7 +106,7 @@ fn concerned(opened: &Opened) -> BTreeSet<(RegistryName, Uid)> {
     let owners = sessions.map(|session| (session.registry.clone(), session.uid));
     let retained = opened.retained.iter().map(|(_, message)| message);
     let publishers = retained.map(|message| (message.registry.clone(), message.publisher.uid));
-    owners.chain(publishers).filter(|(_, uid)| *uid != SERVER).collect()
+    owners.chain(publishers).filter(|(_, uid)| *uid != Publisher::SERVER).collect()
 }
 
 fn fault(folder: &str, error: &LogError) -> StartError {

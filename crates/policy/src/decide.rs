@@ -10,6 +10,7 @@ use crate::error::PolicyError;
 use crate::grant::{Grant, GrantPair};
 use crate::pattern::{Pattern, Scan};
 use crate::token::TokenRules;
+use crate::tree::{Met, Tree};
 
 /// What a principal may do: its policy with its values put in, narrowed by the grants of its token.
 /// Cheap to clone; immutable, so that a session changes its rights by taking another one.
@@ -23,22 +24,97 @@ pub struct Rights {
 
 #[derive(Debug)]
 struct Rules {
+    /// It has the patterns without variables, for all principals together.
     policy: Policy,
+    /// The patterns of this principal.
+    own: Sides,
+}
+
+/// Compiled patterns, apart by what they are asked for.
+#[derive(Debug)]
+pub(crate) struct Sides {
     publish: Side,
     subscribe: Side,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Side {
-    deny: Vec<CompiledRule>,
-    allow: Vec<CompiledRule>,
+    /// By their rank: the first that speaks decides.
+    rules: Box<[CompiledRule]>,
+    tree: Option<Box<Tree>>,
 }
+
+/// So many patterns of one principal are asked one by one: that takes no longer, and no more room.
+const FEW: usize = 6;
 
 #[derive(Debug)]
 pub(crate) struct CompiledRule {
-    /// Number of the pattern in the document.
-    pub(crate) written: u16,
+    /// The number of the pattern in the document; [`ALLOWS`] is added to those that allow. So the lowest
+    /// rank of all that speak is the deny that comes first, or else the allow that comes first.
+    rank: u16,
     pub(crate) pattern: Pattern,
+}
+
+/// More than there are patterns.
+const ALLOWS: u16 = 1 << 15;
+const _: () = assert!(crate::document::PATTERNS_MAX < ALLOWS as usize);
+
+impl CompiledRule {
+    pub(crate) fn new(effect: Effect, written: u16, pattern: Pattern) -> Self {
+        Self { rank: if effect == Effect::Allow { written | ALLOWS } else { written }, pattern }
+    }
+
+    fn allows(&self) -> bool {
+        self.rank & ALLOWS != 0
+    }
+
+    /// Number of the pattern in the document.
+    pub(crate) fn written(&self) -> u16 {
+        self.rank & !ALLOWS
+    }
+}
+
+impl Sides {
+    /// For all principals: made once, asked often.
+    pub(crate) fn of_all(rules: Vec<(Action, CompiledRule)>) -> Self {
+        Self::of(rules, 0)
+    }
+
+    fn of(rules: Vec<(Action, CompiledRule)>, few: usize) -> Self {
+        let (publish, subscribe): (Vec<_>, Vec<_>) =
+            rules.into_iter().partition(|(action, _)| *action == Action::Publish);
+        let side = |rules: Vec<(Action, CompiledRule)>| {
+            let mut rules: Box<[CompiledRule]> = rules.into_iter().map(|(_, rule)| rule).collect();
+            rules.sort_unstable_by_key(|rule| rule.rank);
+            let tree =
+                (rules.len() > few).then(|| Box::new(Tree::of(rules.iter().map(|rule| &rule.pattern))));
+            Side { rules, tree }
+        };
+        Self { publish: side(publish), subscribe: side(subscribe) }
+    }
+
+    #[inline]
+    fn asked(&self, action: Action) -> &Side {
+        if action == Action::Publish { &self.publish } else { &self.subscribe }
+    }
+}
+
+impl Side {
+    /// The rule of the lowest rank that speaks of `topic`.
+    #[inline]
+    fn about(&self, topic: TopicName<'_>) -> Option<&CompiledRule> {
+        match self.tree.as_ref().map(|tree| tree.first(topic)) {
+            Some(Met::First(first)) => first.map(|at| &self.rules[usize::from(at)]),
+            None | Some(Met::TooMany) => {
+                let mut scan = Scan::default();
+                self.rules.iter().find(|rule| rule.pattern.matches(topic, &mut scan))
+            }
+        }
+    }
+
+    fn covering(&self, filter: &TopicFilter) -> Option<&CompiledRule> {
+        self.rules.iter().find(|rule| rule.pattern.covers(filter))
+    }
 }
 
 impl Rights {
@@ -48,16 +124,21 @@ impl Rights {
         Self { rules: None, grants: Arc::new([]) }
     }
 
-    pub(crate) fn of(policy: Policy, compiled: Vec<(Effect, Action, CompiledRule)>) -> Self {
-        let (mut publish, mut subscribe) = (Side::default(), Side::default());
-        for (effect, action, rule) in compiled {
-            let side = if action == Action::Publish { &mut publish } else { &mut subscribe };
-            match effect {
-                Effect::Allow => side.allow.push(rule),
-                Effect::Deny => side.deny.push(rule),
-            }
-        }
-        Self { rules: Some(Arc::new(Rules { policy, publish, subscribe })), grants: Arc::new([]) }
+    pub(crate) fn of(policy: Policy, own: Vec<(Action, CompiledRule)>) -> Self {
+        Self { rules: Some(Arc::new(Rules { policy, own: Sides::of(own, FEW) })), grants: Arc::new([]) }
+    }
+
+    /// Whether both are one and the same: clones of each other. Then each decision is the same too, and
+    /// has to be asked for once. Two that were compiled apart are not, whatever they say.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        let rules = match (&self.rules, &other.rules) {
+            (Some(mine), Some(theirs)) => Arc::ptr_eq(mine, theirs),
+            (mine, theirs) => mine.is_none() && theirs.is_none(),
+        };
+        rules
+            && ((self.grants.is_empty() && other.grants.is_empty())
+                || Arc::ptr_eq(&self.grants, &other.grants))
     }
 
     /// These rights, and no more than `grant` names. Narrowing twice needs both grants to agree.
@@ -77,11 +158,12 @@ impl Rights {
     /// and again when a stored one is delivered.
     pub fn may_publish(&self, topic: TopicName<'_>) -> Decision<'_> {
         const ACTION: Action = Action::Publish;
-        if let Some(level) = topic.levels().next().and_then(reserved) {
+        if topic.is_dollar()
+            && let Some(level) = topic.levels().next().and_then(reserved)
+        {
             return Decision::refused(ACTION, Reason::Reserved(level));
         }
-        let mut scan = Scan::default();
-        let decision = self.by_rules(ACTION, |pattern| pattern.matches(topic, &mut scan));
+        let decision = self.by_rules(ACTION, |side| side.about(topic));
         self.by_grants(decision, |grant| grant.publish_pair(topic))
     }
 
@@ -101,14 +183,13 @@ impl Rights {
     }
 
     fn may_cover(&self, filter: &TopicFilter) -> Decision<'_> {
-        let decision = self.by_rules(Action::Subscribe, |pattern| pattern.covers(filter));
+        let decision = self.by_rules(Action::Subscribe, |side| side.covering(filter));
         self.by_grants(decision, |grant| grant.covering_pair(filter, false))
     }
 
     /// Whether a message on `topic` may be handed to this principal, whatever it subscribed to.
     pub fn may_receive(&self, topic: TopicName<'_>) -> Decision<'_> {
-        let mut scan = Scan::default();
-        let decision = self.by_rules(Action::Receive, |pattern| pattern.matches(topic, &mut scan));
+        let decision = self.by_rules(Action::Receive, |side| side.about(topic));
         self.by_grants(decision, |grant| grant.receive_pair(topic))
     }
 
@@ -126,7 +207,7 @@ impl Rights {
                 let decision = match (permission, filter.levels().next().and_then(reserved)) {
                     ("pub", Some(level)) => Decision::refused(Action::Publish, Reason::Reserved(level)),
                     ("pub", None) => {
-                        let decision = self.by_rules(Action::Publish, |pattern| pattern.covers(filter));
+                        let decision = self.by_rules(Action::Publish, |side| side.covering(filter));
                         self.by_grants(decision, |grant| grant.covering_pair(filter, true))
                     }
                     _ => self.may_cover(filter),
@@ -149,28 +230,30 @@ impl Rights {
         self.rules.as_ref().map(|rules| rules.policy.name())
     }
 
-    #[inline]
     /// What the policy behind these rights says of access tokens.
     #[must_use]
     pub fn token_rules(&self) -> TokenRules {
         self.rules.as_ref().map_or_else(TokenRules::default, |rules| rules.policy.token().clone())
     }
 
-    fn by_rules(&self, action: Action, mut speaks: impl FnMut(&Pattern) -> bool) -> Decision<'_> {
+    #[inline]
+    fn by_rules<'a>(
+        &'a self,
+        action: Action,
+        speaks: impl Fn(&'a Side) -> Option<&'a CompiledRule>,
+    ) -> Decision<'a> {
         let Some(rules) = &self.rules else { return Decision::refused(action, Reason::NoPolicy) };
-        let side = if action == Action::Publish { &rules.publish } else { &rules.subscribe };
-        let mut first = |list: &'_ [CompiledRule]| list.iter().position(|rule| speaks(&rule.pattern));
-        if let Some(i) = first(&side.deny) {
-            return Decision::refused(action, Reason::Rule { policy: &rules.policy, rule: &side.deny[i] });
-        }
-        match first(&side.allow) {
-            Some(i) => Decision {
-                allowed: true,
-                action,
-                reason: Reason::Rule { policy: &rules.policy, rule: &side.allow[i] },
-                pair: None,
-            },
-            None => Decision::refused(action, Reason::NoRule { policy: &rules.policy }),
+        let policy = &rules.policy;
+        let (own, fixed) = (speaks(rules.own.asked(action)), speaks(policy.fixed().asked(action)));
+        let first = match (own, fixed) {
+            (Some(own), Some(fixed)) if fixed.rank < own.rank => Some(fixed),
+            (own, fixed) => own.or(fixed),
+        };
+        match first {
+            Some(rule) => {
+                Decision { allowed: rule.allows(), action, reason: Reason::Rule { policy, rule }, pair: None }
+            }
+            None => Decision::refused(action, Reason::NoRule { policy }),
         }
     }
 
@@ -301,7 +384,7 @@ impl<'a> Decision<'a> {
     #[must_use]
     pub fn rule(&self) -> Option<Rule<'a>> {
         let Reason::Rule { policy, rule } = self.reason else { return None };
-        let (effect, action, index, pattern_index, written) = policy.place(rule.written);
+        let (effect, action, index, pattern_index, written) = policy.place(rule.written());
         Some(Rule {
             policy: policy.name(),
             effect,

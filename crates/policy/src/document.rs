@@ -6,7 +6,7 @@ use drawbridge_names::PolicyName;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::decide::{Action, CompiledRule, Effect, Rights};
+use crate::decide::{Action, CompiledRule, Effect, Rights, Sides};
 use crate::error::{Fault, PolicyError};
 use crate::template::{Template, Variables};
 use crate::token::TokenRules;
@@ -52,6 +52,8 @@ pub(crate) struct Document {
     name: PolicyName,
     source: String,
     patterns: Vec<WrittenPattern>,
+    /// Those without a variable, compiled once for all principals.
+    fixed: Sides,
     token: TokenRules,
 }
 
@@ -93,7 +95,15 @@ impl Policy {
             faults.sort();
             return Err(PolicyError::Document { policy: name.clone(), faults });
         }
-        Ok(Self(Arc::new(Document { name: name.clone(), source: toml.to_owned(), patterns, token })))
+        let mut fixed = Vec::new();
+        for (written, entry) in (0..).zip(&patterns) {
+            if let Some(pattern) = entry.template.fixed() {
+                let rule = CompiledRule::new(entry.effect, written, pattern.clone());
+                fixed.push((entry.action, rule));
+            }
+        }
+        let fixed = Sides::of_all(fixed);
+        Ok(Self(Arc::new(Document { name: name.clone(), source: toml.to_owned(), patterns, fixed, token })))
     }
 
     /// The default policy `device`.
@@ -128,18 +138,26 @@ impl Policy {
     /// a pattern. The whole policy is refused then, not the one rule: dropping a deny would widen
     /// it. The caller goes on with [`Rights::none`] and logs the error.
     pub fn compile(&self, variables: &Variables<'_>) -> Result<Rights, PolicyError> {
-        let mut rules = Vec::with_capacity(self.0.patterns.len());
-        for (written, entry) in self.0.patterns.iter().enumerate() {
+        let mut rules = Vec::new();
+        // At most PATTERNS_MAX patterns, so the number fits.
+        for (written, entry) in (0..).zip(&self.0.patterns) {
+            if entry.template.fixed().is_some() {
+                continue; // stands in `fixed`
+            }
             let pattern = entry.template.compile(variables).map_err(|fault| PolicyError::Variable {
                 policy: self.0.name.clone(),
                 place: format!("{}[{}].{}[{}]", entry.effect, entry.rule, entry.action, entry.index),
                 written: entry.template.written().to_owned(),
                 fault,
             })?;
-            // At most PATTERNS_MAX patterns, so the number fits.
-            rules.push((entry.effect, entry.action, CompiledRule { written: written as u16, pattern }));
+            rules.push((entry.action, CompiledRule::new(entry.effect, written, pattern)));
         }
         Ok(Rights::of(self.clone(), rules))
+    }
+
+    /// The patterns that are the same for all principals.
+    pub(crate) fn fixed(&self) -> &Sides {
+        &self.0.fixed
     }
 
     /// Where the pattern numbered `written` stands, and its text.

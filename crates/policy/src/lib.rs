@@ -19,6 +19,7 @@ mod grant;
 mod pattern;
 mod template;
 mod token;
+mod tree;
 
 pub use decide::{Action, Decision, Effect, Rights, Rule};
 pub use document::{PATTERNS_MAX, Policy, SOURCE_BYTES_MAX};

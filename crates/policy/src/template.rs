@@ -69,6 +69,14 @@ impl Template {
         &self.written
     }
 
+    /// The pattern, where it has no variable.
+    pub(crate) fn fixed(&self) -> Option<&Pattern> {
+        match &self.body {
+            Body::Fixed(pattern) => Some(pattern),
+            Body::Parts(_) => None,
+        }
+    }
+
     /// Puts the values in.
     pub(crate) fn compile(&self, variables: &Variables<'_>) -> Result<Pattern, VariableFault> {
         let parts = match &self.body {

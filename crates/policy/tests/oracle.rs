@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName, TopicFilter, TopicName};
-use drawbridge_policy::{Grant, Policy, Rights, Variables};
+use drawbridge_policy::{Effect, Grant, Policy, Rights, Variables};
 use proptest::prelude::*;
 
 /// Words of topics. `z` stands in no filter, `lamp` is the device.
@@ -130,7 +130,7 @@ fn filter(words: &'static [&'static str]) -> impl Strategy<Value = String> {
 }
 
 fn patterns(words: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
-    proptest::collection::vec(prop_oneof![8 => filter(words), 1 => Just("#".to_owned())], 0..5)
+    proptest::collection::vec(prop_oneof![8 => filter(words), 1 => Just("#".to_owned())], 0..9)
 }
 
 const OPEN: &[&str] = &["a", "ab", "${device}", "", "+", "+", "$x"];
@@ -162,6 +162,31 @@ proptest! {
             let (publish, receive) = (rights.may_publish(topic), rights.may_receive(topic));
             prop_assert_eq!(publish.allowed, world.oracle_publish(text), "publish {}: {}", text, publish);
             prop_assert_eq!(receive.allowed, world.oracle_receive(text), "receive {}: {}", text, receive);
+        }
+    }
+
+    #[test]
+    fn the_rule_that_decides_is_the_first_deny_or_else_the_first_allow_that_speaks(world in worlds()) {
+        let world = World { grant: None, ..world };
+        let rights = world.rights();
+        for text in WORLD.iter().filter(|text| !text.starts_with("$SYS")) {
+            let topic = TopicName::parse(text).expect("the world has no wildcards");
+            let asked = [
+                (rights.may_publish(topic), &world.deny_publish, &world.allow_publish),
+                (rights.may_receive(topic), &world.deny_subscribe, &world.allow_subscribe),
+            ];
+            for (decision, deny, allow) in asked {
+                let speaks = |p: &String| oracle_matches(&put_in(p), text);
+                let first = |patterns: &[String]| patterns.iter().position(speaks);
+                let wanted = match (first(deny), first(allow)) {
+                    (Some(at), _) => Some((Effect::Deny, at, &deny[at])),
+                    (None, Some(at)) => Some((Effect::Allow, at, &allow[at])),
+                    (None, None) => None,
+                };
+                let found = decision.rule();
+                let found = found.as_ref().map(|r| (r.effect, usize::from(r.pattern_index), r.written));
+                prop_assert_eq!(found, wanted.map(|(e, at, p)| (e, at, p.as_str())), "{}: {}", text, decision);
+            }
         }
     }
 

@@ -325,3 +325,37 @@ fn the_default_device_policy_lets_a_device_speak_only_for_itself() {
     assert!(!ask(&rights, "sub", "devices/lamp/state").allowed);
     assert_eq!(rights.policy().map(PolicyName::as_str), Some("device"));
 }
+
+#[test]
+fn rights_are_the_same_only_as_their_own_clones() {
+    let one = rights(DEVICE);
+    let narrow = one.narrowed(&grant(r#"[["devices/lamp/state",["pub"]]]"#));
+    assert!(one.same(&one.clone()) && narrow.same(&narrow.clone()) && one.same(&narrow.without_grants()));
+    assert!(Rights::none().same(&Rights::none()));
+    for other in [rights(DEVICE), narrow.clone(), Rights::none()] {
+        assert!(!one.same(&other) && !other.same(&one));
+    }
+    assert!(!narrow.same(&one.narrowed(&grant(r#"[["devices/lamp/state",["pub"]]]"#))));
+}
+
+#[test]
+fn shared_patterns_and_those_of_a_principal_decide_together_in_their_written_order() {
+    // More branches at one topic than are followed at a time, few and many with a variable among them.
+    for own in [1, 40] {
+        let pattern = |n: usize| match (n < own, n % 21) {
+            (true, n) => format!("{}+/{}${{device}}", "a/".repeat(n), "a/".repeat(20 - n)),
+            (false, n) => format!("{}+/{}lamp", "a/".repeat(n), "a/".repeat(20 - n)),
+        };
+        let list = |range: std::ops::Range<usize>| format!("{:?}", range.map(pattern).collect::<Vec<_>>());
+        let (allow, deny) = (list(0..40), list(12..14));
+        let rights = rights(&format!("[[allow]]\npublish = {allow}\n[[deny]]\npublish = {deny}\n"));
+        let everywhere = format!("{}lamp", "a/".repeat(21));
+        let decision = ask(&rights, "pub", &everywhere);
+        assert!(decision.to_string().contains("deny[0].publish[0]"), "{own}: {decision}");
+        for n in [0, 5, 11, 20] {
+            let topic = format!("{}b/{}lamp", "a/".repeat(n), "a/".repeat(20 - n));
+            let decision = ask(&rights, "pub", &topic);
+            assert!(decision.to_string().contains(&format!("allow[0].publish[{n}]")), "{own}: {decision}");
+        }
+    }
+}

@@ -164,7 +164,7 @@ impl Driver {
         socket.registry = registry;
         let kept = self.settle_in(now, socket);
         // Between the two shards it was on neither, so an end of sessions may have missed it.
-        let stands = judged.is_none_or(|connected| self.shared.admission.still_good(&connected));
+        let stands = judged.as_ref().is_none_or(|connected| self.shared.admission.still_good(connected));
         if !stands {
             let turned = Turned::AdmissionOutdated;
             self.journal.counted(turned.word());
@@ -177,6 +177,10 @@ impl Driver {
         // something to say, of which it does not.
         self.mark_dirty(conn);
         self.mark_unread(conn);
+        // Its session may have gone to yet another shard.
+        self.judged = judged.map(|connected| (conn, connected));
+        self.carry_out_all(now);
+        self.judged = None;
     }
 
     /// Begins with a client over WebSocket.

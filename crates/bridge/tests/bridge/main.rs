@@ -4,6 +4,7 @@
 mod client;
 mod connect;
 mod control;
+mod durable;
 mod framed;
 mod invariants;
 mod limits;

@@ -47,10 +47,22 @@ pub(crate) struct Rig {
 /// Registry `default`, clients without credentials on the plain listener as application `guest`, who
 /// may everything.
 pub(crate) fn rig(change: impl FnOnce(&mut BridgeConfig)) -> Rig {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio");
+    let runtime = runtime();
     let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let admission = runtime.block_on(furnished(&clock));
+    start(runtime, admission, change)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("tokio")
+}
+
+fn start(
+    runtime: tokio::runtime::Runtime,
+    admission: Admission,
+    change: impl FnOnce(&mut BridgeConfig),
+) -> Rig {
+    let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let (ca, chain, key) = certificates();
     let server_tls = server_tls(chain, key).expect("TLS");
     let tls = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -135,6 +147,11 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 impl Rig {
+    /// Another bridge for the same people.
+    pub(crate) fn again(&self, change: impl FnOnce(&mut BridgeConfig)) -> Rig {
+        start(runtime(), self.admission.clone(), change)
+    }
+
     /// A device with the usual policy.
     pub(crate) fn device(&self, name: &str) -> TestDevice {
         let device = TestDevice::new(name);

@@ -252,7 +252,7 @@ fn a_subscriber_over_websocket_that_reads_late_gets_whole_frames_and_its_pong() 
     let mut speaker = rig.guest("speaker", Level::V311);
     let payload: Vec<u8> = (0..60_000_u32).map(|n| n as u8).collect();
     // Far more than the buffers of the kernel.
-    let count = 400_u16;
+    let count = 200_u16;
     for n in 0..count {
         speaker.send(&publish(Level::V311, "flood", n + 1, &payload));
         assert_eq!(speaker.packet().expect("PUBACK").0, 0x40);

@@ -143,7 +143,8 @@ impl Shard {
             let topic = TopicName::parse(&message.topic);
             let may = topic
                 .is_ok_and(|topic| standing.as_ref().is_some_and(|rights| rights.may_publish(topic).allowed));
-            if !may {
+            // The server is no principal: nobody can take its right away.
+            if !may && uid != Publisher::SERVER {
                 self.registries[registry].voices.judge_by(uid, standing);
             }
             self.registries[registry].retained.put(Arc::clone(message), now);
