@@ -12,8 +12,8 @@ use drawbridge_names::{MqttClientId, RegistryName, Uid};
 use crate::ConnId;
 use crate::storage::{Image, MessageId, SessionId};
 
-/// More take-overs than this of one principal within [`TAKEOVER_SPAN`] are refused: two clients
-/// with one identity would otherwise throw each other out for ever.
+/// More take-overs than this of one client id within [`TAKEOVER_SPAN`] are refused, or of one principal that
+/// may have one session only: two clients with one identity would otherwise throw each other out for ever.
 const TAKEOVERS_MAX: usize = 5;
 const TAKEOVER_SPAN: Duration = Duration::from_secs(10);
 
@@ -36,9 +36,33 @@ struct State {
 #[derive(Debug, Default)]
 struct Presence {
     live: Lives,
-    takeovers: Vec<Instant>,
+    takeovers: Takeovers,
     /// Shards that hold back a will of this principal (Will Delay Interval), by client id.
     delayed_wills: Vec<(MqttClientId, usize)>,
+}
+
+/// When each identity of a principal was taken over.
+#[derive(Debug, Default)]
+struct Takeovers {
+    by_identity: HashMap<MqttClientId, Vec<Instant>>,
+    swept: Option<Instant>,
+}
+
+impl Takeovers {
+    fn note(&mut self, now: Instant, identity: MqttClientId) -> Result<(), TakeoverStorm> {
+        let recent = |at: &Instant| now.saturating_duration_since(*at) < TAKEOVER_SPAN;
+        if !self.swept.as_ref().is_some_and(recent) {
+            self.swept = Some(now);
+            self.by_identity.retain(|_, times| times.iter().any(recent));
+        }
+        let times = self.by_identity.entry(identity).or_default();
+        times.retain(recent);
+        if times.len() >= TAKEOVERS_MAX {
+            return Err(TakeoverStorm);
+        }
+        times.push(now);
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -199,15 +223,12 @@ impl Directory {
         let mut state = self.lock();
         let State { principals, owner_epoch, .. } = &mut *state;
         let presence = principals.entry(registry.clone()).or_default().entry(uid).or_default();
-        presence.takeovers.retain(|at| now.saturating_duration_since(*at) < TAKEOVER_SPAN);
         let same = presence.live.epoch_of(client_id);
         let others = presence.live.len() - usize::from(same.is_some());
         let excess = (others + 1).saturating_sub(sessions_max.max(1));
         if same.is_some() || excess > 0 {
-            if presence.takeovers.len() >= TAKEOVERS_MAX {
-                return Err(TakeoverStorm);
-            }
-            presence.takeovers.push(now);
+            let identity = if sessions_max <= 1 { MqttClientId::default() } else { client_id.clone() };
+            presence.takeovers.note(now, identity)?;
         }
         let same = same.and_then(|epoch| presence.live.remove(epoch));
         let mut older: Vec<(usize, ConnId)> = same.map(|live| (live.shard, live.conn)).into_iter().collect();
@@ -439,6 +460,18 @@ mod tests {
         assert!((0..=5).all(|n| claim(n * 100)), "a first session and five take-overs");
         assert!(!claim(600) && !claim(9_000));
         assert!(claim(10_200), "the first take-over is ten seconds old");
+    }
+
+    #[test]
+    fn many_clients_of_one_application_come_back_at_once_and_one_that_is_two_does_not() {
+        let (directory, registry, now) = (Directory::new(), RegistryName::default_registry(), Instant::now());
+        let claim =
+            |id: &str| directory.claim(now, &registry, Uid(7), (0, conn(1)), &client(id), 100).is_ok();
+        for round in 0..7 {
+            for n in 0..20 {
+                assert_eq!(claim(&format!("worker-{n}")), round < 6, "round {round}");
+            }
+        }
     }
 
     #[test]

@@ -51,8 +51,10 @@ impl Fault {
         match self {
             Self::Decode(error) => error.reason_code(),
             Self::ReceiveMaximumExceeded { .. } => ReasonCode::ReceiveMaximumExceeded,
-            Self::TopicAliasTooLarge { .. } | Self::TopicAliasUnknown { .. } => ReasonCode::TopicAliasInvalid,
-            Self::AuthUnexpected | Self::SessionExpirySetLate { .. } => ReasonCode::ProtocolError,
+            Self::TopicAliasTooLarge { .. } => ReasonCode::TopicAliasInvalid,
+            Self::TopicAliasUnknown { .. } | Self::AuthUnexpected | Self::SessionExpirySetLate { .. } => {
+                ReasonCode::ProtocolError
+            }
             Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
         }
     }
