@@ -10,6 +10,8 @@ use drawbridge_policy::Rights;
 /// What is known of publishers whose standing changed since they spoke. Nearly always empty.
 #[derive(Debug, Default)]
 pub(crate) struct Voices {
+    /// Changes whenever somebody's rights in the registry do.
+    generation: u64,
     /// `None`: blocked or deleted, nothing of it is delivered. Else what it left behind is judged by
     /// these.
     changed: HashMap<Uid, Option<Arc<Rights>>>,
@@ -18,6 +20,7 @@ pub(crate) struct Voices {
 impl Voices {
     /// From now on this principal is judged by `rights`; without them it is silenced.
     pub(crate) fn judge_by(&mut self, uid: Uid, rights: Option<Arc<Rights>>) {
+        self.generation += 1;
         self.changed.insert(uid, rights);
     }
 
@@ -27,9 +30,20 @@ impl Voices {
     /// Not by the grant of its token: that narrows one session, not what others of it have said.
     pub(crate) fn admitted(&mut self, uid: Uid, rights: &Rights) -> Option<Arc<Rights>> {
         let voice = self.changed.get_mut(&uid)?;
+        self.generation += 1;
         let now = Arc::new(rights.without_grants());
         *voice = Some(Arc::clone(&now));
         Some(now)
+    }
+
+    /// A number that is another one after every change of somebody's rights.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The rights of a session have changed.
+    pub(crate) fn note_change(&mut self) {
+        self.generation += 1;
     }
 
     fn may_say(&self, uid: Uid, topic: TopicName<'_>) -> bool {
@@ -72,4 +86,30 @@ pub(crate) fn may_publish(
 /// Whether a message of `publisher` on `topic` may go to a session with the rights `receiver`.
 pub(crate) fn may_deliver(receiver: &Rights, voices: &Voices, publisher: Uid, topic: TopicName<'_>) -> bool {
     voices.may_say(publisher, topic) && receiver.may_receive(topic).allowed
+}
+
+/// One message and many receivers: the rights that were asked last are not asked again.
+#[derive(Default)]
+pub(crate) struct Audience {
+    asked: Option<(Arc<Rights>, bool)>,
+}
+
+impl Audience {
+    /// As [`may_deliver`].
+    pub(crate) fn may_deliver(
+        &mut self,
+        receiver: &Arc<Rights>,
+        voices: &Voices,
+        publisher: Uid,
+        topic: TopicName<'_>,
+    ) -> bool {
+        if let Some((asked, verdict)) = &self.asked
+            && (Arc::ptr_eq(asked, receiver) || asked.same(receiver))
+        {
+            return *verdict;
+        }
+        let verdict = may_deliver(receiver, voices, publisher, topic);
+        self.asked = Some((Arc::clone(receiver), verdict));
+        verdict
+    }
 }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::message::{Message, Publisher};
 use crate::report::Report;
-use crate::shard::Moving;
+use crate::shard::{Given, Moving, Sharing};
 use crate::storage::{Destination, MessageId, SessionId};
 
 /// A connection within its shard. A stale one is never taken for a newer connection in its place.
@@ -465,11 +465,15 @@ pub enum Crossing {
     Gathered {
         /// How the asker calls the message.
         token: u64,
-        /// The shard that answers.
-        from: usize,
         /// The sessions.
         to: Vec<Destination>,
+        /// The shards where they live, which want to hear when the message is stored.
+        shards: Vec<usize>,
     },
+    /// What became of a member of a shared subscription, for the home of its group.
+    Sharing(Box<Sharing>),
+    /// A message for one member of a shared subscription.
+    Given(Box<Given>),
     /// The message that sessions of the receiving shard are owed is stored.
     Stored {
         /// The message.
@@ -510,7 +514,12 @@ impl Crossing {
     /// About what it holds in memory until it is worked on.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + if let Self::Publish { message, .. } = self { message.bytes() } else { 0 }
+        size_of::<Self>()
+            + match self {
+                Self::Publish { message, .. } => message.bytes(),
+                Self::Given(given) => given.message.bytes(),
+                _ => 0,
+            }
     }
 }
 

@@ -43,4 +43,4 @@ pub use effect::{
 };
 pub use message::{Message, Publisher};
 pub use report::{Report, What, Who};
-pub use shard::{Moving, Restored, Shard, ShardConfig, Stats};
+pub use shard::{Given, Member, Moving, Restored, Shard, ShardConfig, Sharing, Stats};

@@ -181,7 +181,7 @@ impl fmt::Display for What {
             Self::FellBehind { waiting } => write!(
                 f,
                 "{waiting} messages wait for the client, and there is no room for more; \
-                 acknowledge faster or raise `broker.queue_messages_max` and `broker.queue_bytes_max`"
+                 acknowledge faster or raise `messages.queue_messages_max` and `messages.queue_bytes_max`"
             ),
             Self::StorageFull => f.write_str(
                 "the message cannot be stored, and so many wait for that already that no more are taken; \

@@ -265,7 +265,6 @@ impl Routes {
     }
 
     /// Another number after each change. While it stays, a topic meets the same subscriptions.
-    #[cfg_attr(not(test), expect(dead_code, reason = "asked by the route cache of a publisher"))]
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }

@@ -32,7 +32,7 @@ pub struct ShardConfig {
     /// Default 65,535, which leaves every client its own.
     pub keep_alive_s_max: u16,
     /// QoS 1 and 2 messages on the way to a client at once; a client's Receive Maximum may lower it.
-    /// Default 1,024.
+    /// Default 8,192.
     pub inflight_max: u16,
     /// QoS 1 and 2 messages on the way from a client of MQTT 5 at once. Default 1,024.
     pub receive_maximum: u16,
@@ -72,7 +72,7 @@ impl Default for ShardConfig {
             retained_bytes_max: 64 << 20,
             connect_timeout: Duration::from_secs(10),
             keep_alive_s_max: u16::MAX,
-            inflight_max: 1_024,
+            inflight_max: 8_192,
             receive_maximum: 1_024,
             topic_alias_maximum: 32,
             topic_aliases_given_max: 32,

@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn few_or_many_they_are_found_replaced_and_removed() {
-        let subscription = |walk: u32| Subscription { walk: walk.into() };
+        let subscription = |walk: u32| Subscription { walk: walk.into(), shared: None };
         let filter = |n: u32| TopicFilter::parse(&format!("a/{n}")).expect("a filter");
         let mut filters = Filters::default();
         for count in [1, 8, 9, 50] {

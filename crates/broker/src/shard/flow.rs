@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use drawbridge_mqtt::codec::{PacketId, Qos};
+use drawbridge_names::TopicFilter;
 
 use crate::message::Message;
 use crate::storage::{Destination, MessageId, SessionId};
@@ -67,6 +68,8 @@ pub(super) struct Owed {
     pub(super) identifiers: (u32, Box<[u32]>),
     /// At QoS 2: the shard that it came from has not yet said that it is stored.
     pub(super) held: bool,
+    /// The shared subscription that it came by: another member may have it, if this one goes for good.
+    pub(super) share: Option<TopicFilter>,
 }
 
 /// What the client is to answer next.
@@ -246,6 +249,13 @@ impl Flow {
         sent.chain(self.queue.iter_mut())
     }
 
+    /// What is not answered to its end: the stage, whether it was sent, and the message.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = (Stage, bool, &Owed)> {
+        let sent =
+            self.inflight.iter().filter_map(|sent| Some((sent.stage, sent.again, sent.owed.as_deref()?)));
+        sent.chain(self.queue.iter().map(|owed| (Stage::Publish, false, owed)))
+    }
+
     /// Nobody has this message any more, so it cannot be sent.
     pub(super) fn forget(&mut self, id: MessageId) {
         let wired = self.wired;
@@ -311,6 +321,7 @@ mod tests {
             retain: false,
             identifiers: (0, Box::default()),
             held: false,
+            share: None,
         })
     }
 

@@ -3,10 +3,12 @@
 mod config;
 mod filters;
 mod flow;
+mod known;
 mod open;
 mod outgoing;
 mod publish;
 mod session;
+mod shared;
 mod speech;
 mod stored;
 mod subscribe;
@@ -19,7 +21,7 @@ use std::time::Instant;
 
 use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_mqtt::connection::{Connection, Event, Limits, Step};
-use drawbridge_names::{MqttClientId, RegistryName, Uid};
+use drawbridge_names::{MqttClientId, RegistryName, TopicFilter, Uid};
 use drawbridge_policy::Rights;
 use slab::Slab;
 use zeroize::Zeroize;
@@ -38,6 +40,8 @@ use open::Pending;
 use outgoing::Templates;
 use publish::Met;
 use session::{DelayedWill, Leaving, Session};
+use shared::Group;
+pub use shared::{Given, Member, Sharing};
 use stored::{Foreign, Gather, Outbox};
 pub use stored::{Moving, Restored};
 
@@ -74,9 +78,10 @@ pub struct Shard {
     /// Work that an end of a session leaves behind; done before a call returns.
     later: VecDeque<Later>,
     /// Emptied output buffers, for whoever writes next: an idle connection holds none.
-    pool: Vec<Vec<u8>>,
+    pool: Pool,
     /// Reused by each route.
     met: Vec<Met>,
+    met_groups: Vec<usize>,
     templates: Templates,
     outbox: Outbox,
     /// Messages that other shards were asked about, by what they are called there.
@@ -130,6 +135,9 @@ struct Registry {
     sessions: BTreeSet<(Uid, u32)>,
     /// The slots of stored sessions.
     stored: HashMap<(Uid, MqttClientId), u32>,
+    /// Shared subscriptions that are at home here.
+    groups: Slab<Group>,
+    group_of: HashMap<TopicFilter, usize>,
     /// The wills of each principal that are held back, by key of `Shard::delayed_wills`.
     wills: BTreeSet<(Uid, usize)>,
     voices: Voices,
@@ -150,6 +158,11 @@ enum Later {
     },
     /// It was not listened to, and is now.
     Replay(ConnId),
+    /// The home of a group is to hear of a member.
+    Sharing {
+        home: usize,
+        sharing: Sharing,
+    },
 }
 
 impl Shard {
@@ -169,8 +182,9 @@ impl Shard {
             wheel: Wheel::new(),
             delayed_wills: Slab::new(),
             later: VecDeque::new(),
-            pool: Vec::new(),
+            pool: Pool::default(),
             met: Vec::new(),
+            met_groups: Vec::new(),
             templates: Templates::default(),
             outbox: Outbox::default(),
             gathers: HashMap::new(),
@@ -337,9 +351,7 @@ impl Shard {
         state.writing = false;
         if state.output.is_empty() {
             let output = mem::take(&mut state.output);
-            if output.capacity() > 0 && output.capacity() <= POOLED_BYTES_MAX && self.pool.len() < POOL_MAX {
-                self.pool.push(output);
-            }
+            self.take_back(output);
         } else {
             self.ask_to_write(conn, fx);
         }
@@ -388,6 +400,7 @@ impl Shard {
             let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
             if let Ended::Policy { rights, .. } = which {
                 session.rights = rights.clone().unwrap_or_else(|| Arc::new(Rights::none()));
+                self.registries[registry].voices.note_change();
             }
             let Some(what) = session.ended_by(which) else { continue };
             match session.conn {
@@ -405,7 +418,9 @@ impl Shard {
         for crossing in batch {
             match crossing {
                 Crossing::Publish { message, gather } => self.route_crossed(now, &message, gather, fx),
-                Crossing::Gathered { token, from, to } => self.gathered(now, token, from, to, fx),
+                Crossing::Gathered { token, to, shards } => self.gathered(now, token, to, &shards, fx),
+                Crossing::Sharing(sharing) => self.sharing(now, *sharing, fx),
+                Crossing::Given(given) => self.given(now, &given, fx),
                 Crossing::Stored { message } => self.foreign_is_stored(now, message, fx),
                 Crossing::Supplant { conn, discarded } => {
                     self.supplanted(now, conn, discarded.as_ref(), fx);
@@ -474,7 +489,11 @@ impl Shard {
 
 /// Output buffers up to this size are kept for the next writer, and so many of them.
 const POOLED_BYTES_MAX: usize = 64 << 10;
-const POOL_MAX: usize = 64;
+const POOL_MAX: usize = 1_024;
+/// What all of them together may hold.
+const POOL_BYTES_MAX: usize = 4 << 20;
+/// A buffer of its own begins with this much.
+const BUFFER_BYTES_MIN: usize = 1_024;
 
 impl Shard {
     fn conn(&mut self, conn: ConnId) -> Option<&mut Conn> {
@@ -512,6 +531,8 @@ impl Shard {
             behind: BTreeSet::new(),
             sessions: BTreeSet::new(),
             stored: HashMap::new(),
+            groups: Slab::new(),
+            group_of: HashMap::new(),
             wills: BTreeSet::new(),
             voices: Voices::default(),
         });
@@ -526,13 +547,23 @@ impl Shard {
         let Some(state) = place.conn.as_deref_mut().filter(|_| place.generation == conn.generation()) else {
             return;
         };
-        if state.output.capacity() == 0
-            && let Some(buffer) = pool.pop()
-        {
-            state.output = buffer;
-        }
+        state.lend_buffer(pool);
         say(&mut state.protocol, &mut state.output);
         self.ask_to_write(conn, fx);
+    }
+
+    /// Keeps an emptied buffer for the next who writes.
+    fn take_back(&mut self, buffer: Vec<u8>) {
+        let bytes = buffer.capacity();
+        let pool = &mut self.pool;
+        if bytes > 0
+            && bytes <= POOLED_BYTES_MAX
+            && pool.buffers.len() < POOL_MAX
+            && pool.bytes + bytes <= POOL_BYTES_MAX
+        {
+            pool.bytes += bytes;
+            pool.buffers.push(buffer);
+        }
     }
 
     fn ask_to_write(&mut self, conn: ConnId, fx: &mut Vec<Effect>) {
@@ -607,6 +638,12 @@ impl Shard {
         while let Some(later) = self.later.pop_front() {
             match later {
                 Later::Will(will) => self.publish_will(now, &will, fx),
+                Later::Sharing { home, sharing } if home == self.config.index => {
+                    self.sharing(now, sharing, fx);
+                }
+                Later::Sharing { home: shard, sharing } => {
+                    fx.push(Effect::Cross { shard, crossing: Crossing::Sharing(Box::new(sharing)) });
+                }
                 Later::Replay(conn) => self.replay(now, conn, fx),
                 Later::FellBehind { conn, waiting } => {
                     self.end(now, conn, What::FellBehind { waiting }, fx);
@@ -623,7 +660,29 @@ impl Shard {
     }
 }
 
+/// Emptied output buffers.
+#[derive(Default)]
+struct Pool {
+    buffers: Vec<Vec<u8>>,
+    /// What they hold.
+    bytes: usize,
+}
+
 impl Conn {
+    /// Gives the connection a buffer to write into, if it has none.
+    fn lend_buffer(&mut self, pool: &mut Pool) {
+        if self.output.capacity() > 0 {
+            return;
+        }
+        match pool.buffers.pop() {
+            Some(buffer) => {
+                pool.bytes -= buffer.capacity();
+                self.output = buffer;
+            }
+            None => self.output.reserve(BUFFER_BYTES_MIN),
+        }
+    }
+
     /// Whether the first byte of all was that of a CONNECT; another one is judged by the protocol,
     /// which has the better word for it.
     fn starts_with_connect(&self, bytes: &[u8]) -> bool {

@@ -177,10 +177,13 @@ impl Shard {
         let slot = match kept {
             Some(slot) => {
                 self.sessions[slot as usize].resume(admitted, conn, owner_epoch, pending.will);
+                self.registries[registry].voices.note_change();
+                self.tell_groups(slot);
                 slot
             }
             None => {
-                let session = Session::of(admitted, registry, conn, owner_epoch, pending.will);
+                self.counter += 1;
+                let session = Session::of(admitted, registry, conn, owner_epoch, self.counter, pending.will);
                 let slot = slot_of(self.sessions.insert(Box::new(session)));
                 self.registries[registry].sessions.insert((key.0, slot));
                 slot

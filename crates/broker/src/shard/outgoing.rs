@@ -22,6 +22,17 @@ pub(super) fn inner_topic(wire: &str, leading_slash: bool) -> &str {
     if leading_slash && wire.starts_with("/devices/") { &wire[1..] } else { wire }
 }
 
+/// As [`inner_topic`], of a filter, also behind `$share/GROUP/`.
+pub(super) fn inner_filter(wire: &str, leading_slash: bool) -> Cow<'_, str> {
+    if leading_slash
+        && let Some(rest) = wire.strip_prefix("$share/")
+        && let Some((group, filter)) = rest.split_once('/')
+    {
+        return Cow::Owned(format!("$share/{group}/{}", inner_topic(filter, true)));
+    }
+    Cow::Borrowed(inner_topic(wire, leading_slash))
+}
+
 /// The topic on the wire, of one within.
 fn outer_topic(inner: &str, leading_slash: bool) -> Cow<'_, str> {
     if leading_slash && inner.starts_with("devices/") {
@@ -188,11 +199,7 @@ impl Shard {
         if !state.output.is_empty() && state.output.len() + size > bytes_max {
             return Offered::Full;
         }
-        if state.output.capacity() == 0
-            && let Some(buffer) = self.pool.pop()
-        {
-            state.output = buffer;
-        }
+        state.lend_buffer(&mut self.pool);
         let start = state.output.len();
         let new_alias = state.put(message, maps, packet, shared.then_some(&mut self.templates));
         let written = state.output.len() - start;

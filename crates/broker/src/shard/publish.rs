@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 
 use drawbridge_mqtt::codec::{PacketId, ProtocolVersion, Qos, ReasonCode};
 use drawbridge_mqtt::connection::{Inbound, InboundTopic};
-use drawbridge_names::{PrincipalKind, PrincipalName, TopicName};
+use drawbridge_names::{PrincipalKind, PrincipalName, TopicFilter, TopicName};
 use drawbridge_policy::Rights;
 
 use super::flow::{Kept, Owed, Stage};
+use super::known::Generation;
 use super::outgoing::{Offered, Outgoing, Publication, inner_topic, stored, unstored};
 use super::session::{OrderStage, Session, WaitingOrder};
+use super::shared::{Member, group_of};
 use super::speech::{Speech, Waits};
-use super::stored::{Asker, Gather};
+use super::stored::{Asker, Gather, Waiter};
 use super::{Later, Place, Shard};
-use crate::deliver::may_publish;
+use crate::deliver::{Audience, may_publish};
 use crate::effect::{ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect, Order, OrderOutcome};
 use crate::message::{Message, expiry_s};
 use crate::report::What;
@@ -23,6 +25,7 @@ use crate::routes::Subscriber;
 use crate::storage::{Destination, Record};
 
 /// A client that a message goes to, and on what terms: all its matching subscriptions in one.
+#[derive(Clone)]
 pub(super) struct Met {
     slot: u32,
     qos: Qos,
@@ -30,6 +33,17 @@ pub(super) struct Met {
     /// 0 for none.
     identifier: u32,
     more_identifiers: Vec<u32>,
+    /// The shared subscription through which it gets it.
+    share: Option<TopicFilter>,
+}
+
+/// Who is owed a message, for its record.
+#[derive(Default)]
+pub(super) struct Owing {
+    /// The stored sessions.
+    pub(super) to: Vec<Destination>,
+    /// Other shards that owe it to one of them.
+    pub(super) shards: Vec<usize>,
 }
 
 impl Met {
@@ -40,7 +54,13 @@ impl Met {
             retain_as_published: route.retain_as_published,
             identifier: route.identifier,
             more_identifiers: Vec::new(),
+            share: None,
         }
+    }
+
+    /// A member of a group, chosen for this message.
+    pub(super) fn of_member(member: &Member, share: TopicFilter) -> Self {
+        Self { share: Some(share), ..Self::of(&member.terms.route(member.slot)) }
     }
 
     /// One copy for overlapping subscriptions: the highest QoS, every identifier.
@@ -97,7 +117,7 @@ pub(super) enum Spoken {
 
 /// What became of a message for the device that an order waits for.
 #[derive(Debug, Clone, Copy)]
-enum Fate {
+pub(super) enum Fate {
     NotMet,
     Withheld,
     Dropped,
@@ -136,7 +156,6 @@ impl Shard {
             _ => TopicName::parse(inner),
         };
         let Ok(topic) = topic else { return }; // the codec has judged it
-        let (rights, name, kind) = (Arc::clone(&session.rights), session.name.clone(), session.kind);
         let mut publication = Publication {
             registry: session.registry,
             topic,
@@ -151,7 +170,6 @@ impl Shard {
             kept: None,
             payload_shared: None,
         };
-        let speaker = Speaker { name: &name, kind, rights: &rights };
         let origin = match inbound.packet_id {
             Some(packet_id) => Origin::Client { slot, packet_id, exactly_once },
             None => Origin::Unanswered,
@@ -161,7 +179,15 @@ impl Shard {
             self.refuse_publish(now, conn, origin, ReasonCode::QuotaExceeded, What::StorageFull, fx);
             return;
         }
-        let spoken = self.speak(now, conn, &mut publication, &speaker, origin, fx);
+        let spoken = match self.recall(slot, &publication) {
+            Some(met) => Ok(Spoken::Routed(self.spread(now, conn, &mut publication, met, origin, fx).waits)),
+            None => {
+                let session = &self.sessions[slot as usize];
+                let (rights, name, kind) = (Arc::clone(&session.rights), session.name.clone(), session.kind);
+                let speaker = Speaker { name: &name, kind, rights: &rights };
+                self.speak(now, conn, &mut publication, &speaker, origin, fx)
+            }
+        };
         let (waits, handed) = match spoken {
             Ok(Spoken::Routed(waits)) => (waits, false),
             Ok(Spoken::Handed(waits)) => (Waits { others: waits.others + 1, ..waits }, true),
@@ -287,7 +313,7 @@ impl Shard {
         let uid = publication.publisher.uid;
         may_publish(Some(speaker.rights), &registry.voices, uid, publication.topic)?;
         let Some((device, kind)) = ControlKind::of(publication.topic.as_str()) else {
-            return Ok(Spoken::Routed(self.spread(now, conn, publication, None, origin, fx).waits));
+            return Ok(Spoken::Routed(self.spread(now, conn, publication, To::Find, origin, fx).waits));
         };
         let publish = ControlPublish {
             registry: registry.name.clone(),
@@ -302,7 +328,7 @@ impl Shard {
         // Commands and configurations come back as orders, once they are recorded.
         let mut waits = Waits::default();
         if publish.kind == ControlKind::State {
-            waits = self.spread(now, conn, publication, None, origin, fx).waits;
+            waits = self.spread(now, conn, publication, To::FindAgain, origin, fx).waits;
         } else if let Origin::Client { slot, packet_id, exactly_once: true } = origin
             && let Some(session) = self.sessions[slot as usize].stored.as_ref().map(|stored| stored.id)
         {
@@ -360,7 +386,8 @@ impl Shard {
         };
         let nobody = ConnId::new(u32::MAX, 0);
         let Some(uid) = order.to else {
-            let waits = self.spread(now, nobody, &mut publication, None, Origin::Order(order.id), fx).waits;
+            let origin = Origin::Order(order.id);
+            let waits = self.spread(now, nobody, &mut publication, To::FindAgain, origin, fx).waits;
             if waits.others > 0 {
                 return None;
             }
@@ -381,7 +408,8 @@ impl Shard {
         if failure.is_some() && !order.retain {
             return failure;
         }
-        let fate = self.spread(now, nobody, &mut publication, target, Origin::Nobody, fx).fate;
+        let to = target.map_or(To::FindAgain, To::FindAnd);
+        let fate = self.spread(now, nobody, &mut publication, to, Origin::Nobody, fx).fate;
         let (Some(target), None) = (target, failure) else { return failure };
         self.wait_for(now, target, order, fate)
     }
@@ -543,7 +571,7 @@ impl Shard {
         gather: Option<(usize, u64)>,
         fx: &mut Vec<Effect>,
     ) {
-        let mut to = Vec::new();
+        let mut owing = Owing::default();
         if let Ok(topic) = TopicName::parse(&message.topic) {
             let registry = self.registry(&message.registry);
             if message.retain {
@@ -563,10 +591,10 @@ impl Shard {
                 kept: None,
                 payload_shared: Some(&message.payload),
             };
-            self.route(now, &mut publication, None, gather.is_some(), &mut to, fx);
+            self.route(now, &mut publication, To::FindAgain, gather.is_some(), &mut owing, fx);
         }
         if let Some((asker, token)) = gather {
-            self.answer_gather(asker, token, message, to, fx);
+            self.answer_gather(asker, token, message, owing, fx);
         }
     }
 
@@ -576,7 +604,7 @@ impl Shard {
         now: Instant,
         conn: ConnId,
         publication: &mut Publication<'_>,
-        target: Option<ConnId>,
+        readers: To,
         origin: Origin,
         fx: &mut Vec<Effect>,
     ) -> Spread {
@@ -585,9 +613,10 @@ impl Shard {
         let (index, retain) = (self.config.index, publication.retain);
         let others = (0..self.config.shards).filter(|shard| *shard != index);
         let asked = others.clone().filter(|shard| acknowledged && self.interest.keeps(*shard)).count();
-        let mut to = Vec::new();
+        let mut owing = Owing::default();
         let place = self.outbox.mark();
-        let fate = self.route(now, publication, target, asked > 0, &mut to, fx);
+        let fate = self.route(now, publication, readers, asked > 0, &mut owing, fx);
+        let Owing { to, mut shards } = owing;
         self.counter += 1;
         let token = self.counter;
         let mut left = 0;
@@ -617,9 +646,10 @@ impl Shard {
                 Origin::Order(order) => Asker::Order(order),
                 Origin::Nobody | Origin::Unanswered => Asker::Nobody,
             };
-            self.note_foreign(&message, &to);
-            let owing = if to.is_empty() { Vec::new() } else { vec![index] };
-            self.gathers.insert(token, Gather { message, to, retained, left, owing, asker });
+            if self.note_foreign(&message, &to) {
+                shards.push(index);
+            }
+            self.gathers.insert(token, Gather { message, to, retained, left, owing: shards, asker });
             return Spread { fate, waits: Waits { after: 0, others: u8::from(answered) } };
         }
         let mut after = 0;
@@ -627,6 +657,9 @@ impl Shard {
             let message = self.stored(now, publication);
             // Before what was remembered of its way to those it is owed to.
             after = self.store_message(&message, to, retained, answered, place);
+            if let Some(id) = message.id {
+                self.await_stored(shards.into_iter().map(|shard| Waiter::Tell(shard, id)));
+            }
         }
         if let (Some(session), Origin::Client { packet_id, .. }) = (session, origin) {
             after = self.remember_now(Record::Inbound { session, packet_id });
@@ -663,7 +696,7 @@ impl Shard {
     }
 
     /// The stored copy of a publication, made when first needed.
-    fn stored(&mut self, now: Instant, publication: &mut Publication<'_>) -> Arc<Message> {
+    pub(super) fn stored(&mut self, now: Instant, publication: &mut Publication<'_>) -> Arc<Message> {
         if let Some(message) = &publication.stored {
             return Arc::clone(message);
         }
@@ -697,16 +730,47 @@ impl Shard {
         kept
     }
 
-    /// To the subscribers of this shard. `to` is filled with the stored sessions that it is owed to.
+    /// Who gets a message of this session on this topic, if it is known that it may say it, and that they may
+    /// have it.
+    fn recall(&mut self, slot: u32, publication: &Publication<'_>) -> Option<To> {
+        let now = self.generation(publication.registry);
+        let known = self.sessions[slot as usize].known.as_mut()?;
+        known.take(publication.topic.as_str(), now).map(|(at, met)| To::Known { at, met })
+    }
+
+    fn generation(&self, registry: usize) -> Generation {
+        let registry = &self.registries[registry];
+        Generation { routes: registry.routes.generation(), rights: registry.voices.generation() }
+    }
+
+    /// To the subscribers of this shard. `owing` is filled with the stored sessions that it is owed to.
     fn route(
         &mut self,
         now: Instant,
         publication: &mut Publication<'_>,
-        target: Option<ConnId>,
+        readers: To,
         foreign: bool,
-        to: &mut Vec<Destination>,
+        owing: &mut Owing,
         fx: &mut Vec<Effect>,
     ) -> Fate {
+        self.templates.clear();
+        let (target, remember) = match readers {
+            To::Known { at, met } => {
+                let mut route = Route { foreign, ..Route::of(&met) };
+                for met in &met {
+                    self.deliver(now, publication, met, &mut route, owing, fx);
+                }
+                let publisher = publication.from.and_then(|slot| self.sessions.get_mut(slot as usize));
+                if let Some(known) = publisher.and_then(|publisher| publisher.known.as_mut()) {
+                    known.give_back(at, met);
+                }
+                return Fate::NotMet;
+            }
+            To::Find => (None, publication.from),
+            To::FindAgain => (None, None),
+            To::FindAnd(target) => (self.session_of(target), None),
+        };
+        let mut groups = mem::take(&mut self.met_groups);
         let mut met = mem::take(&mut self.met);
         self.counter += 1;
         let mark = self.counter;
@@ -716,38 +780,60 @@ impl Shard {
             if route.no_local && from == Some(route.slot) {
                 return; // [MQTT-3.8.3-3] (5.0)
             }
+            if let Some(group) = group_of(route.slot) {
+                groups.push(group);
+                return;
+            }
             let Some(session) = sessions.get_mut(route.slot as usize) else { return };
             meet(session, mark, &mut met, route);
         });
-        self.templates.clear();
-        let shared = met.len() > 1;
-        let target = target.and_then(|target| self.session_of(target));
+        let mut route = Route { foreign, audience: Some(Audience::default()), ..Route::of(&met) };
         let mut fate = Fate::NotMet;
+        let mut all = groups.is_empty();
         for met in &met {
-            let what = self.deliver(now, publication, met, Route { shared, foreign }, to, fx);
+            let what = self.deliver(now, publication, met, &mut route, owing, fx);
+            all &= !matches!(what, Fate::Withheld | Fate::NotMet);
             if target == Some(met.slot) {
                 fate = what;
             }
         }
+        // Nothing changes rights or subscriptions within this call: ends of sessions wait in `later`.
+        if all && let Some(publisher) = remember {
+            let at = self.generation(publication.registry);
+            let publisher = self.sessions.get_mut(publisher as usize);
+            if let Some(publisher) = publisher {
+                let known = publisher.known.get_or_insert_default();
+                known.remember(publication.topic.as_str(), at, &met);
+            }
+        }
         met.clear();
         self.met = met;
+        for group in groups.drain(..) {
+            self.give(now, publication, group, foreign, owing, fx);
+        }
+        self.met_groups = groups;
         fate
     }
 
     /// To one subscriber: now, later, or not at all.
-    fn deliver(
+    pub(super) fn deliver(
         &mut self,
         now: Instant,
         publication: &mut Publication<'_>,
         met: &Met,
-        route: Route,
-        to: &mut Vec<Destination>,
+        route: &mut Route,
+        owing: &mut Owing,
         fx: &mut Vec<Effect>,
     ) -> Fate {
-        let registry = &self.registries[publication.registry];
+        let voices = &self.registries[publication.registry].voices;
         let Some(session) = self.sessions.get_mut(met.slot as usize) else { return Fate::NotMet };
         let (publisher, topic) = (publication.publisher.uid, publication.topic);
-        if !session.may_have(now, &registry.voices, publisher, topic) {
+        let may = match &mut route.audience {
+            Some(audience) => session.may_have_too(now, voices, publisher, topic, audience),
+            // It may, by its rights; they can have ended since.
+            None => !session.has_ended(now),
+        };
+        if !may {
             self.counters.withheld += 1;
             return Fate::Withheld;
         }
@@ -792,7 +878,7 @@ impl Shard {
         }
         match (offered, id) {
             (Offered::TooLarge, _) => return Fate::Dropped,
-            (Offered::Written, None) => {
+            (Offered::Written, None) if met.share.is_none() => {
                 self.sessions[met.slot as usize].flow.send(message.qos, None);
                 return Fate::Sent(packet_id);
             }
@@ -802,11 +888,10 @@ impl Shard {
         let owed = self.owe(met, &message, kept, id.is_some(), holds);
         let ticket = owed.ticket;
         if let Some(session) = id {
-            to.push(owed.destination(session));
+            owing.to.push(owed.destination(session));
         }
         let session = &mut self.sessions[met.slot as usize];
         if offered == Offered::Written {
-            // A session that is not stored was dealt with before.
             session.flow.send(message.qos, Some(Box::new(owed)));
             if let (Some(packet_id), Some(session), false) = (packet_id, id, holds) {
                 self.note_sending(session, met.slot, packet_id);
@@ -818,7 +903,7 @@ impl Shard {
             return Fate::Queued(ticket);
         }
         if !self.enqueue(met.slot, owed) {
-            to.pop_if(|last| Some(last.session) == id);
+            owing.to.pop_if(|last| Some(last.session) == id);
             return Fate::Dropped;
         }
         Fate::Queued(ticket)
@@ -843,6 +928,7 @@ impl Shard {
             retain: message.retain,
             identifiers: (met.identifier, met.more_identifiers.clone().into()),
             held,
+            share: met.share.clone(),
         }
     }
 
@@ -900,12 +986,40 @@ impl Shard {
 }
 
 /// How a message is on its way.
-#[derive(Debug, Clone, Copy)]
-struct Route {
+pub(super) struct Route {
+    /// Whom to ask whether they may have it; `None` when that is known.
+    pub(super) audience: Option<Audience>,
     /// Several get it: encode it once.
-    shared: bool,
-    /// Another shard let it in, and waits to hear to whom it is owed.
-    foreign: bool,
+    pub(super) shared: bool,
+    /// Its record is not written with this call, but later, or by another shard.
+    pub(super) foreign: bool,
+}
+
+impl Route {
+    fn of(met: &[Met]) -> Self {
+        Self { audience: None, shared: met.len() > 1, foreign: false }
+    }
+
+    /// To one reader, who is asked.
+    pub(super) fn to_one(foreign: bool) -> Self {
+        Self { audience: Some(Audience::default()), shared: false, foreign }
+    }
+}
+
+/// To whom a message goes.
+pub(super) enum To {
+    /// To whoever subscribed, and who that is may be remembered for its publisher.
+    Find,
+    /// To whoever subscribed.
+    FindAgain,
+    /// The same, and what becomes of it for this connection is asked for.
+    FindAnd(ConnId),
+    /// To these, who may have it.
+    Known {
+        /// Where it is remembered.
+        at: usize,
+        met: Vec<Met>,
+    },
 }
 
 /// Of a stored session, so much of what waits stays in memory.

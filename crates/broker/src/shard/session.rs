@@ -10,17 +10,19 @@ use drawbridge_policy::Rights;
 
 use super::filters::Filters;
 use super::flow::Flow;
+use super::known::Known;
 use super::outgoing::{Publication, unstored};
 use super::publish::{Origin, Speaker};
+use super::shared::Change;
 use super::speech::Waiting;
 use super::{ConnId, Later, Shard};
-use crate::deliver::{Voices, may_deliver};
+use crate::deliver::{Audience, Voices, may_deliver};
 use crate::effect::{Admitted, Close, Crossing, Effect, Ended, EndedWhy, OrderOutcome, Ticket};
 use crate::message::Publisher;
 use crate::report::{Report, What, Who};
 use crate::retained::Walk;
 use crate::routes::Subscriber;
-use crate::storage::{Record, SessionId, StoredWill};
+use crate::storage::{Record, SessionId, StoredWill, Terms};
 
 pub(super) struct Session {
     /// Index into the shard's registries.
@@ -41,10 +43,16 @@ pub(super) struct Session {
     /// `/devices/...` on the wire is `devices/...` within.
     pub(super) leading_slash: bool,
     pub(super) filters: Filters,
+    /// How many of them are shared.
+    pub(super) shares: usize,
+    /// Tells it from all other sessions of the shard.
+    pub(super) tag: u64,
     /// What the filters cost, see [`filter_cost`].
     pub(super) filter_bytes: usize,
     /// The route that met it last, and where it stands in `Shard::met`.
     pub(super) met: (u64, u32),
+    /// What it found out about the topics that it publishes to.
+    pub(super) known: Option<Box<Known>>,
     pub(super) flow: Flow,
     /// Since when messages wait, as a number that grows; 0: none do.
     pub(super) behind_since: u64,
@@ -82,6 +90,8 @@ pub(super) struct Stored {
 pub(super) struct Subscription {
     /// Key of its walk over the retained messages, if that has not come to its end.
     pub(super) walk: u64,
+    /// The terms of a shared subscription.
+    pub(super) shared: Option<Terms>,
 }
 
 /// A subscription that is still being told the retained messages.
@@ -177,9 +187,12 @@ impl Session {
         registry: usize,
         conn: ConnId,
         owner_epoch: u64,
+        tag: u64,
         will: Option<Box<StoredWill>>,
     ) -> Self {
         Self {
+            shares: 0,
+            tag,
             registry,
             conn: Some(conn),
             publisher: Publisher { uid: admitted.uid, policy_epoch: admitted.policy_epoch },
@@ -195,6 +208,7 @@ impl Session {
             filters: Default::default(),
             filter_bytes: 0,
             met: (0, 0),
+            known: None,
             flow: Flow::default(),
             behind_since: 0,
             speeches: VecDeque::new(),
@@ -250,10 +264,29 @@ impl Session {
         publisher: Uid,
         topic: TopicName<'_>,
     ) -> bool {
-        // To a client that maps, `/devices/...` means `devices/...`: another topic of that very name
-        // would pass for it.
-        let is_mistakable = self.leading_slash && topic.as_str().starts_with("/devices/");
-        !self.has_ended(now) && !is_mistakable && may_deliver(&self.rights, voices, publisher, topic)
+        !self.has_ended(now)
+            && !self.is_mistaken(topic)
+            && may_deliver(&self.rights, voices, publisher, topic)
+    }
+
+    /// As [`Self::may_have`], of one of many that get the same message.
+    pub(super) fn may_have_too(
+        &self,
+        now: Instant,
+        voices: &Voices,
+        publisher: Uid,
+        topic: TopicName<'_>,
+        audience: &mut Audience,
+    ) -> bool {
+        !self.has_ended(now)
+            && !self.is_mistaken(topic)
+            && audience.may_deliver(&self.rights, voices, publisher, topic)
+    }
+
+    /// To a client that maps, `/devices/...` means `devices/...`: another topic of that very name would pass
+    /// for it.
+    fn is_mistaken(&self, topic: TopicName<'_>) -> bool {
+        self.leading_slash && topic.as_str().starts_with("/devices/")
     }
 
     /// What the end of this session is called if `which`, which means its principal, ends it.
@@ -468,6 +501,7 @@ impl Shard {
         stored.expires = Some(expires);
         stored.will = will.as_ref().map(|delayed| delayed.will.clone());
         session.flow.disconnect();
+        self.tell_groups(slot);
         self.record_session(now, slot);
         self.arm_session(now, slot, expires);
         if let Some(will) = will {
@@ -478,9 +512,15 @@ impl Shard {
     /// Undoes all that a session without connection had: filters, messages, its places in the lists.
     pub(super) fn end_session(&mut self, slot: u32) {
         let session = &self.sessions[slot as usize];
-        let registry = &mut self.registries[session.registry];
-        for (filter, _) in session.filters.iter() {
-            registry.routes.remove(filter, slot);
+        let index = session.registry;
+        let registry = &mut self.registries[index];
+        let mut shares = Vec::new();
+        for (filter, subscription) in session.filters.iter() {
+            if subscription.shared.is_some() {
+                shares.push(filter.clone());
+            } else {
+                registry.routes.remove(filter, slot);
+            }
         }
         self.interest.sub(self.config.index, session.filters.len());
         registry.sessions.remove(&(session.publisher.uid, slot));
@@ -493,7 +533,12 @@ impl Shard {
             self.by_id.remove(&id);
             self.remember(Record::SessionGone { session: id });
         }
-        self.sessions.remove(slot as usize);
+        let shard = self.config.index;
+        for share in shares {
+            self.tell_home(index, &share, Change::Leaves { shard, slot });
+        }
+        let session = self.sessions.remove(slot as usize);
+        self.hand_back(&session);
     }
 
     /// What is to become of the will of a connection that has ended.

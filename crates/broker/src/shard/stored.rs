@@ -6,14 +6,16 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_mqtt::codec::PacketId;
+use drawbridge_mqtt::codec::{PacketId, Qos};
 use drawbridge_mqtt::connection::Connection;
 use drawbridge_names::{RegistryName, TopicName, Uid};
 use drawbridge_policy::Rights;
 
 use super::flow::{Flow, Kept, Owed, Stage};
 use super::open::Pending;
+use super::publish::Owing;
 use super::session::{DelayedWill, Session, Stored, Subscription, filter_cost, slot_of};
+use super::shared::parse_share;
 use super::{Conn, Registry, Shard, Timer};
 use crate::effect::{Admitted, ConnId, Crossing, Effect, OrderOutcome};
 use crate::message::{Message, Publisher};
@@ -68,8 +70,9 @@ pub(super) struct Outbox {
     pub(super) stalled: bool,
 }
 
+/// Who waits for a batch to be stored.
 #[derive(Debug)]
-enum Waiter {
+pub(super) enum Waiter {
     Session(u32),
     Output(ConnId),
     Order(u64),
@@ -185,8 +188,11 @@ impl Shard {
             owner_epoch: stored.owner_epoch,
             leading_slash: stored.leading_slash,
             filters: Default::default(),
+            shares: 0,
+            tag: self.next_tag(),
             filter_bytes: 0,
             met: (0, 0),
+            known: None,
             flow: self.restore_flow(image),
             behind_since: 0,
             speeches: VecDeque::new(),
@@ -211,15 +217,18 @@ impl Shard {
         self.registries[registry].sessions.insert((stored.uid, slot));
         self.registries[registry].stored.insert((stored.uid, stored.client_id.clone()), slot);
         for (filter, terms) in image.filters() {
-            let route = terms.route(slot);
-            let cost = filter_cost(&filter);
-            self.insert_route(registry, &filter, route);
+            let shared = parse_share(filter.as_str()).is_some().then_some(terms);
+            if shared.is_none() {
+                self.registries[registry].routes.insert(&filter, terms.route(slot));
+            }
             let session = &mut self.sessions[slot as usize];
-            session.filter_bytes += cost;
-            session.filters.insert(filter, Subscription { walk: 0 });
+            session.shares += usize::from(shared.is_some());
+            session.filter_bytes += filter_cost(&filter);
+            session.filters.insert(filter, Subscription { walk: 0, shared });
             self.interest.add(self.config.index, 1);
             self.interest.keep_more(self.config.index, 1);
         }
+        self.tell_groups(slot);
         self.arm_session(now, slot, expires);
         let session = &self.sessions[slot as usize];
         if let Some(will) = session.stored.as_ref().and_then(|stored| stored.will.clone()) {
@@ -260,6 +269,7 @@ impl Shard {
                 retain: pending.retain,
                 identifiers: (first, more),
                 held: false,
+                share: None,
             };
             let stage = if pending.received { Stage::Release } else { Stage::Publish };
             match pending.packet_id {
@@ -524,11 +534,18 @@ impl Shard {
     }
 
     /// Sessions here are owed a message of which the record is yet to be written, by this shard or another.
-    pub(super) fn note_foreign(&mut self, message: &Message, to: &[Destination]) {
-        if let Some(id) = message.id.filter(|_| !to.is_empty()) {
-            let sessions = to.iter().map(|destination| (destination.session, false)).collect();
-            self.foreign.insert(id, Foreign { sessions });
-        }
+    ///
+    /// `true` when there is one.
+    pub(super) fn note_foreign(&mut self, message: &Message, to: &[Destination]) -> bool {
+        let Some(id) = message.id else { return false };
+        let here = to.iter().filter(|destination| self.by_id.contains_key(&destination.session));
+        let here: Vec<SessionId> = here.map(|destination| destination.session).collect();
+        here.iter().for_each(|session| self.note_foreign_one(id, *session));
+        !here.is_empty()
+    }
+
+    pub(super) fn note_foreign_one(&mut self, id: MessageId, session: SessionId) {
+        self.foreign.entry(id).or_default().sessions.push((session, false));
     }
 
     /// Another shard asks to whom here a message is owed.
@@ -537,11 +554,14 @@ impl Shard {
         asker: usize,
         token: u64,
         message: &Message,
-        to: Vec<Destination>,
+        owing: Owing,
         fx: &mut Vec<Effect>,
     ) {
-        self.note_foreign(message, &to);
-        let crossing = Crossing::Gathered { token, from: self.config.index, to };
+        let Owing { to, mut shards } = owing;
+        if self.note_foreign(message, &to) {
+            shards.push(self.config.index);
+        }
+        let crossing = Crossing::Gathered { token, to, shards };
         fx.push(Effect::Cross { shard: asker, crossing });
     }
 
@@ -550,15 +570,13 @@ impl Shard {
         &mut self,
         now: Instant,
         token: u64,
-        from: usize,
         to: Vec<Destination>,
+        shards: &[usize],
         fx: &mut Vec<Effect>,
     ) {
         let Some(gather) = self.gathers.get_mut(&token) else { return };
-        if !to.is_empty() {
-            gather.owing.push(from);
-            gather.to.extend(to);
-        }
+        gather.owing.extend(shards);
+        gather.to.extend(to);
         gather.left -= 1;
         if gather.left > 0 {
             return;
@@ -575,9 +593,7 @@ impl Shard {
             after = self.store_message(&message, to, retained, true, place);
         }
         if let Some(id) = message.id {
-            let batch = self.outbox.taken + 1;
-            let told = owing.into_iter().map(|shard| (batch, Waiter::Tell(shard, id)));
-            self.outbox.waiting.extend(told);
+            self.await_stored(owing.into_iter().map(|shard| Waiter::Tell(shard, id)));
         }
         match asker {
             Asker::Nobody => {}
@@ -628,17 +644,26 @@ impl Shard {
         }
     }
 
-    pub(super) fn insert_route(
-        &mut self,
-        registry: usize,
-        filter: &drawbridge_names::TopicFilter,
-        route: Subscriber,
-    ) {
-        self.registries[registry].routes.insert(filter, route);
+    fn next_tag(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    /// Who waits for the batch that is being filled now.
+    pub(super) fn await_stored(&mut self, waiters: impl Iterator<Item = Waiter>) {
+        let batch = self.outbox.taken + 1;
+        self.outbox.waiting.extend(waiters.map(|waiter| (batch, waiter)));
     }
 }
 
 impl Terms {
+    /// As it stands in the record of a message that is owed on these terms.
+    pub(super) fn destination(self, session: SessionId, qos: Qos, retain: bool) -> Destination {
+        let identifiers = Some(self.identifier).filter(|identifier| *identifier != 0);
+        let retain = retain && self.retain_as_published;
+        Destination { session, qos, retain, identifiers: identifiers.into_iter().collect() }
+    }
+
     pub(super) fn route(self, slot: u32) -> Subscriber {
         Subscriber {
             slot,

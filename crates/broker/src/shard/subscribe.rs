@@ -11,9 +11,10 @@ use drawbridge_names::{TopicFilter, TopicName};
 
 use super::Shard;
 use super::flow::{Kept, Owed, Stage};
-use super::outgoing::{Offered, Outgoing, inner_topic};
+use super::outgoing::{Offered, Outgoing, inner_filter};
 use super::publish::{Met, window_of};
 use super::session::{OrderStage, RetainedWalk, Subscription, filter_cost};
+use super::shared::{Change, parse_share};
 use super::speech::{Speech, Waits};
 use crate::effect::{ConnId, Effect, OrderOutcome};
 use crate::message::Message;
@@ -68,14 +69,15 @@ impl Shard {
             return Err(refused(ReasonCode::UnspecifiedError, "the session has ended"));
         };
         let session = &mut self.sessions[slot as usize];
-        let text = inner_topic(entry.filter, session.leading_slash);
-        let Ok(filter) = TopicFilter::parse(text) else {
+        let text = inner_filter(entry.filter, session.leading_slash);
+        let Ok(filter) = TopicFilter::parse(&text) else {
             return Err(refused(ReasonCode::TopicFilterInvalid, "it is no topic filter"));
         };
-        if text.starts_with("$share/") || text == "$share" {
-            let code = ReasonCode::SharedSubscriptionsNotSupported;
-            return Err(refused(code, "shared subscriptions are not served yet"));
-        }
+        let is_shared = match parse_share(&text) {
+            Some(Err(why)) => return Err(refused(ReasonCode::TopicFilterInvalid, why)),
+            Some(Ok(_)) => true,
+            None => false,
+        };
         if filter.levels().nth(LEVELS_MAX).is_some() {
             return Err(refused(ReasonCode::TopicFilterInvalid, "it has more than 128 levels"));
         }
@@ -108,7 +110,12 @@ impl Shard {
             no_local: entry.no_local,
             retain_as_published: entry.retain_as_published,
         };
-        registry.routes.insert(&filter, route);
+        let terms = Terms::from(&route);
+        if is_shared {
+            session.shares += usize::from(old.is_none());
+        } else {
+            registry.routes.insert(&filter, route);
+        }
         let stored = session.stored.as_ref().map(|stored| stored.id);
         if old.is_none() {
             self.interest.add(self.config.index, 1);
@@ -121,7 +128,8 @@ impl Shard {
         };
         // A walk that is under way begins anew: [MQTT-3.8.4-4] (5.0) wants all of them again.
         let mut walk = old.map_or(0, |old| old.walk);
-        if tell && registry.retained.len() > 0 {
+        // MQTT 5.0 4.8.2: not at all for a shared subscription.
+        if tell && !is_shared && registry.retained.len() > 0 {
             session.walks.remove(&walk);
             self.counter += 1;
             walk = self.counter;
@@ -130,9 +138,13 @@ impl Shard {
         } else if let Some(waiting) = session.walks.get_mut(&walk) {
             waiting.route = route;
         }
-        session.filters.insert(filter.clone(), Subscription { walk });
+        let shared = is_shared.then_some(terms);
+        session.filters.insert(filter.clone(), Subscription { walk, shared });
+        if is_shared {
+            self.share(slot, &filter, terms);
+        }
         if let Some(session) = stored {
-            self.remember(Record::Subscribed { session, filter, terms: Terms::from(&route) });
+            self.remember(Record::Subscribed { session, filter, terms });
         }
         Ok(match qos {
             Qos::AtMostOnce => ReasonCode::GRANTED_QOS_0,
@@ -156,7 +168,7 @@ impl Shard {
     fn unsubscribe_one(&mut self, conn: ConnId, text: &str) -> ReasonCode {
         let Some(slot) = self.session_of(conn) else { return ReasonCode::UnspecifiedError };
         let session = &mut self.sessions[slot as usize];
-        let Ok(filter) = TopicFilter::parse(inner_topic(text, session.leading_slash)) else {
+        let Ok(filter) = TopicFilter::parse(&inner_filter(text, session.leading_slash)) else {
             return ReasonCode::TopicFilterInvalid;
         };
         let Some(old) = session.filters.remove(&filter) else {
@@ -164,10 +176,19 @@ impl Shard {
         };
         session.filter_bytes -= filter_cost(&filter);
         session.walks.remove(&old.walk);
-        self.registries[session.registry].routes.remove(&filter, slot);
-        self.interest.sub(self.config.index, 1);
-        if let Some(session) = session.stored.as_ref().map(|stored| stored.id) {
-            self.interest.keep_less(self.config.index, 1);
+        let (registry, shard) = (session.registry, self.config.index);
+        self.interest.sub(shard, 1);
+        if old.shared.is_some() {
+            session.shares -= 1;
+        } else {
+            self.registries[registry].routes.remove(&filter, slot);
+        }
+        let stored = session.stored.as_ref().map(|stored| stored.id);
+        if old.shared.is_some() {
+            self.tell_home(registry, &filter, Change::Leaves { shard, slot });
+        }
+        if let Some(session) = stored {
+            self.interest.keep_less(shard, 1);
             self.remember(Record::Unsubscribed { session, filter });
         }
         ReasonCode::Success
@@ -325,7 +346,8 @@ impl Shard {
         match (offered, packet_id) {
             (Offered::Written, Some(packet_id)) => {
                 let held = owed.held;
-                flow.send(owed.qos, keeps.then(|| Box::new(owed)));
+                let again = keeps || owed.share.is_some();
+                flow.send(owed.qos, again.then(|| Box::new(owed)));
                 self.order_sent(slot, ticket, packet_id);
                 if let Some(session) = stored.filter(|_| keeps && !held) {
                     self.note_sending(session, slot, packet_id);

@@ -24,6 +24,7 @@ use drawbridge_names::{
 };
 use drawbridge_policy::{Policy, Rights, Variables};
 
+#[allow(unused_imports, reason = "each test file uses its part")]
 pub use ProtocolVersion::{V5, V311};
 
 /// A packet from the server, owned and shortened to what tests look at.

@@ -184,7 +184,6 @@ impl Connection {
                 ),
                 assigned_client_id: welcome.assigned_client_id,
                 topic_alias_maximum: (limits.topic_alias_maximum > 0).then_some(limits.topic_alias_maximum),
-                shared_subscription_available: Some(false),
                 server_keep_alive_s: shorter.then_some(keep_alive_s),
                 ..ConnAckProperties::default()
             },
