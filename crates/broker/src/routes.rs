@@ -2,9 +2,15 @@
 //!
 //! The trie is an arena: nodes are numbers, level texts are interned once, and an edge is a pair of
 //! numbers. So a message looks each of its levels up once, no depth of topic can exhaust the stack,
-//! and a filter costs a node and an edge, not a map of its own.
+//! and a filter costs a few nodes of 16 bytes and an edge for each name, not a map of its own. Most nodes
+//! are only on the way, so the subscribers stand beside them.
+//!
+//! What clients name is found by the standard library's keyed hash, which nobody outside can aim at; our
+//! own numbers by a quicker one, seeded anew in each process.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
 
 use drawbridge_mqtt::codec::Qos;
 use drawbridge_names::{TopicFilter, TopicName};
@@ -32,14 +38,15 @@ pub(crate) struct Subscriber {
 /// subscribes to one topic, and leaves it, does not search through itself.
 const LISTED_MAX: usize = 64;
 
-/// Most topics have one subscriber: it stands in the node itself.
+/// The subscribers of one filter: mostly one, and then no more than its own 12 bytes.
 #[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "a list within would double what each filter costs")]
 enum Subscribers {
     #[default]
     None,
     One(Subscriber),
-    Many(Vec<Subscriber>),
-    Crowd(BTreeMap<u32, Subscriber>),
+    Many(Box<Vec<Subscriber>>),
+    Crowd(Box<BTreeMap<u32, Subscriber>>),
 }
 
 impl Subscribers {
@@ -60,7 +67,7 @@ impl Subscribers {
                 *old = new;
                 return false;
             }
-            Self::One(old) => *self = Self::Many(vec![*old, new]),
+            Self::One(old) => *self = Self::Many(Box::new(vec![*old, new])),
             Self::Many(many) => {
                 if let Some(old) = many.iter_mut().find(|s| s.slot == new.slot) {
                     *old = new;
@@ -70,7 +77,7 @@ impl Subscribers {
                     many.push(new);
                 } else {
                     let all = many.drain(..).chain([new]).map(|s| (s.slot, s));
-                    *self = Self::Crowd(all.collect());
+                    *self = Self::Crowd(Box::new(all.collect()));
                 }
             }
             Self::Crowd(crowd) => return crowd.insert(new.slot, new).is_none(),
@@ -107,10 +114,10 @@ impl Subscribers {
 
 #[derive(Debug, Default)]
 struct Node {
-    /// Filters that end here.
-    here: Subscribers,
-    /// Filters that end in `#` below here.
-    below: Subscribers,
+    /// Where the subscribers of the filter stand that ends here; 0 for none.
+    here: u32,
+    /// Where those of the filter stand that ends in `#` below here; 0 for none.
+    below: u32,
     /// The child for `+`; 0 (the root) for none.
     plus: u32,
     /// Number of named children.
@@ -119,7 +126,91 @@ struct Node {
 
 impl Node {
     fn is_bare(&self) -> bool {
-        self.here.is_empty() && self.below.is_empty() && self.plus == 0 && self.edges == 0
+        self.here == 0 && self.below == 0 && self.plus == 0 && self.edges == 0
+    }
+}
+
+/// The lists of subscribers, by number; 0 is none.
+#[derive(Debug)]
+struct Lists {
+    /// The first is never used.
+    all: Vec<Subscribers>,
+    free: Vec<u32>,
+}
+
+impl Lists {
+    /// Adds to the list that `at` says, which is made where missing; `false` when it replaced.
+    fn put(&mut self, at: &mut u32, new: Subscriber) -> bool {
+        if *at == 0 {
+            *at = self.free.pop().unwrap_or_else(|| {
+                self.all.push(Subscribers::None);
+                u32::try_from(self.all.len() - 1).expect("a shard has fewer than 2^32 filters")
+            });
+        }
+        self.all[*at as usize].put(new)
+    }
+
+    /// Takes out of the list that `at` says; an empty one goes.
+    fn take(&mut self, at: &mut u32, slot: u32) -> bool {
+        let list = &mut self.all[*at as usize];
+        let taken = list.take(slot);
+        if taken && list.is_empty() {
+            self.free.push(*at);
+            *at = 0;
+        }
+        taken
+    }
+
+    #[inline]
+    fn each(&self, at: u32, meet: impl FnMut(&Subscriber)) {
+        if at != 0 {
+            self.all[at as usize].each(meet);
+        }
+    }
+}
+
+/// The text of a level. Most are short and need no memory of their own.
+#[derive(Debug)]
+enum LevelText {
+    Short { length: u8, bytes: [u8; SHORT_MAX] },
+    Long(Box<[u8]>),
+}
+
+const SHORT_MAX: usize = 22;
+
+impl LevelText {
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; SHORT_MAX];
+        match (u8::try_from(text.len()), bytes.get_mut(..text.len())) {
+            (Ok(length), Some(room)) => {
+                room.copy_from_slice(text.as_bytes());
+                Self::Short { length, bytes }
+            }
+            _ => Self::Long(text.as_bytes().into()),
+        }
+    }
+}
+
+impl Borrow<[u8]> for LevelText {
+    fn borrow(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl PartialEq for LevelText {
+    fn eq(&self, other: &Self) -> bool {
+        Borrow::<[u8]>::borrow(self) == Borrow::<[u8]>::borrow(other)
+    }
+}
+
+impl Eq for LevelText {}
+
+impl Hash for LevelText {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Borrow::<[u8]>::borrow(self).hash(state);
     }
 }
 
@@ -137,8 +228,10 @@ pub(crate) struct Routes {
     exact: HashMap<Box<str>, Subscribers>,
     nodes: Vec<Node>,
     free_nodes: Vec<u32>,
-    edges: HashMap<(u32, u32), u32>,
-    levels: HashMap<Box<str>, Level>,
+    lists: Lists,
+    /// By parent and level.
+    edges: HashMap<(u32, u32), u32, foldhash::fast::RandomState>,
+    levels: HashMap<LevelText, Level>,
     next_level: u32,
     free_levels: Vec<u32>,
     len: usize,
@@ -154,7 +247,8 @@ impl Routes {
             exact: HashMap::new(),
             nodes: vec![Node::default()],
             free_nodes: Vec::new(),
-            edges: HashMap::new(),
+            lists: Lists { all: vec![Subscribers::None], free: Vec::new() },
+            edges: HashMap::default(),
             levels: HashMap::new(),
             next_level: 0,
             free_levels: Vec::new(),
@@ -179,7 +273,9 @@ impl Routes {
     pub(crate) fn insert(&mut self, filter: &TopicFilter, new: Subscriber) -> bool {
         self.generation += 1;
         let added = if filter.has_wildcard() {
-            self.place(filter).put(new)
+            let (node, below) = self.place(filter);
+            let node = &mut self.nodes[node as usize];
+            self.lists.put(if below { &mut node.below } else { &mut node.here }, new)
         } else if let Some(subscribers) = self.exact.get_mut(filter.as_str()) {
             subscribers.put(new)
         } else {
@@ -190,12 +286,13 @@ impl Routes {
         added
     }
 
-    /// The list that belongs to a wildcard filter; its path is made where missing.
-    fn place(&mut self, filter: &TopicFilter) -> &mut Subscribers {
+    /// The node that belongs to a wildcard filter, and whether all below it is meant; the path to it is
+    /// made where missing.
+    fn place(&mut self, filter: &TopicFilter) -> (u32, bool) {
         let mut node = ROOT;
         for level in filter.levels() {
             node = match level {
-                "#" => return &mut self.nodes[node as usize].below,
+                "#" => return (node, true),
                 "+" => match self.nodes[node as usize].plus {
                     0 => {
                         let child = self.new_node();
@@ -207,15 +304,15 @@ impl Routes {
                 name => self.child(node, name),
             };
         }
-        &mut self.nodes[node as usize].here
+        (node, false)
     }
 
     fn child(&mut self, parent: u32, name: &str) -> u32 {
-        let known = self.levels.get(name).map(|level| level.id);
+        let known = self.levels.get(name.as_bytes()).map(|level| level.id);
         if let Some(child) = known.and_then(|level| self.edges.get(&(parent, level))) {
             return *child;
         }
-        let level = if let Some(level) = self.levels.get_mut(name) {
+        let level = if let Some(level) = self.levels.get_mut(name.as_bytes()) {
             level.uses += 1;
             level.id
         } else {
@@ -223,7 +320,7 @@ impl Routes {
                 self.next_level += 1;
                 self.next_level
             });
-            self.levels.insert(name.into(), Level { id, uses: 1 });
+            self.levels.insert(LevelText::new(name), Level { id, uses: 1 });
             id
         };
         let child = self.new_node();
@@ -267,15 +364,17 @@ impl Routes {
                     break;
                 }
                 "+" => Some(self.nodes[node as usize].plus).filter(|&child| child != 0),
-                name => self.levels.get(name).and_then(|l| self.edges.get(&(node, l.id)).copied()),
+                name => {
+                    let level = self.levels.get(name.as_bytes());
+                    level.and_then(|level| self.edges.get(&(node, level.id)).copied())
+                }
             };
             let Some(child) = child else { return false };
             path.push((node, level));
             node = child;
         }
         let end = &mut self.nodes[node as usize];
-        let list = if below { &mut end.below } else { &mut end.here };
-        let removed = list.take(slot);
+        let removed = self.lists.take(if below { &mut end.below } else { &mut end.here }, slot);
         // A node that leads nowhere any more goes back, and then perhaps its parent.
         while let Some((parent, level)) = path.pop() {
             if !self.nodes[node as usize].is_bare() {
@@ -294,11 +393,11 @@ impl Routes {
     }
 
     fn cut(&mut self, parent: u32, name: &str) {
-        let Some(level) = self.levels.get_mut(name) else { return };
+        let Some(level) = self.levels.get_mut(name.as_bytes()) else { return };
         let id = level.id;
         level.uses -= 1;
         if level.uses == 0 {
-            self.levels.remove(name);
+            self.levels.remove(name.as_bytes());
             self.free_levels.push(id);
         }
         self.edges.remove(&(parent, id));
@@ -318,7 +417,7 @@ impl Routes {
         // No filter is longer than LEVELS_MAX, so deeper levels of a topic can only meet a `#`.
         self.topic.clear();
         let levels = topic.levels().take(LEVELS_MAX + 1);
-        self.topic.extend(levels.map(|level| self.levels.get(level).map(|level| level.id)));
+        self.topic.extend(levels.map(|level| self.levels.get(level.as_bytes()).map(|level| level.id)));
         let hidden = topic.is_dollar();
         self.walk.push((ROOT, 0));
         while let Some((at, depth)) = self.walk.pop() {
@@ -326,10 +425,10 @@ impl Routes {
             // [MQTT-4.7.2-1]: a filter that begins with a wildcard does not speak of `$`-topics.
             let wild = !(hidden && depth == 0);
             if wild {
-                node.below.each(&mut meet);
+                self.lists.each(node.below, &mut meet);
             }
             let Some(&level) = self.topic.get(depth as usize) else {
-                node.here.each(&mut meet);
+                self.lists.each(node.here, &mut meet);
                 continue;
             };
             if wild && node.plus != 0 {
@@ -418,6 +517,7 @@ mod tests {
             }
             prop_assert!(routes.exact.is_empty() && routes.edges.is_empty() && routes.levels.is_empty());
             prop_assert_eq!(routes.free_nodes.len() + 1, routes.nodes.len());
+            prop_assert_eq!(routes.lists.free.len() + 1, routes.lists.all.len());
         }
     }
 
@@ -448,6 +548,42 @@ mod tests {
         routes.insert(&TopicFilter::parse("+/+/#").expect("+/+/#"), subscriber(2));
         routes.insert(&TopicFilter::parse("+/+").expect("+/+"), subscriber(3));
         assert_eq!(met(&mut routes, &"/".repeat(60_000)), [1, 2]);
+    }
+
+    #[test]
+    fn levels_of_every_length_are_told_apart() {
+        let mut routes = Routes::new();
+        let name = |length: usize| "n".repeat(length);
+        for slot in 0..60 {
+            let filter = format!("{}/+", name(slot as usize));
+            routes.insert(&TopicFilter::parse(&filter).expect(&filter), subscriber(slot));
+        }
+        for slot in 0..60 {
+            assert_eq!(met(&mut routes, &format!("{}/x", name(slot as usize))), [slot]);
+        }
+        assert!(met(&mut routes, &format!("{}m/x", name(3))).is_empty());
+    }
+
+    #[test]
+    fn a_hundred_thousand_filters_take_less_than_150_bytes_each() {
+        const COUNT: u32 = 100_000;
+        let mut routes = Routes::new();
+        for n in 0..COUNT {
+            let filter = format!("bench/{n}/in/+");
+            routes.insert(&TopicFilter::parse(&filter).expect(&filter), subscriber(n));
+        }
+        let count = COUNT as usize;
+        // The root and `bench`; for each filter its number, `in` and `+`, of which two are named.
+        assert_eq!((routes.nodes.len(), routes.edges.len()), (2 + 3 * count, 1 + 2 * count));
+        assert_eq!((routes.levels.len(), routes.lists.all.len()), (count + 2, 1 + count));
+        // A table of the standard library is filled to 7/8 and has a byte beside each entry.
+        let table = |capacity: usize, entry: usize| capacity * 8 / 7 * (entry + 1);
+        let bytes = routes.nodes.len() * size_of::<Node>()
+            + routes.lists.all.len() * size_of::<Subscribers>()
+            + table(routes.edges.capacity(), size_of::<((u32, u32), u32)>())
+            + table(routes.levels.capacity(), size_of::<(LevelText, Level)>());
+        assert!(bytes <= 150 * count, "{} bytes a filter", bytes / count);
+        assert_eq!(met(&mut routes, "bench/4711/in/x"), [4711]);
     }
 
     #[test]

@@ -207,7 +207,6 @@ fn message(id: u64, time: TimeBase) -> Record {
             registry: RegistryName::default_registry(),
             topic: "devices/d/events/t".into(),
             publisher: Publisher { uid: Uid(1), policy_epoch: 0 },
-            from: None,
             received: time.instant,
             received_ms: time.unix_ms,
             expires: None,

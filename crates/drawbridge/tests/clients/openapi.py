@@ -31,7 +31,7 @@ enabled = false
 enabled = false
 
 [checks.negative_data_rejection]
-expected-statuses = [400, 401, 403, 404, 405, 408, 409, 412, 413, 415, 422, 429]
+expected-statuses = [400, 401, 403, 404, 405, 408, 409, 412, 413, 415, 422, 426, 429]
 
 [dictionaries.devices]
 values = ["lamp-0", "lamp-1", "lamp-2", "lamp-3", "lamp-4", "lamp-5", "lamp-6", "lamp-7"]

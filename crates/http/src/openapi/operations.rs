@@ -76,12 +76,13 @@ fn discovery() -> Vec<Operation> {
             kept,
         ),
         op("mqtt", "GET", "/mqtt", "mqtt", "MQTT 3.1.1 and 5 over WebSocket")
-            .about("The credential stands in CONNECT, as at the other port. Web pages are let in from the origin of \
-                the issuer, and from those that the settings name.")
-            .parameter("header", "Upgrade", true, json!({ "type": "string", "const": "websocket" }), "RFC 6455.")
-            .parameter("header", "Sec-WebSocket-Version", true, json!({ "type": "string", "const": "13" }), "RFC 6455.")
-            .parameter("header", "Sec-WebSocket-Key", true, text(), "16 random bytes in base64.")
-            .parameter("header", "Sec-WebSocket-Protocol", true, json!({ "type": "string", "const": "mqtt" }), "The subprotocol.")
+            .about("The opening handshake of RFC 6455, version 13, with the subprotocol `mqtt`. The credential stands in \
+                CONNECT, as at the other port. Web pages are let in from the origin of the issuer, and from those that \
+                the settings name.")
+            .parameter("header", "Upgrade", false, text(), "`websocket`; what comes without is answered 426.")
+            .parameter("header", "Sec-WebSocket-Version", false, text(), "`13`; another is answered 426.")
+            .parameter("header", "Sec-WebSocket-Key", false, text(), "16 random bytes in base64.")
+            .parameter("header", "Sec-WebSocket-Protocol", false, text(), "A list with `mqtt` in it.")
             .answers_with(101, "From here on it is MQTT in binary frames.", &[], &[])
             .refuses(&[400, 403, 426, 503]),
         health("/health", "health"),

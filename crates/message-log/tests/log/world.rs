@@ -196,7 +196,6 @@ pub(crate) fn message(id: u64, to: &[u64], retained: bool, payload: Vec<u8>) -> 
             registry: RegistryName::default_registry(),
             topic: format!("plant/{}", id % 7).into(),
             publisher: Publisher { uid: Uid(1), policy_epoch: 0 },
-
             received: TIME.instant + Duration::from_millis(id),
             received_ms: TIME.unix_ms + id,
             expires: None,
