@@ -36,7 +36,8 @@ struct State {
 #[derive(Debug, Default)]
 struct Presence {
     live: Lives,
-    takeovers: Takeovers,
+    /// Nearly always none.
+    takeovers: Option<Box<Takeovers>>,
     /// Shards that hold back a will of this principal (Will Delay Interval), by client id.
     delayed_wills: Vec<(MqttClientId, usize)>,
 }
@@ -228,7 +229,7 @@ impl Directory {
         let excess = (others + 1).saturating_sub(sessions_max.max(1));
         if same.is_some() || excess > 0 {
             let identity = if sessions_max <= 1 { MqttClientId::default() } else { client_id.clone() };
-            presence.takeovers.note(now, identity)?;
+            presence.takeovers.get_or_insert_default().note(now, identity)?;
         }
         let same = same.and_then(|epoch| presence.live.remove(epoch));
         let mut older: Vec<(usize, ConnId)> = same.map(|live| (live.shard, live.conn)).into_iter().collect();

@@ -330,7 +330,7 @@ fn a_topic_alias_stands_for_its_topic_on_its_connection_only() {
     publish(&mut net, other, None, 1);
     assert!(matches!(net.got(other)[..], [Got::Disconnect { reason: ReasonCode::ProtocolError, .. }]));
     publish(&mut net, one, Some("d"), 3);
-    assert!(matches!(net.got(one)[..], [Got::Disconnect { reason: ReasonCode::ProtocolError, .. }]));
+    assert!(matches!(net.got(one)[..], [Got::Disconnect { reason: ReasonCode::TopicAliasInvalid, .. }]));
     assert_eq!(net.reported("DB-2022"), 2);
 }
 
