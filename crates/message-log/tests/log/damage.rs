@@ -19,10 +19,19 @@ fn killed(config: &LogConfig, batches: usize) -> (FaultyDisk, Vec<drawbridge_bro
     // Without the room behind the last group: what is changed below is to be something.
     let left = copy(&left, |files| {
         for (_, content) in files.iter_mut().filter(|(name, _)| name.ends_with("segment")) {
-            content.truncate(content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+            content.truncate(end_of_groups(content));
         }
     });
     (left, batches)
+}
+
+/// Where the last group ends, by the lengths in the heads of the groups.
+fn end_of_groups(segment: &[u8]) -> usize {
+    let mut at = 32;
+    while segment.get(at..at + 4).is_some_and(|magic| magic != [0; 4]) {
+        at += 24 + u32::from_le_bytes(segment[at + 4..at + 8].try_into().unwrap()) as usize;
+    }
+    at.min(segment.len())
 }
 
 fn one_segment() -> LogConfig {
