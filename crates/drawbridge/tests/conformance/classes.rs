@@ -6,8 +6,8 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use crate::bytes::{
-    Connect, PINGREQ, Publish, Said, Version, Will, connect_head, field, packet, section, subscribe,
-    unsubscribe, user, variable,
+    Connect, PINGREQ, Publish, SESSION_EXPIRY, Said, Version, WILL_DELAY, Will, connect_head, field, p32,
+    packet, section, subscribe, unsubscribe, user, variable,
 };
 use crate::client::Client;
 use crate::world::{Case, Via, World, every, every_v5, name};
@@ -89,7 +89,7 @@ fn cve_2018_12550_an_empty_policy_allows_nothing() {
         let mut observer = Client::observer(world);
         observer.subscribe(&topic, 0);
         let (mut client, _) = Client::join_as(world, case, &jwt, &Connect::clean(&name("c")));
-        for filter in ["#", "+", &topic, "$SYS/#", "$share/g/#"] {
+        for filter in ["#", "+", topic.as_str(), "$SYS/#", "$share/g/#"] {
             assert!(client.try_subscribe(filter, 0) >= 0x80, "{filter}");
         }
         client.send(&Publish::new(&topic, "x").encode(case.version));
@@ -190,7 +190,10 @@ fn cve_2026_33217_topics_of_the_server_are_out_of_reach_of_every_client() {
     every(|world, case| {
         for topic in ["$drawbridge/x", "$SYS/broker/x", "$share/g/t", "$MQTT/x", "$", "$queue/x"] {
             let mut client = Client::new(world, case);
-            assert!(client.try_subscribe(&format!("{topic}/#"), 0) >= 0x80, "{topic}");
+            // Below `$share` stands the filter of a shared subscription, which is judged by itself.
+            if !topic.starts_with("$share") {
+                assert!(client.try_subscribe(&format!("{topic}/#"), 0) >= 0x80, "{topic}");
+            }
             client.send(&Publish::new(topic, "x").retain().encode(case.version));
             client.ended_with(0x87);
         }
@@ -213,6 +216,37 @@ fn cve_2018_12543_a_publish_to_a_dollar_topic_is_refused_and_breaks_nothing() {
             }
         }
         assert_eq!(other.ping(), [], "the server lives");
+    });
+}
+
+#[test]
+fn cve_2019_11778_a_will_delay_beyond_the_expiry_of_its_session_speaks_once() {
+    every_v5(|world, case| {
+        // (delay, expiry, whether a clean connection comes before, whether the will is spoken)
+        let orders =
+            [(60, 0, false), (60, 1, false), (1, 60, false), (60, 60, true), (60, 1, true), (0, 0, true)];
+        for (delay_s, expiry_s, comes_back) in orders {
+            let topic = name("will");
+            let mut observer = Client::observer(world);
+            observer.subscribe(&topic, 1);
+            let id = name("c");
+            let will = Will {
+                topic: topic.clone(),
+                payload: b"will".to_vec(),
+                properties: p32(WILL_DELAY, delay_s),
+                ..Will::default()
+            };
+            let connect = Connect::clean(&id).with(p32(SESSION_EXPIRY, expiry_s)).will(will);
+            Client::join(world, case, &connect).0.vanish();
+            if comes_back {
+                // A clean start ends the session, which the will waits for at most.
+                Client::join(world, case, &Connect::clean(&id)).0.leave();
+            }
+            let order = (delay_s, expiry_s, comes_back);
+            assert_eq!(observer.taken().text(), "will", "{order:?}");
+            std::thread::sleep(Duration::from_millis(1_300));
+            assert_eq!(observer.ping(), [], "once: {order:?}");
+        }
     });
 }
 
@@ -282,10 +316,10 @@ fn cve_2021_41039_many_user_properties_cost_no_more_than_their_bytes() {
     let mut reader = Client::new(&world, case);
     reader.subscribe(&topic, 0);
     let mut sender = Client::new(&world, case);
-    // As many bytes and properties either way: 20,000 in one packet, or 20 in each of 1,000.
+    // As many bytes and properties either way: 8,000 in one packet, or 20 in each of 400.
     let mut cost = |packets: usize, each: usize| {
         let before = world.cpu_ticks();
-        for _ in 0..40 {
+        for _ in 0..30 {
             for _ in 0..packets {
                 let mut publish = Publish::new(&topic, "x");
                 publish.properties = user("k", "v").repeat(each);
@@ -297,8 +331,8 @@ fn cve_2021_41039_many_user_properties_cost_no_more_than_their_bytes() {
         }
         world.cpu_ticks() - before
     };
-    let (apart, together) = (cost(1_000, 20), cost(1, 20_000));
-    assert!(together <= 2 * apart + 50, "{together} ticks in one packet, {apart} in many");
+    let (apart, together) = (cost(400, 20), cost(1, 8_000));
+    assert!(together <= 2 * apart + 30, "{together} ticks in one packet, {apart} in many");
 }
 
 #[test]

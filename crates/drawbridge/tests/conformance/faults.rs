@@ -1,10 +1,8 @@
 //! Rules that were found broken; this file is declared in `main.rs` once they hold.
 
-use std::time::Duration;
-
-use crate::bytes::{Connect, Publish, SESSION_EXPIRY, TOPIC_ALIAS, WILL_DELAY, Will, p16, p32};
+use crate::bytes::{Connect, Publish, TOPIC_ALIAS, p16};
 use crate::client::Client;
-use crate::world::{every_v5, name};
+use crate::world::{Via, every, every_v5, name};
 
 #[test]
 fn an_alias_that_was_never_defined_is_a_protocol_error() {
@@ -21,32 +19,26 @@ fn an_alias_that_was_never_defined_is_a_protocol_error() {
 }
 
 #[test]
-fn cve_2019_11778_a_will_delay_beyond_the_expiry_of_its_session_speaks_once() {
-    every_v5(|world, case| {
-        // (delay, expiry, whether a clean connection comes before, whether the will is spoken)
-        let orders =
-            [(60, 0, false), (60, 1, false), (1, 60, false), (60, 60, true), (60, 1, true), (0, 0, true)];
-        for (delay_s, expiry_s, comes_back) in orders {
-            let topic = name("will");
-            let mut observer = Client::observer(world);
-            observer.subscribe(&topic, 1);
-            let id = name("c");
-            let will = Will {
-                topic: topic.clone(),
-                payload: b"will".to_vec(),
-                properties: p32(WILL_DELAY, delay_s),
-                ..Will::default()
-            };
-            let connect = Connect::clean(&id).with(p32(SESSION_EXPIRY, expiry_s)).will(will);
-            Client::join(world, case, &connect).0.vanish();
-            if comes_back {
-                // A clean start ends the session, which the will waits for at most.
-                Client::join(world, case, &Connect::clean(&id)).0.leave();
-            }
-            let order = (delay_s, expiry_s, comes_back);
-            assert_eq!(observer.taken().text(), "will", "{order:?}");
-            std::thread::sleep(Duration::from_millis(1_300));
-            assert_eq!(observer.ping(), [], "once: {order:?}");
+fn a_member_that_may_not_have_a_message_does_not_keep_it_from_its_group() {
+    every(|world, case| {
+        if case.via != Via::Tls {
+            return; // who it is stands in a JWT, which needs TLS; once is enough
         }
+        let (topic, group) = (name("t"), name("g"));
+        let policy =
+            format!("[[allow]]\nsubscribe = [\"#\"]\n[[deny]]\nsubscribe = [\"{topic}/secret/#\"]\n");
+        let jwt = world.application(&name("app"), &policy);
+        let (mut member, _) = Client::join_as(world, case, &jwt, &Connect::clean(&name("c")));
+        member.subscribe(&format!("$share/{group}/{topic}/#"), 1);
+        let mut sender = Client::new(world, case);
+        let mut other = Client::new(world, case);
+        other.subscribe(&format!("$share/{group}/{topic}/#"), 1);
+        for n in 0..6 {
+            sender.publish(&Publish::new(&format!("{topic}/secret/a"), n.to_string()).qos(1, 0));
+        }
+        for n in 0..6 {
+            assert_eq!(other.taken().text(), n.to_string());
+        }
+        assert_eq!(member.ping(), []);
     });
 }

@@ -1,5 +1,6 @@
 //! MQTT over WebSocket (section 6 of both standards): a client of frames, and what only frames can break.
 
+use std::collections::BTreeSet;
 use std::io::{Error, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
@@ -176,10 +177,18 @@ fn packets_need_not_be_aligned_with_frames() {
                 web.write_frame(0x82, part).expect("sent");
             }
             assert!(matches!(client.next(), Some(Said::ConnAck { code: 0, .. })), "frames of {size}");
-            assert!(matches!(client.answer(), Some(Said::SubAck { id: 1, .. })));
-            client.acked(0x40, 2, 0);
+            // The PUBACK may come behind the PINGRESP.
+            let mut left = BTreeSet::from([0x40, 0x90, 0xd0]);
+            while !left.is_empty() {
+                let first_byte = match client.answer() {
+                    Some(Said::SubAck { id: 1, .. }) => 0x90,
+                    Some(Said::Ack { first_byte, id: 2, .. }) => first_byte,
+                    Some(Said::PingResp) => 0xd0,
+                    other => panic!("{other:?}, and {left:02x?} to come"),
+                };
+                assert!(left.remove(&first_byte), "frames of {size}: {first_byte:#04x} twice");
+            }
             assert_eq!(client.message().payload.len(), 300);
-            assert_eq!(client.answer(), Some(Said::PingResp));
         }
         // One message in fragments, a ping between them, and empty frames.
         let mut client = Client::new(world, case);
