@@ -114,6 +114,10 @@ pub struct Stats {
     pub queued_bytes: usize,
     /// Sessions that are behind.
     pub sessions_behind: usize,
+    /// Messages that other shards were asked about: to whom there they are owed.
+    pub gathering: usize,
+    /// Messages of other shards that are owed here and not known to be stored.
+    pub foreign: usize,
     /// Timers that have not fired.
     pub timers: usize,
     /// Wills that are held back.

@@ -458,6 +458,8 @@ impl Shard {
             too_large_for_client: self.counters.too_large,
             timers: self.wheel.len(),
             delayed_wills: self.delayed_wills.len(),
+            gathering: self.gathers.len(),
+            foreign: self.foreign.len(),
             queue_full: self.counters.queue_full,
             storage_full: self.counters.storage_full,
             forgotten: self.counters.forgotten,
