@@ -187,7 +187,22 @@ impl Flow {
     /// The message with this identifier that was sent on this connection.
     pub(super) fn sent(&mut self, packet_id: PacketId) -> Option<(usize, &mut Sent)> {
         let wired = self.wired;
-        self.inflight.iter_mut().take(wired).enumerate().find(|(_, sent)| sent.packet_id() == packet_id)
+        // Most clients answer in order.
+        let first = self.inflight.front_mut().filter(|sent| wired > 0 && sent.packet_id() == packet_id);
+        if first.is_some() {
+            return self.inflight.front_mut().map(|sent| (0, sent));
+        }
+        // All are nearly always within one round: then the identifier tells the number, and numbers are in order.
+        let oldest = self.inflight.front()?.number;
+        let ahead = (u64::from(packet_id.get()) - 1 + PACKET_IDS - oldest % PACKET_IDS) % PACKET_IDS;
+        let mut number = oldest + ahead;
+        while number < self.next {
+            if let Ok(at) = self.inflight.binary_search_by_key(&number, |sent| sent.number) {
+                return self.inflight.get_mut(at).filter(|_| at < wired).map(|sent| (at, sent));
+            }
+            number += PACKET_IDS;
+        }
+        None
     }
 
     /// The client has answered it to its end.
