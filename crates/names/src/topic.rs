@@ -46,6 +46,7 @@ impl<'a> TopicName<'a> {
     /// [`TopicNameError`] when it is empty, too long, or has a wildcard or a control character.
     ///
     /// Source: MQTT 5.0 and 3.1.1, sections 4.7.1 and 4.7.3.
+    #[inline]
     pub fn parse(text: &'a str) -> Result<Self, TopicNameError> {
         if text.is_empty() {
             return Err(TopicNameError::Empty);
@@ -53,6 +54,14 @@ impl<'a> TopicName<'a> {
         if text.len() > 65_535 {
             return Err(TopicNameError::TooLong { found_bytes: text.len() });
         }
+        if is_plain(text.as_bytes()) {
+            return Ok(Self(text));
+        }
+        Self::parse_slowly(text)
+    }
+
+    #[inline(never)]
+    fn parse_slowly(text: &'a str) -> Result<Self, TopicNameError> {
         // One pass over the bytes: U+0080..U+009F is C2 80..C2 9F in UTF-8.
         let bytes = text.as_bytes();
         for (at, &byte) in bytes.iter().enumerate() {
@@ -91,6 +100,31 @@ impl<'a> TopicName<'a> {
     }
 }
 
+/// Whether all bytes are ASCII that no rule speaks of, as in nearly every topic. Many bytes are judged at
+/// once, those at the end perhaps twice.
+#[inline]
+fn is_plain(bytes: &[u8]) -> bool {
+    // `+` is `#` with one more bit.
+    let special = |byte: u8| byte.wrapping_sub(b' ') > b'~' - b' ' || byte | 0x08 == b'+';
+    let mut found = [false; 16];
+    let mut note = |at: usize, byte: u8| found[at] |= special(byte);
+    if let Some(last) = bytes.last_chunk::<16>() {
+        for chunk in bytes.chunks_exact(16).chain([&last[..]]) {
+            for (at, byte) in chunk.iter().enumerate() {
+                note(at, *byte);
+            }
+        }
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        for at in 0..8 {
+            note(at, first[at]);
+            note(at + 8, last[at]);
+        }
+    } else {
+        return !bytes.iter().any(|byte| special(*byte));
+    }
+    found == [false; 16]
+}
+
 impl fmt::Display for TopicName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
@@ -113,6 +147,26 @@ mod tests {
             assert!(TopicName::parse(bad).is_err(), "{bad:?}");
         }
         assert!(TopicName::parse(&"a".repeat(65_536)).is_err());
+    }
+
+    #[test]
+    fn at_every_place_of_every_length_each_byte_is_judged_alike() {
+        for length in 1..40 {
+            for at in 0..length {
+                for byte in 0..=0x7f_u8 {
+                    let mut bytes = vec![b'a'; length];
+                    bytes[at] = byte;
+                    let text = String::from_utf8(bytes).expect("ASCII");
+                    let found = char::from(byte);
+                    let wanted = match byte {
+                        b'+' | b'#' => Err(TopicNameError::Wildcard { found, at }),
+                        0..0x20 | 0x7f => Err(TopicNameError::Control { found, at }),
+                        _ => Ok(TopicName(&text)),
+                    };
+                    assert_eq!(TopicName::parse(&text), wanted, "{byte:#x} at {at} of {length}");
+                }
+            }
+        }
     }
 
     #[test]
