@@ -264,19 +264,66 @@ pub enum Frame<'a> {
 /// [`DecodeError`]; the connection must then end.
 ///
 /// Source: MQTT 5.0 and 3.1.1, sections 2 and 3.
-#[inline]
 pub fn decode(
     input: &[u8],
     version: Option<ProtocolVersion>,
     packet_bytes_max: usize,
     side: Side,
 ) -> Result<Frame<'_>, DecodeError> {
+    let Framed { kind, first_byte, body, bytes } = match frame(input, version, packet_bytes_max, side)? {
+        Outline::Complete(framed) => framed,
+        Outline::Incomplete { bytes_total } => return Ok(Frame::Incomplete { bytes_total }),
+    };
+    let packet = decode_body(kind, first_byte, body, version, side)?;
+    Ok(Frame::Complete { packet, bytes })
+}
+
+/// A packet whose body is still to be read.
+pub(crate) struct Framed<'a> {
+    kind: PacketType,
+    first_byte: u8,
+    body: Reader<'a>,
+    /// Length of the whole packet.
+    pub(crate) bytes: usize,
+}
+
+pub(crate) enum Outline<'a> {
+    Incomplete { bytes_total: Option<usize> },
+    Complete(Framed<'a>),
+}
+
+impl<'a> Framed<'a> {
+    #[inline]
+    pub(crate) fn is_publish(&self) -> bool {
+        self.kind == PacketType::Publish
+    }
+
+    /// Reads it as the PUBLISH that it is.
+    #[inline(always)]
+    pub(crate) fn publish(self, version: ProtocolVersion, side: Side) -> Result<Publish<'a>, DecodeError> {
+        Publish::decode(self.first_byte, self.body, version, side)
+    }
+
+    /// Reads it, whatever it is.
+    pub(crate) fn packet(self, version: ProtocolVersion, side: Side) -> Result<Packet<'a>, DecodeError> {
+        decode_body(self.kind, self.first_byte, self.body, Some(version), side)
+    }
+}
+
+/// What [`decode`] judges before the body: the kind, the direction, the flags, the length.
+#[inline(always)]
+pub(crate) fn frame(
+    input: &[u8],
+    version: Option<ProtocolVersion>,
+    packet_bytes_max: usize,
+    side: Side,
+) -> Result<Outline<'_>, DecodeError> {
     let Some((&first_byte, rest)) = input.split_first() else {
-        return Ok(Frame::Incomplete { bytes_total: None });
+        return Ok(Outline::Incomplete { bytes_total: None });
     };
     let kind = judge_first_byte(first_byte, version, side)?;
     let Some((remaining, length_bytes)) = read_variable(rest, kind, "remaining length")? else {
-        return Ok(Frame::Incomplete { bytes_total: None });
+        return Ok(Outline::Incomplete { bytes_total: None });
     };
     let header_bytes = 1 + length_bytes;
     let bytes = header_bytes + usize::try_from(remaining).expect("28 bits fit a usize");
@@ -288,14 +335,27 @@ pub fn decode(
         });
     }
     let Some(body) = input.get(header_bytes..bytes) else {
-        return Ok(Frame::Incomplete { bytes_total: Some(bytes) });
+        return Ok(Outline::Incomplete { bytes_total: Some(bytes) });
     };
-    let packet = decode_body(kind, first_byte, Reader::new(body, kind), version, side)?;
-    Ok(Frame::Complete { packet, bytes })
+    Ok(Outline::Complete(Framed { kind, first_byte, body: Reader::new(body, kind), bytes }))
 }
 
 #[inline]
 fn judge_first_byte(
+    first_byte: u8,
+    version: Option<ProtocolVersion>,
+    side: Side,
+) -> Result<PacketType, DecodeError> {
+    let found_type = first_byte >> 4;
+    // Most packets: both sides may send it in each version.
+    if found_type == PacketType::Publish as u8 && version.is_some() {
+        publish::judge_flags(first_byte)?;
+        return Ok(PacketType::Publish);
+    }
+    judge_other_first_byte(first_byte, version, side)
+}
+
+fn judge_other_first_byte(
     first_byte: u8,
     version: Option<ProtocolVersion>,
     side: Side,
@@ -319,18 +379,13 @@ fn judge_first_byte(
     let Some(packet) = kind else {
         return Err(DecodeError::PacketTypeReserved { found_type });
     };
-    if packet == PacketType::Publish {
-        publish::judge_flags(first_byte)?;
-    } else {
-        let (found, wanted) = (first_byte & 0x0f, packet.fixed_flags());
-        if found != wanted {
-            return Err(DecodeError::ReservedFlags { packet, found, wanted });
-        }
+    let (found, wanted) = (first_byte & 0x0f, packet.fixed_flags());
+    if found != wanted {
+        return Err(DecodeError::ReservedFlags { packet, found, wanted });
     }
     Ok(packet)
 }
 
-#[inline]
 fn decode_body<'a>(
     kind: PacketType,
     first_byte: u8,

@@ -93,7 +93,7 @@ fn first_byte(dup: bool, qos: Qos, retain: bool) -> u8 {
 }
 
 impl<'a> Publish<'a> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn decode(
         first_byte: u8,
         mut body: Reader<'a>,
@@ -181,7 +181,7 @@ impl<'a> PublishProperties<'a> {
         Ok(found)
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(body: &mut Reader<'a>, side: Side) -> Result<Self, DecodeError> {
         if body.rest().first() == Some(&0) {
             body.u8("property length")?;
@@ -190,6 +190,7 @@ impl<'a> PublishProperties<'a> {
         Self::decode_some(body, side)
     }
 
+    #[inline(never)]
     fn decode_some(body: &mut Reader<'a>, side: Side) -> Result<Self, DecodeError> {
         let mut found = Self::default();
         let block = Block::read(body, PUBLISH_PROPERTIES, |property| match property {

@@ -17,6 +17,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    #[inline]
     pub(super) fn new(bytes: &'a [u8], packet: PacketType) -> Self {
         Self { rest: bytes, packet }
     }
@@ -30,6 +31,7 @@ impl<'a> Reader<'a> {
     }
 
     /// All that remains, unread.
+    #[inline]
     pub(super) fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -144,6 +146,20 @@ impl<'a> Reader<'a> {
 /// `None` when `bytes` ends within it.
 #[inline]
 pub(super) fn read_variable(
+    bytes: &[u8],
+    packet: PacketType,
+    field: &'static str,
+) -> Result<Option<(u32, usize)>, DecodeError> {
+    match *bytes {
+        [low, ..] if low < 0x80 => Ok(Some((u32::from(low), 1))),
+        [low, high, ..] if high < 0x80 && high > 0 => {
+            Ok(Some((u32::from(low & 0x7f) | u32::from(high) << 7, 2)))
+        }
+        _ => read_long_variable(bytes, packet, field),
+    }
+}
+
+fn read_long_variable(
     bytes: &[u8],
     packet: PacketType,
     field: &'static str,

@@ -21,9 +21,11 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use drawbridge_names::TopicName;
+
 use crate::codec::{
-    ConnAck, ConnAckProperties, DecodeError, Frame, Packet, ProtocolVersion, Publish, Qos, ReasonCode, Side,
-    decode,
+    ConnAck, ConnAckProperties, DecodeError, Frame, Framed, Outline, Packet, ProtocolVersion, Publish, Qos,
+    ReasonCode, Side, decode, frame,
 };
 use answer::put;
 pub use event::{Event, Inbound, InboundTopic, Step};
@@ -122,12 +124,21 @@ impl Connection {
             State::AwaitConnect => self.next_connect(input),
             State::Authenticating(_) => Step::Hold,
             State::Open(open) => {
-                match decode(input, Some(open.version), self.limits.packet_bytes_max, Side::FromClient) {
-                    Ok(Frame::Incomplete { .. }) => Step::NeedMore,
-                    Ok(Frame::Complete { packet, bytes }) => {
+                let framed =
+                    match frame(input, Some(open.version), self.limits.packet_bytes_max, Side::FromClient) {
+                        Ok(Outline::Complete(framed)) => framed,
+                        Ok(Outline::Incomplete { .. }) => return Step::NeedMore,
+                        Err(error) => return Step::Failed(error.into()),
+                    };
+                if !framed.is_publish() {
+                    return open.next_other(now, framed, &self.limits);
+                }
+                let bytes = framed.bytes;
+                match framed.publish(open.version, Side::FromClient) {
+                    Ok(publish) => {
                         open.heard = now;
-                        match open.take(packet, &self.limits) {
-                            Ok(event) => Step::Took { bytes, event },
+                        match open.take_publish(publish, &self.limits) {
+                            Ok(inbound) => Step::Took { bytes, event: Event::Publish(inbound) },
                             Err(fault) => Step::Failed(fault),
                         }
                     }
@@ -306,6 +317,20 @@ impl Connection {
 }
 
 impl Open {
+    fn next_other<'a>(&mut self, now: Instant, framed: Framed<'a>, limits: &Limits) -> Step<'a> {
+        let bytes = framed.bytes;
+        match framed.packet(self.version, Side::FromClient) {
+            Ok(packet) => {
+                self.heard = now;
+                match self.take(packet, limits) {
+                    Ok(event) => Step::Took { bytes, event },
+                    Err(fault) => Step::Failed(fault),
+                }
+            }
+            Err(error) => Step::Failed(error.into()),
+        }
+    }
+
     fn take<'a>(&mut self, packet: Packet<'a>, limits: &Limits) -> Result<Event<'a>, Fault> {
         Ok(match packet {
             Packet::Publish(publish) => Event::Publish(self.take_publish(publish, limits)?),
@@ -335,6 +360,7 @@ impl Open {
         })
     }
 
+    #[inline(always)]
     fn take_publish<'a>(&mut self, publish: Publish<'a>, limits: &Limits) -> Result<Inbound<'a>, Fault> {
         let alias = publish.properties.topic_alias.map(NonZeroU16::get);
         if let Some(found) = alias.filter(|&found| found > limits.topic_alias_maximum) {
@@ -349,19 +375,7 @@ impl Open {
         }
         let topic = match (publish.topic, alias) {
             (Some(topic), None) => InboundTopic::Said(topic),
-            (Some(topic), Some(alias)) => {
-                let at = usize::from(alias) - 1;
-                if self.aliases.len() <= at {
-                    self.aliases.resize(at + 1, None);
-                }
-                self.aliases[at] = Some(topic.as_str().into());
-                InboundTopic::Said(topic)
-            }
-            (None, alias) => {
-                let found = alias.unwrap_or(0);
-                let known = self.aliases.get(usize::from(found).wrapping_sub(1)).cloned().flatten();
-                InboundTopic::Alias(known.ok_or(Fault::TopicAliasUnknown { found })?)
-            }
+            (topic, alias) => self.by_alias(topic, alias.unwrap_or(0))?,
         };
         let mut properties = publish.properties;
         properties.topic_alias = None;
@@ -375,6 +389,20 @@ impl Open {
             message_expiry_s,
             properties,
         })
+    }
+
+    #[inline(never)]
+    fn by_alias<'a>(&mut self, topic: Option<TopicName<'a>>, alias: u16) -> Result<InboundTopic<'a>, Fault> {
+        let at = usize::from(alias).wrapping_sub(1);
+        let Some(topic) = topic else {
+            let known = self.aliases.get(at).cloned().flatten();
+            return Ok(InboundTopic::Alias(known.ok_or(Fault::TopicAliasUnknown { found: alias })?));
+        };
+        if self.aliases.len() <= at {
+            self.aliases.resize(at + 1, None);
+        }
+        self.aliases[at] = Some(topic.as_str().into());
+        Ok(InboundTopic::Said(topic))
     }
 }
 
