@@ -146,20 +146,28 @@ fn a_retained_message_is_not_told_to_a_group() {
 
 #[test]
 fn a_member_that_may_not_have_a_message_is_passed_over() {
-    let mut net = Net::new(1);
-    let mut narrow = app(1);
-    narrow.rights = compiled("[[allow]]\nsubscribe = [\"a/#\"]\n[[deny]]\nsubscribe = [\"a/secret\"]\n", "x");
-    let narrow = net.join(0, V5, narrow);
-    let wide = net.join(0, V5, app(2));
-    for member in [narrow, wide] {
-        let got = net.subscribe(member, "$share/g/a/#", QOS1);
-        assert_eq!(got, [Got::SubAck(vec![ReasonCode::GrantedQos1])]);
+    for shards in [1, 2, 3] {
+        for (place, other) in [(0, shards - 1), (shards - 1, 0)] {
+            let mut net = Net::durable(shards);
+            let mut narrow = app(1);
+            let policy = "[[allow]]\nsubscribe = [\"a/#\"]\n[[deny]]\nsubscribe = [\"a/secret\"]\n";
+            narrow.rights = compiled(policy, "x");
+            let (narrow, _) = net.rejoin(place, V5, narrow, 60);
+            let (wide, _) = net.rejoin(other, V5, app(2), 60);
+            for member in [narrow, wide] {
+                let got = net.subscribe(member, "$share/g/a/#", QOS1);
+                assert_eq!(got, [Got::SubAck(vec![ReasonCode::GrantedQos1])]);
+            }
+            let speaker = net.join(0, V5, app(3));
+            for _ in 0..4 {
+                net.publish(speaker, "a/secret", b"x", QOS1);
+            }
+            let got = net.messages(wide);
+            assert_eq!((net.messages(narrow).len(), got.len()), (0, 4), "{shards} {place}");
+            got.iter().for_each(|message| net.acknowledge(wide, message.id.expect("QoS 1")));
+            assert!(net.disk.image().references.is_empty(), "nobody is owed anything");
+        }
     }
-    let speaker = net.join(0, V5, app(3));
-    for _ in 0..4 {
-        net.publish(speaker, "a/secret", b"x", QOS1);
-    }
-    assert_eq!((net.messages(narrow).len(), net.messages(wide).len()), (0, 4));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::flow::{Kept, Owed, Stage};
 use super::known::Generation;
 use super::outgoing::{Offered, Outgoing, Publication, inner_topic, stored, unstored};
 use super::session::{OrderStage, Session, WaitingOrder};
-use super::shared::{Member, group_of};
+use super::shared::{Member, Turn, group_of};
 use super::speech::{Speech, Waits};
 use super::stored::{Asker, Gather, Waiter};
 use super::{Later, Place, Shard};
@@ -809,7 +809,7 @@ impl Shard {
         met.clear();
         self.met = met;
         for group in groups.drain(..) {
-            self.give(now, publication, group, foreign, owing, fx);
+            self.give(now, publication, Turn { group, foreign, not: Vec::new() }, owing, fx);
         }
         self.met_groups = groups;
         fate

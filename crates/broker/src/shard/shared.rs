@@ -16,7 +16,7 @@ use drawbridge_names::{RegistryName, TopicFilter, TopicName};
 
 use super::flow::Stage;
 use super::outgoing::{Publication, unstored};
-use super::publish::{Met, Owing, Route};
+use super::publish::{Fate, Met, Owing, Route};
 use super::session::Session;
 use super::stored::Waiter;
 use super::{Later, Shard};
@@ -62,8 +62,12 @@ pub(crate) enum Change {
     Is(Member),
     /// It is none any more.
     Leaves { shard: usize, slot: u32 },
-    /// A member is gone for good, with this message unread: another one gets it.
-    HandsBack(Arc<Message>),
+    /// A member cannot have this message, or is gone for good with it unread: another one gets it.
+    HandsBack {
+        message: Arc<Message>,
+        /// Members that cannot have it, by shard and tag.
+        not: Vec<(usize, u64)>,
+    },
 }
 
 /// A message for one member, chosen at the home of its group.
@@ -72,6 +76,17 @@ pub struct Given {
     pub(crate) message: Arc<Message>,
     pub(crate) member: Member,
     pub(crate) share: TopicFilter,
+    /// Members that cannot have it.
+    pub(crate) not: Vec<(usize, u64)>,
+}
+
+/// A message of which a group gets one copy.
+pub(super) struct Turn {
+    pub(super) group: usize,
+    /// Its record is not written with this call.
+    pub(super) foreign: bool,
+    /// Members that cannot have it, by shard and tag.
+    pub(super) not: Vec<(usize, u64)>,
 }
 
 /// Slots in routes from here on are groups.
@@ -162,7 +177,7 @@ impl Shard {
         let back = owed.filter_map(|(_, _, owed)| Some((owed.share.clone()?, owed.message.as_ref()?)));
         let back: Vec<_> = back.map(|(share, kept)| (share, Arc::clone(&kept.message))).collect();
         for (share, message) in back {
-            self.tell_home(session.registry, &share, Change::HandsBack(message));
+            self.tell_home(session.registry, &share, Change::HandsBack { message, not: Vec::new() });
         }
     }
 
@@ -193,8 +208,10 @@ impl Shard {
                 self.put_member(registry, group, member);
             }
             (Change::Leaves { shard, slot }, Some(group)) => self.remove_member(registry, group, shard, slot),
-            (Change::HandsBack(message), Some(group)) => self.give_again(now, registry, group, &message, fx),
-            (Change::Leaves { .. } | Change::HandsBack(_), None) => {}
+            (Change::HandsBack { message, not }, Some(group)) => {
+                self.give_again(now, registry, group, &message, not, fx);
+            }
+            (Change::Leaves { .. } | Change::HandsBack { .. }, None) => {}
         }
     }
 
@@ -236,12 +253,12 @@ impl Shard {
         &mut self,
         now: Instant,
         publication: &mut Publication<'_>,
-        group: usize,
-        foreign: bool,
+        turn: Turn,
         owing: &mut Owing,
         fx: &mut Vec<Effect>,
     ) {
-        let Some((member, share)) = self.choose(now, publication, group) else { return };
+        let Turn { group, foreign, not } = turn;
+        let Some((member, share)) = self.choose(now, publication, group, &not) else { return };
         if member.shard == self.config.index {
             let met = Met::of_member(&member, share);
             self.deliver(now, publication, &met, &mut Route::to_one(foreign), owing, fx);
@@ -256,7 +273,7 @@ impl Shard {
         let shard = member.shard;
         fx.push(Effect::Cross {
             shard,
-            crossing: Crossing::Given(Box::new(Given { message, member, share })),
+            crossing: Crossing::Given(Box::new(Given { message, member, share, not })),
         });
     }
 
@@ -265,6 +282,7 @@ impl Shard {
         now: Instant,
         publication: &Publication<'_>,
         group: usize,
+        not: &[(usize, u64)],
     ) -> Option<(Member, TopicFilter)> {
         let registry = &self.registries[publication.registry];
         let Group { members, next, share, .. } = &registry.groups[group];
@@ -273,6 +291,9 @@ impl Shard {
         let mut best: Option<(u8, usize)> = None;
         for at in (0..count).map(turn) {
             let member = &members[at];
+            if not.contains(&(member.shard, member.tag)) {
+                continue;
+            }
             let acknowledged = publication.qos.min(member.terms.qos) != Qos::AtMostOnce;
             let rank = if member.shard == index {
                 let Some(session) = self.sessions.get(member.slot as usize) else { continue };
@@ -307,6 +328,7 @@ impl Shard {
         registry: usize,
         group: usize,
         message: &Arc<Message>,
+        not: Vec<(usize, u64)>,
         fx: &mut Vec<Effect>,
     ) {
         let Ok(topic) = TopicName::parse(&message.topic) else { return };
@@ -328,7 +350,7 @@ impl Shard {
         let mut owing = Owing::default();
         let place = self.outbox.mark();
         self.templates.clear();
-        self.give(now, &mut publication, group, false, &mut owing, fx);
+        self.give(now, &mut publication, Turn { group, foreign: false, not }, &mut owing, fx);
         if !owing.to.is_empty() {
             let message = self.stored(now, &mut publication);
             self.store_message(&message, owing.to, false, true, place);
@@ -341,14 +363,19 @@ impl Shard {
 
     /// The home of a group has chosen a session of this shard.
     pub(super) fn given(&mut self, now: Instant, given: &Given, fx: &mut Vec<Effect>) {
-        let Given { message, member, share } = given;
+        let Given { message, member, share, not } = given;
+        let hand_back = || {
+            let mut not = not.clone();
+            not.push((member.shard, member.tag));
+            Change::HandsBack { message: Arc::clone(message), not }
+        };
         let here = self.sessions.get(member.slot as usize);
         let is_here = here.is_some_and(|session| session.tag == member.tag);
         let registry = self.registry(&message.registry);
         let Ok(topic) = TopicName::parse(&message.topic) else { return };
         if !is_here {
             // It has ended meanwhile: the home has heard of it, or will; what is owed to it is owed to nobody.
-            self.tell_home(registry, share, Change::HandsBack(Arc::clone(message)));
+            self.tell_home(registry, share, hand_back());
             return;
         }
         let stored = member.stored.filter(|_| message.qos.min(member.terms.qos) != Qos::AtMostOnce);
@@ -372,7 +399,10 @@ impl Shard {
         let met = Met::of_member(member, share.clone());
         let mut owing = Owing::default();
         self.templates.clear();
-        self.deliver(now, &mut publication, &met, &mut Route::to_one(true), &mut owing, fx);
+        let fate = self.deliver(now, &mut publication, &met, &mut Route::to_one(true), &mut owing, fx);
+        if matches!(fate, Fate::Withheld) {
+            self.tell_home(registry, share, hand_back());
+        }
         if let (Some(_), Some(id), true) = (stored, message.id, owing.to.is_empty()) {
             self.is_done(member.slot, id);
         }
