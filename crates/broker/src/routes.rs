@@ -416,8 +416,8 @@ impl Routes {
         }
         // No filter is longer than LEVELS_MAX, so deeper levels of a topic can only meet a `#`.
         self.topic.clear();
-        let levels = topic.levels().take(LEVELS_MAX + 1);
-        self.topic.extend(levels.map(|level| self.levels.get(level.as_bytes()).map(|level| level.id)));
+        let levels = topic.as_str().as_bytes().split(|byte| *byte == b'/').take(LEVELS_MAX + 1);
+        self.topic.extend(levels.map(|level| self.levels.get(level).map(|level| level.id)));
         let hidden = topic.is_dollar();
         self.walk.push((ROOT, 0));
         while let Some((at, depth)) = self.walk.pop() {
