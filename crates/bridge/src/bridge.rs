@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     /// Those of the listeners, then that of WebSocket.
     pub(crate) doors: Vec<Door>,
     pub(crate) connections: Places,
+    /// Of these, those that wait until their address has room.
+    pub(crate) patients: Places,
     /// Logins that admission judges now.
     pub(crate) logins: Places,
     pub(crate) handshake_time_per_turn: Duration,
@@ -129,6 +131,8 @@ impl Bridge {
             storage: durable.as_ref().map(|durable| Arc::clone(&durable.storage)),
             doors,
             connections: Places::new(connections_max),
+            // Who waits must not take all that is left for others.
+            patients: Places::new(config.address_queue_max.min(connections_max / 2)),
             logins: Places::new(config.logins_max),
             handshake_time_per_turn: config.handshake_time_per_turn,
             handshakes_waiting_max: config.handshakes_waiting_max,

@@ -18,9 +18,12 @@ pub struct BridgeConfig {
     pub listeners: Vec<Listener>,
     /// Unauthenticated connections of one listener; the excess waits unaccepted. Default 4,096.
     pub unauthenticated_max: usize,
-    /// Unauthenticated connections of one address on one listener; the excess is closed. An IPv6
-    /// address counts by its /64. Default 1,024: fleets sit behind one NAT.
+    /// Unauthenticated connections of one address on one listener; the excess waits, accepted and unread. An
+    /// IPv6 address counts by its /64. Default 1,024.
     pub unauthenticated_per_address_max: usize,
+    /// Connections that wait so, of all addresses and listeners; the excess is closed. Never more than half of
+    /// `connections_max`. Default 16,384: fleets sit behind one NAT.
+    pub address_queue_max: usize,
     /// From accept to an admitted CONNECT, TLS included. Default 10 s.
     pub connect_timeout: Duration,
     /// TLS bytes a client may send until its handshake is done. Default 64 KiB.
@@ -49,6 +52,7 @@ impl Default for BridgeConfig {
             listeners: Vec::new(),
             unauthenticated_max: 4096,
             unauthenticated_per_address_max: 1024,
+            address_queue_max: 16_384,
             connect_timeout: Duration::from_secs(10),
             handshake_bytes_max: 64 * 1024,
             handshake_time_per_turn: Duration::from_millis(2),

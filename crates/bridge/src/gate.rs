@@ -128,7 +128,7 @@ impl Gate {
 
 /// What counts as one address: an IPv4 address (also mapped into IPv6), or an IPv6 /64, which is
 /// the least a subscriber line gets.
-fn origin(peer: IpAddr) -> IpAddr {
+pub(crate) fn origin(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -320,6 +320,7 @@ fn bridge_config(
         listeners,
         unauthenticated_max: bridge.unauthenticated_max,
         unauthenticated_per_address_max: bridge.unauthenticated_per_address_max,
+        address_queue_max: bridge.address_queue_max,
         connect_timeout: Duration::from_secs(bridge.connect_timeout_s),
         handshake_time_per_turn: Duration::from_micros(bridge.handshake_us_per_turn),
         handshakes_waiting_max: bridge.handshakes_waiting_max,

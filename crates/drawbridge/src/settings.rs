@@ -82,8 +82,10 @@ pub(crate) struct BridgeSettings {
     pub(crate) shards: usize,
     /// Connections per listener that have not authenticated yet. Default 4096.
     pub(crate) unauthenticated_max: usize,
-    /// The same per address. Default 1024.
+    /// The same per address; the excess waits. Default 1024.
     pub(crate) unauthenticated_per_address_max: usize,
+    /// Connections that wait so, in all; the excess is closed. Default 16,384.
+    pub(crate) address_queue_max: usize,
     /// Seconds from accept to an admitted CONNECT, TLS included. Default 10.
     pub(crate) connect_timeout_s: u64,
     /// How long TLS handshakes are worked on before those who are in are served again, in microseconds. Default 2000.
@@ -104,6 +106,7 @@ impl Default for BridgeSettings {
             shards: 0,
             unauthenticated_max: 4096,
             unauthenticated_per_address_max: 1024,
+            address_queue_max: 16_384,
             connect_timeout_s: 10,
             handshake_us_per_turn: 2000,
             handshakes_waiting_max: 512,
@@ -223,6 +226,7 @@ impl Settings {
                 1,
                 million,
             ),
+            ("bridge.address_queue_max", bridge.address_queue_max as u64, 0, million),
             ("bridge.connect_timeout_s", bridge.connect_timeout_s, 1, 120),
             ("bridge.handshake_us_per_turn", bridge.handshake_us_per_turn, 0, million),
             ("bridge.handshakes_waiting_max", bridge.handshakes_waiting_max as u64, 1, million),

@@ -123,8 +123,8 @@ impl Driver {
         }
     }
 
-    /// Takes a new socket in, or closes it at once. It holds a place at the gate already.
-    fn enter(&mut self, now: Instant, door: usize, mut socket: TcpStream, peer: SocketAddr) {
+    /// Takes a new socket in, puts it aside, or closes it. It holds a place at the gate already.
+    fn enter(&mut self, now: Instant, door: usize, socket: TcpStream, peer: SocketAddr) {
         let shared = Arc::clone(&self.shared);
         let Some(gate) = shared.doors.get(door).map(|door| &door.gate) else { return };
         if !shared.connections.take() {
@@ -133,13 +133,17 @@ impl Driver {
             self.gate_freed(door, gate.give_back());
             return;
         }
-        if !gate.enter(peer.ip()) {
-            let turned = Turned::AddressFull { max: gate.per_address_max() };
-            self.journal.refused(now, turned.code(), turned.word(), peer, &turned);
-            shared.connections.give_back();
+        if self.has_waiting(door, peer) || !gate.enter(peer.ip()) {
             self.gate_freed(door, gate.give_back());
-            return;
+            return self.put_aside(now, door, socket, peer);
         }
+        self.let_in(now, door, socket, peer);
+    }
+
+    /// Begins with a socket that is counted: in all, at the gate and with its address.
+    pub(super) fn let_in(&mut self, now: Instant, door: usize, mut socket: TcpStream, peer: SocketAddr) {
+        let shared = Arc::clone(&self.shared);
+        let Some(gate) = shared.doors.get(door).map(|door| &door.gate) else { return };
         let conn = self.shard.open(now, now + shared.connect_timeout);
         let slot = conn.slot() as usize;
         let set_up = prepare(&shared.doors, door, shared.handshake_bytes_max, &mut socket).and_then(|tls| {

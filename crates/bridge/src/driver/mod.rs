@@ -8,6 +8,7 @@
 mod accept;
 mod adopt;
 mod carry_out;
+mod patience;
 mod serve;
 mod storm;
 
@@ -27,8 +28,9 @@ use tokio::sync::oneshot;
 use crate::bridge::Shared;
 use crate::channel::{Channel, ReadBuffers};
 use crate::driver::accept::Doorway;
+use crate::driver::patience::Waiting;
 use crate::driver::serve::Closing;
-use crate::driver::storm::LOGINS_LOOK;
+use crate::driver::storm::STRANGERS_LOOK;
 use crate::inbox::ToShard;
 use crate::journal::Journal;
 use crate::{BridgeError, BridgeHandle, Listener};
@@ -61,6 +63,8 @@ pub(crate) struct Driver {
     unread: Vec<ConnId>,
     /// Connections with something to read for their handshake; each once, in the order in which it came.
     handshakes: VecDeque<ConnId>,
+    /// Not let in yet: their address has its fill of strangers.
+    waiting: Waiting,
     /// Connections to be closed at the end of the turn; each once.
     leaving: Vec<ConnId>,
     /// When closing connections have had time enough.
@@ -140,6 +144,7 @@ impl Driver {
             dirty: Vec::new(),
             unread: Vec::new(),
             handshakes: VecDeque::new(),
+            waiting: Waiting::new(),
             leaving: Vec::new(),
             closings: BinaryHeap::new(),
             outbox,
@@ -182,7 +187,7 @@ impl Driver {
             Some(Duration::ZERO)
         } else {
             let due = self.next_timeout().map(|due| due.saturating_duration_since(now));
-            let look = self.strangers_wait_for_logins().then_some(LOGINS_LOOK);
+            let look = self.strangers_wait_for_others().then_some(STRANGERS_LOOK);
             due.into_iter().chain(look).min()
         };
         let polled = self.poll.poll(events, timeout);
@@ -208,10 +213,12 @@ impl Driver {
         !self.dirty.is_empty() || !self.unread.is_empty() || for_strangers || can_accept()
     }
 
-    /// Whether strangers wait because admission has enough to do.
-    fn strangers_wait_for_logins(&self) -> bool {
-        self.shared.has_many_logins()
-            && (!self.handshakes.is_empty() || self.doorways.iter().any(Doorway::is_waited_at))
+    /// Whether strangers wait because admission has enough to do, or for a place of their address, which another
+    /// shard may give back.
+    fn strangers_wait_for_others(&self) -> bool {
+        !self.waiting.is_empty()
+            || (self.shared.has_many_logins()
+                && (!self.handshakes.is_empty() || self.doorways.iter().any(Doorway::is_waited_at)))
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -258,6 +265,7 @@ impl Driver {
         // Those who are in have had their turn.
         if self.has_strangers() {
             self.work_on_handshakes(now);
+            self.release(now);
             self.accept_all(now);
             self.settle(now);
         }
@@ -265,7 +273,9 @@ impl Driver {
     }
 
     fn has_strangers(&self) -> bool {
-        !self.handshakes.is_empty() || self.doorways.iter().any(|doorway| doorway.ready)
+        !self.handshakes.is_empty()
+            || !self.waiting.is_empty()
+            || self.doorways.iter().any(|doorway| doorway.ready)
     }
 
     fn socket_event(&mut self, now: Instant, slot: usize, event: &mio::event::Event) {
@@ -377,6 +387,7 @@ impl Driver {
         for mut doorway in self.doorways.drain(..) {
             doorway.close(&self.poll);
         }
+        self.send_patients_away();
         self.shard.end_sessions(now, &Ended::All, &mut self.effects);
         self.carry_out_all(now);
         let silent: Vec<ConnId> =

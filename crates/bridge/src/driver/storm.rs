@@ -12,9 +12,9 @@ use drawbridge_broker::ConnId;
 use super::Driver;
 use crate::bridge::Shared;
 
-/// How soon it is looked again whether admission is through with enough logins, whose answers may have gone to
-/// other shards.
-pub(super) const LOGINS_LOOK: Duration = Duration::from_millis(5);
+/// How soon it is looked again whether admission is through with enough logins, or an address has room, where that
+/// may be known to other shards only.
+pub(super) const STRANGERS_LOOK: Duration = Duration::from_millis(5);
 
 impl Driver {
     /// The connection has something to read, and it is for its handshake.

@@ -92,8 +92,11 @@ fn i1_beyond_the_cap_connections_wait_unaccepted_and_come_in_when_one_leaves() {
 }
 
 #[test]
-fn i1_the_excess_of_one_address_is_closed_at_accept() {
-    let rig = rig(|config| config.unauthenticated_per_address_max = 2);
+fn i1_the_excess_of_one_address_is_closed_at_accept_where_nobody_may_wait() {
+    let rig = rig(|config| {
+        config.unauthenticated_per_address_max = 2;
+        config.address_queue_max = 0;
+    });
     let within = [tcp(rig.plain), tcp(rig.plain)];
     wait_until("two are in", || rig.handle.stats().unauthenticated == 2);
     let mut excess = Client::plain(rig.plain, Level::V311);
@@ -103,6 +106,39 @@ fn i1_the_excess_of_one_address_is_closed_at_accept() {
     drop(within);
     wait_until("they are gone", || rig.handle.stats().unauthenticated == 0);
     rig.guest("later", Level::V311);
+}
+
+#[test]
+fn i1_the_excess_of_one_address_waits_unread_until_one_of_it_is_through() {
+    let rig = rig(|config| {
+        config.unauthenticated_per_address_max = 2;
+        config.address_queue_max = 2;
+    });
+    let within = [tcp(rig.plain), tcp(rig.plain)];
+    wait_until("two are in", || rig.handle.stats().unauthenticated == 2);
+    let mut patient = [Level::V311, Level::V5].map(|level| Client::plain(rig.plain, level));
+    for client in &mut patient {
+        client.send(&connect(client.level, "patient", None, None, 0));
+    }
+    wait_until("they were accepted", || rig.handle.stats().accepted == 4);
+    assert_eq!(rig.handle.stats().unauthenticated, 2, "they have no place at the gate");
+    let mut excess = Client::plain(rig.plain, Level::V311);
+    assert!(excess.packet().is_err(), "closed");
+    assert_eq!(rig.refused("address-full"), 1);
+    assert_eq!(rig.handle.stats().sessions, 0);
+    drop(within);
+    for client in &mut patient {
+        assert_eq!(client.packet().expect("CONNACK").0, 0x20, "{:?}", client.level);
+    }
+    drop(patient);
+    wait_until("all are gone", || rig.handle.stats().connections == 0);
+    // Their places are free again: as many may wait as before.
+    let within = [tcp(rig.plain), tcp(rig.plain)];
+    wait_until("two are in", || rig.handle.stats().unauthenticated == 2);
+    let late = [tcp(rig.plain), tcp(rig.plain)];
+    wait_until("two wait", || rig.handle.stats().connections == 4);
+    drop((within, late));
+    wait_until("all are gone", || rig.handle.stats().connections == 0);
 }
 
 #[test]
