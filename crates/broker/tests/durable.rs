@@ -308,6 +308,39 @@ fn a_deleted_owner_leaves_no_session_and_a_blocked_one_gets_nothing() {
 }
 
 #[test]
+fn a_session_whose_owner_was_deleted_while_the_server_was_away_is_forgotten() {
+    let mut net = Net::durable(2);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    net.rejoin(1, V5, app(2), 3_600);
+    net.deleted = vec![Uid(1)];
+    net.restart();
+    net.pass(Duration::from_millis(100));
+    let owners: Vec<Uid> = net.disk.image().sessions.values().map(|session| session.session.uid).collect();
+    assert_eq!(owners, [Uid(2)]);
+}
+
+#[test]
+fn a_clock_that_goes_back_between_two_starts_leaves_the_last_word_to_who_speaks_last() {
+    for shards in [1, 2] {
+        let mut net = Net::durable(shards);
+        let speaker = net.join(0, V5, app(2));
+        net.pass(Duration::from_secs(100));
+        net.publish_with(speaker, "kept", b"old", QOS1, true, Default::default());
+        net.now -= Duration::from_secs(40);
+        net.restart();
+        let speaker = net.join(0, V5, app(2));
+        net.publish_with(speaker, "kept", b"new", QOS1, true, Default::default());
+        for shard in 0..shards {
+            let reader = net.join(shard, V5, app(3 + shard as u64));
+            net.subscribe(reader, "other", QOS0);
+            let got = net.subscribe(reader, "kept", QOS0);
+            assert!(matches!(&got[..], [_, Got::Message(message)] if message.payload == b"new"), "{got:?}");
+        }
+    }
+}
+
+#[test]
 fn a_queue_keeps_what_came_first_and_counts_what_it_missed() {
     let mut net = Net::with(1, |config| {
         config.durable = true;
