@@ -341,6 +341,23 @@ fn a_clock_that_goes_back_between_two_starts_leaves_the_last_word_to_who_speaks_
 }
 
 #[test]
+fn a_session_that_begins_anew_in_the_place_of_a_connected_one_has_one_home() {
+    let mut net = Net::durable(2);
+    let (first, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(first, "a", QOS1);
+    net.disk.slow = true;
+    let second = net.connect_with(0, V5, app(1), |packet| packet.properties.session_expiry_s = Some(3_600));
+    assert!(net.got(second).is_empty(), "the old session could still come back");
+    net.commit();
+    net.expect_welcome(second);
+    net.disk.slow = false;
+    let (third, present) = net.rejoin(1, V5, app(1), 3_600);
+    assert!(present);
+    assert_eq!(net.clients[third].shard, 0);
+    assert_eq!(net.disk.image().sessions.len(), 1);
+}
+
+#[test]
 fn a_queue_keeps_what_came_first_and_counts_what_it_missed() {
     let mut net = Net::with(1, |config| {
         config.durable = true;
