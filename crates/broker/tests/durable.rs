@@ -358,6 +358,27 @@ fn a_session_that_begins_anew_in_the_place_of_a_connected_one_has_one_home() {
 }
 
 #[test]
+fn retained_messages_wait_for_those_before_them_that_wait_to_be_stored() {
+    let mut net = Net::durable(1);
+    let speaker = net.join(0, V5, app(2));
+    for (topic, qos) in [("a/1", QOS2), ("a/2", QOS1), ("a/3", QOS2), ("a/4", QOS1)] {
+        net.publish_with(speaker, topic, topic.as_bytes(), qos, true, Default::default());
+    }
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.disk.slow = true;
+    net.subscribe(reader, "a/+", QOS2);
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        net.commit();
+        for message in net.messages(reader) {
+            assert!(!message.dup);
+            seen.push(String::from_utf8(message.payload).expect("text"));
+        }
+    }
+    assert_eq!(seen, ["a/1", "a/2", "a/3", "a/4"]);
+}
+
+#[test]
 fn a_queue_keeps_what_came_first_and_counts_what_it_missed() {
     let mut net = Net::with(1, |config| {
         config.durable = true;

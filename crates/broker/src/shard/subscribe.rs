@@ -428,6 +428,9 @@ impl Shard {
             self.send_when_stored(slot, owed);
             return true;
         }
+        if session.flow.unwired().is_some() {
+            return false; // one before it waits to be stored: it goes first
+        }
         let packet_id = session.flow.peek();
         match self.offer(conn, outgoing, Some((packet_id, false)), false, fx) {
             Offered::Full => return false,
