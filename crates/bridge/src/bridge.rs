@@ -11,19 +11,21 @@ use drawbridge_broker::{Directory, Interest, Shard, ShardConfig};
 use drawbridge_control::ControlPublishes;
 use drawbridge_names::{PrincipalName, RegistryName};
 use mio::Poll;
+use tokio::sync::Notify;
 
 use crate::driver::{Driver, WAKER};
 use crate::gate::{Gate, Places};
 use crate::handle::{BridgeHandle, Meter};
 use crate::inbox::{Inbox, ToShard};
 use crate::open_files::connections_fitting;
-use crate::{BridgeConfig, BridgeError, Listener, ListenerKind};
+use crate::{BridgeConfig, BridgeError, Listener, ListenerKind, statistics};
 
 /// The running bridge. Dropping it ends it at once; [`Bridge::shutdown`] says goodbye first.
 #[derive(Debug)]
 pub struct Bridge {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    statistics: Option<tokio::task::AbortHandle>,
 }
 
 /// What all shards and all handles share. Nothing in it is locked for a message.
@@ -54,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) next_shard: AtomicUsize,
     /// Sockets with an admitted session.
     pub(crate) sessions: AtomicUsize,
+    /// Somebody has subscribed below `$SYS`.
+    pub(crate) statistics_wanted: Arc<Notify>,
     /// Numbers the orders.
     pub(crate) orders: AtomicU64,
 }
@@ -144,6 +148,7 @@ impl Bridge {
             accepted: AtomicU64::new(0),
             next_shard: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
+            statistics_wanted: Arc::default(),
             orders: AtomicU64::new(0),
         });
         let interest = Arc::new(match &durable {
@@ -168,7 +173,12 @@ impl Bridge {
             // All of them before the first accepts: a message for a session that is not there yet were lost.
             drivers.iter_mut().for_each(|driver| driver.restore(shared.clock.instant(), &durable.restored));
         }
-        let mut bridge = Self { shared, threads: Vec::with_capacity(drivers.len()) };
+        let statistics = (!config.statistics_interval.is_zero()).then(|| {
+            let wanted = Arc::clone(&shared.statistics_wanted);
+            let run = statistics::run(Arc::downgrade(&shared), wanted, config.statistics_interval);
+            shared.runtime.spawn(run).abort_handle()
+        });
+        let mut bridge = Self { shared, threads: Vec::with_capacity(drivers.len()), statistics };
         for (index, driver) in drivers.into_iter().enumerate() {
             // When a later one cannot start, dropping `bridge` ends the earlier ones.
             let thread = std::thread::Builder::new().name(format!("bridge-{index}"));
@@ -198,6 +208,9 @@ impl Bridge {
     }
 
     fn stop(&mut self, grace: Duration) {
+        if let Some(statistics) = self.statistics.take() {
+            statistics.abort();
+        }
         let by = self.shared.clock.instant() + grace;
         for inbox in &self.shared.inboxes {
             inbox.push(ToShard::Stop { by });

@@ -38,6 +38,8 @@ pub struct BridgeConfig {
     pub logins_max: usize,
     /// Connections in all. Default: the soft limit of open files at start, less a reserve.
     pub connections_max: Option<usize>,
+    /// How often the numbers below `$SYS` are published to those who may listen and do; zero: never. Default 10 s.
+    pub statistics_interval: Duration,
     /// Where sessions and messages outlive the process. Default none: no session outlives its connection.
     pub storage: Option<Durable>,
     /// Settings of each shard. Its number, the number of shards, the connect timeout, the wall clock and
@@ -59,6 +61,7 @@ impl Default for BridgeConfig {
             handshakes_waiting_max: 512,
             logins_max: 1024,
             connections_max: None,
+            statistics_interval: Duration::from_secs(10),
             storage: None,
             shard: drawbridge_broker::ShardConfig::default(),
         }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use drawbridge_admission::{EndReason, SessionsEnd, Watcher};
@@ -69,11 +70,20 @@ pub struct BridgeStats {
     pub handshakes: u64,
     /// The most pieces of handshakes that a shard has worked on in one turn.
     pub handshakes_per_turn_max: u64,
+    /// Handshakes with something to read that wait for their turn, as of the call before this one.
+    pub handshakes_waiting: usize,
+    /// Logins under judgement.
+    pub logins: usize,
+    /// The most that may be.
+    pub logins_max: usize,
     /// Refusals and ends since the start, by the word of `docs/errors.md`.
     pub refused: BTreeMap<&'static str, u64>,
     /// Each shard's own numbers, as of the call before this one.
     pub shards: Vec<Stats>,
 }
+
+/// How long who wants the numbers waits for a shard.
+const NUMBERS_TIME: Duration = Duration::from_secs(2);
 
 /// Where a shard leaves its numbers. They cost it a walk over its connections, so it leaves them only
 /// when somebody asks.
@@ -82,6 +92,7 @@ pub(crate) struct Meter {
     pub(crate) refused: Arc<Counts>,
     pub(crate) handshakes: AtomicU64,
     pub(crate) handshakes_per_turn_max: AtomicU64,
+    pub(crate) handshakes_waiting: AtomicUsize,
     asked: AtomicBool,
     latest: Mutex<Stats>,
 }
@@ -102,12 +113,40 @@ impl BridgeHandle {
     /// call does anew.
     #[must_use]
     pub fn stats(&self) -> BridgeStats {
-        let mut refused = BTreeMap::new();
-        let mut shards = Vec::with_capacity(self.shared.meters.len());
         for (meter, inbox) in self.shared.meters.iter().zip(&self.shared.inboxes) {
             if !meter.asked.swap(true, Relaxed) {
-                inbox.push(ToShard::LeaveNumbers);
+                inbox.push(ToShard::LeaveNumbers { reply: None });
             }
+        }
+        self.left()
+    }
+
+    /// The numbers now, also those of the shards, which are asked and waited for. One that does not answer in
+    /// 2 s is taken as it was when it answered last.
+    pub async fn stats_now(&self) -> BridgeStats {
+        let mut answers = Vec::with_capacity(self.shared.inboxes.len());
+        for inbox in &self.shared.inboxes {
+            let (reply, answer) = oneshot::channel();
+            inbox.push(ToShard::LeaveNumbers { reply: Some(reply) });
+            answers.push(answer);
+        }
+        let all = async {
+            for answer in answers {
+                // A shard that has ended has left its last numbers.
+                let _ = answer.await;
+            }
+        };
+        if tokio::time::timeout(NUMBERS_TIME, all).await.is_err() {
+            tracing::warn!("a shard did not leave its numbers in time");
+        }
+        self.left()
+    }
+
+    /// What the shards have left.
+    fn left(&self) -> BridgeStats {
+        let mut refused = BTreeMap::new();
+        let mut shards = Vec::with_capacity(self.shared.meters.len());
+        for meter in &self.shared.meters {
             meter.refused.add_to(&mut refused);
             shards.push(*meter.latest.lock().unwrap_or_else(PoisonError::into_inner));
         }
@@ -120,6 +159,14 @@ impl BridgeHandle {
             accepted: self.shared.accepted.load(Relaxed),
             handshakes: self.shared.meters.iter().map(|meter| meter.handshakes.load(Relaxed)).sum(),
             handshakes_per_turn_max: per_turn.max().unwrap_or(0),
+            handshakes_waiting: self
+                .shared
+                .meters
+                .iter()
+                .map(|meter| meter.handshakes_waiting.load(Relaxed))
+                .sum(),
+            logins: self.shared.logins.taken(),
+            logins_max: self.shared.logins.max(),
             refused,
             shards,
         }

@@ -8,7 +8,8 @@ use std::time::Instant;
 use drawbridge_admission::{Connected, TokenMark};
 use drawbridge_broker::storage::{MessageId, SessionId};
 use drawbridge_broker::{
-    Admitted, ConnId, ControlAck, Crossing, Ended, Message, Order, OrderOutcome, Refused, Ticket,
+    Admitted, ConnId, ControlAck, Crossing, Ended, Figures, Message, Order, OrderOutcome, Refused,
+    RegistryStats, Ticket,
 };
 use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_names::{PolicyName, RegistryName};
@@ -41,8 +42,12 @@ pub(crate) enum ToShard {
     Fetched { session: SessionId, messages: Vec<(MessageId, Option<Arc<Message>>)> },
     /// The storage cannot store for now, or can again.
     Stalled(bool),
-    /// Somebody wants this shard's numbers.
-    LeaveNumbers,
+    /// Somebody wants this shard's numbers, and perhaps to hear when they are there.
+    LeaveNumbers { reply: Option<oneshot::Sender<()>> },
+    /// What does each registry hold here?
+    CountRegistries { reply: oneshot::Sender<Vec<(RegistryName, RegistryStats)>> },
+    /// What `$SYS` says from now on; `reply` hears whether somebody listens here.
+    TellStatistics { figures: Arc<[(RegistryName, Arc<Figures>)]>, reply: oneshot::Sender<bool> },
     /// Say goodbye to everybody, and be gone at `by`.
     Stop { by: Instant },
 }

@@ -24,6 +24,7 @@ mod handle;
 mod inbox;
 mod journal;
 mod open_files;
+mod statistics;
 mod tls;
 mod websocket;
 

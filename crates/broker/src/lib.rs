@@ -43,4 +43,6 @@ pub use effect::{
 };
 pub use message::{Message, Publisher};
 pub use report::{Report, What, Who};
-pub use shard::{Given, Member, Moving, Restored, Shard, ShardConfig, Sharing, Stats};
+pub use shard::{
+    Figures, Given, Member, Moving, RegistryStats, Restored, Shard, ShardConfig, Sharing, Stats,
+};

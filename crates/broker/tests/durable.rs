@@ -308,6 +308,77 @@ fn a_deleted_owner_leaves_no_session_and_a_blocked_one_gets_nothing() {
 }
 
 #[test]
+fn a_session_whose_owner_was_deleted_while_the_server_was_away_is_forgotten() {
+    let mut net = Net::durable(2);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    net.rejoin(1, V5, app(2), 3_600);
+    net.deleted = vec![Uid(1)];
+    net.restart();
+    net.pass(Duration::from_millis(100));
+    let owners: Vec<Uid> = net.disk.image().sessions.values().map(|session| session.session.uid).collect();
+    assert_eq!(owners, [Uid(2)]);
+}
+
+#[test]
+fn a_clock_that_goes_back_between_two_starts_leaves_the_last_word_to_who_speaks_last() {
+    for shards in [1, 2] {
+        let mut net = Net::durable(shards);
+        let speaker = net.join(0, V5, app(2));
+        net.pass(Duration::from_secs(100));
+        net.publish_with(speaker, "kept", b"old", QOS1, true, Default::default());
+        net.now -= Duration::from_secs(40);
+        net.restart();
+        let speaker = net.join(0, V5, app(2));
+        net.publish_with(speaker, "kept", b"new", QOS1, true, Default::default());
+        for shard in 0..shards {
+            let reader = net.join(shard, V5, app(3 + shard as u64));
+            net.subscribe(reader, "other", QOS0);
+            let got = net.subscribe(reader, "kept", QOS0);
+            assert!(matches!(&got[..], [_, Got::Message(message)] if message.payload == b"new"), "{got:?}");
+        }
+    }
+}
+
+#[test]
+fn a_session_that_begins_anew_in_the_place_of_a_connected_one_has_one_home() {
+    let mut net = Net::durable(2);
+    let (first, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(first, "a", QOS1);
+    net.disk.slow = true;
+    let second = net.connect_with(0, V5, app(1), |packet| packet.properties.session_expiry_s = Some(3_600));
+    assert!(net.got(second).is_empty(), "the old session could still come back");
+    net.commit();
+    net.expect_welcome(second);
+    net.disk.slow = false;
+    let (third, present) = net.rejoin(1, V5, app(1), 3_600);
+    assert!(present);
+    assert_eq!(net.clients[third].shard, 0);
+    assert_eq!(net.disk.image().sessions.len(), 1);
+}
+
+#[test]
+fn retained_messages_wait_for_those_before_them_that_wait_to_be_stored() {
+    let mut net = Net::durable(1);
+    let speaker = net.join(0, V5, app(2));
+    for (topic, qos) in [("a/1", QOS2), ("a/2", QOS1), ("a/3", QOS2), ("a/4", QOS1)] {
+        net.publish_with(speaker, topic, topic.as_bytes(), qos, true, Default::default());
+    }
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.disk.slow = true;
+    net.subscribe(reader, "a/+", QOS2);
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        net.commit();
+        for message in net.messages(reader) {
+            assert!(!message.dup);
+            seen.push(String::from_utf8(message.payload).expect("text"));
+        }
+    }
+    assert_eq!(seen, ["a/1", "a/2", "a/3", "a/4"]);
+}
+
+#[test]
 fn a_queue_keeps_what_came_first_and_counts_what_it_missed() {
     let mut net = Net::with(1, |config| {
         config.durable = true;

@@ -107,17 +107,19 @@ fn is_plain(bytes: &[u8]) -> bool {
     // `+` is `#` with one more bit.
     let special = |byte: u8| byte.wrapping_sub(b' ') > b'~' - b' ' || byte | 0x08 == b'+';
     let mut found = [false; 16];
-    let mut note = |at: usize, byte: u8| found[at] |= special(byte);
     if let Some(last) = bytes.last_chunk::<16>() {
-        for chunk in bytes.chunks_exact(16).chain([&last[..]]) {
-            for (at, byte) in chunk.iter().enumerate() {
-                note(at, *byte);
+        for chunk in bytes.as_chunks::<16>().0 {
+            for at in 0..16 {
+                found[at] |= special(chunk[at]);
             }
+        }
+        for at in 0..16 {
+            found[at] |= special(last[at]);
         }
     } else if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
         for at in 0..8 {
-            note(at, first[at]);
-            note(at + 8, last[at]);
+            found[at] = special(first[at]);
+            found[at + 8] = special(last[at]);
         }
     } else {
         return !bytes.iter().any(|byte| special(*byte));

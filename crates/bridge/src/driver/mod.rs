@@ -17,6 +17,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use drawbridge_admission::Connected;
@@ -315,6 +316,9 @@ impl Driver {
         self.carry_out_all(now);
         self.submit();
         let shared = Arc::clone(&self.shared);
+        if self.shard.take_statistics_wanted() {
+            shared.statistics_wanted.notify_one();
+        }
         for (batch, inbox) in self.outbox.iter_mut().zip(&shared.inboxes) {
             if !batch.is_empty() {
                 inbox.push(ToShard::Crossings(std::mem::take(batch)));
@@ -356,7 +360,21 @@ impl Driver {
                     self.shard.fetched(now, session, messages, &mut self.effects);
                 }
                 ToShard::Stalled(stalled) => self.shard.stalled(now, stalled, &mut self.effects),
-                ToShard::LeaveNumbers => self.leave_numbers(),
+                ToShard::LeaveNumbers { reply } => {
+                    self.leave_numbers();
+                    // Who asked may have gone; so below.
+                    let _ = reply.map(|reply| reply.send(()));
+                }
+                ToShard::CountRegistries { reply } => {
+                    let _ = reply.send(self.shard.registry_stats());
+                }
+                ToShard::TellStatistics { figures, reply } => {
+                    let mut is_heard = false;
+                    for (registry, figures) in figures.iter() {
+                        is_heard |= self.shard.tell_statistics(now, registry, figures, &mut self.effects);
+                    }
+                    let _ = reply.send(is_heard);
+                }
                 ToShard::Stop { by } => self.begin_stop(now, by),
             }
         }
@@ -405,6 +423,7 @@ impl Driver {
 
     fn leave_numbers(&self) {
         if let Some(meter) = self.shared.meters.get(self.index) {
+            meter.handshakes_waiting.store(self.handshakes.len(), Relaxed);
             meter.leave(self.shard.stats());
         }
     }

@@ -126,8 +126,12 @@ pub struct Stats {
     pub buffer_bytes: usize,
     /// Publishes accepted from clients, since the start.
     pub received: u64,
+    /// The same by QoS.
+    pub received_by_qos: [u64; 3],
     /// Messages written to clients, since the start.
     pub delivered: u64,
+    /// The same by QoS.
+    pub delivered_by_qos: [u64; 3],
     /// QoS 0 messages dropped because the client was too slow, since the start.
     pub dropped_qos0: u64,
     /// Messages not handed over because `may_deliver` said no, since the start.
@@ -144,4 +148,7 @@ pub struct Stats {
     pub forgotten: u64,
     /// Sessions that did not come back in time, since the start.
     pub sessions_expired: u64,
+    /// Messages that waited for a session when it ended, since the start; those of a shared subscription go to
+    /// another member and do not count.
+    pub discarded: u64,
 }

@@ -10,6 +10,7 @@ mod publish;
 mod session;
 mod shared;
 mod speech;
+mod statistics;
 mod stored;
 mod subscribe;
 mod timers;
@@ -31,7 +32,7 @@ use crate::directory::{Directory, Interest};
 use crate::effect::{Close, ConnId, ControlAck, Crossing, Effect, Ended, EndedWhy};
 use crate::report::{Report, What, Who, disconnect_reason};
 use crate::retained::Retained;
-use crate::routes::Routes;
+use crate::routes::{Routes, Subscriber};
 use crate::storage::{MessageId, SessionId};
 use crate::wheel::Wheel;
 pub use config::{ShardConfig, Stats};
@@ -42,14 +43,14 @@ use publish::Met;
 use session::{DelayedWill, Leaving, Session};
 use shared::Group;
 pub use shared::{Given, Member, Sharing};
+use statistics::Tally;
+pub use statistics::{Figures, RegistryStats};
 use stored::{Foreign, Gather, Outbox};
 pub use stored::{Moving, Restored};
 
 /// Counters of [`Stats`] that only grow.
 #[derive(Debug, Default)]
 struct Counters {
-    received: u64,
-    delivered: u64,
     dropped_qos0: u64,
     withheld: u64,
     expired: u64,
@@ -58,6 +59,7 @@ struct Counters {
     storage_full: u64,
     forgotten: u64,
     sessions_expired: u64,
+    discarded: u64,
 }
 
 /// Connections, sessions and filters of one thread.
@@ -91,6 +93,8 @@ pub struct Shard {
     /// Numbers routes and messages.
     counter: u64,
     counters: Counters,
+    /// Somebody has subscribed below `$SYS`.
+    statistics_wanted: bool,
 }
 
 /// A slot; its generation outlives the connections in it.
@@ -141,6 +145,9 @@ struct Registry {
     /// The wills of each principal that are held back, by key of `Shard::delayed_wills`.
     wills: BTreeSet<(Uid, usize)>,
     voices: Voices,
+    tally: Tally,
+    /// What `$SYS` says, while somebody listens.
+    figures: Option<Arc<Figures>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -158,6 +165,12 @@ enum Later {
     },
     /// It was not listened to, and is now.
     Replay(ConnId),
+    /// It is to hear the figures below `$SYS` that it has subscribed to.
+    Figures {
+        conn: ConnId,
+        filter: Box<TopicFilter>,
+        route: Subscriber,
+    },
     /// The home of a group is to hear of a member.
     Sharing {
         home: usize,
@@ -191,6 +204,7 @@ impl Shard {
             foreign: HashMap::new(),
             counter: 0,
             counters: Counters::default(),
+            statistics_wanted: false,
         }
     }
 
@@ -450,8 +464,6 @@ impl Shard {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let mut stats = Stats {
-            received: self.counters.received,
-            delivered: self.counters.delivered,
             dropped_qos0: self.counters.dropped_qos0,
             withheld: self.counters.withheld,
             expired: self.counters.expired,
@@ -464,6 +476,7 @@ impl Shard {
             storage_full: self.counters.storage_full,
             forgotten: self.counters.forgotten,
             sessions_expired: self.counters.sessions_expired,
+            discarded: self.counters.discarded,
             ..Stats::default()
         };
         for (_, conn) in self.connections() {
@@ -484,7 +497,13 @@ impl Shard {
             stats.waiting += registry.room.messages();
             stats.waiting_bytes += registry.room.bytes();
             stats.sessions_behind += registry.behind.len();
+            for qos in 0..3 {
+                stats.received_by_qos[qos] += registry.tally.received[qos];
+                stats.delivered_by_qos[qos] += registry.tally.delivered[qos];
+            }
         }
+        stats.received = stats.received_by_qos.iter().sum();
+        stats.delivered = stats.delivered_by_qos.iter().sum();
         stats
     }
 }
@@ -537,6 +556,8 @@ impl Shard {
             group_of: HashMap::new(),
             wills: BTreeSet::new(),
             voices: Voices::default(),
+            tally: Tally::default(),
+            figures: None,
         });
         self.by_name.insert(name.clone(), self.registries.len() - 1);
         self.registries.len() - 1
@@ -647,6 +668,7 @@ impl Shard {
                     fx.push(Effect::Cross { shard, crossing: Crossing::Sharing(Box::new(sharing)) });
                 }
                 Later::Replay(conn) => self.replay(now, conn, fx),
+                Later::Figures { conn, filter, route } => self.tell_figures(now, conn, &filter, &route, fx),
                 Later::FellBehind { conn, waiting } => {
                     self.end(now, conn, What::FellBehind { waiting }, fx);
                 }

@@ -148,21 +148,20 @@ impl Shard {
                 return false;
             }
         };
+        let key = (admitted.uid, admitted.client_id.clone());
+        let had = self.registries[registry].stored.contains_key(&key);
         let (owner_epoch, sessions_max) = (claim.owner_epoch, admitted.sessions_max);
         self.supplant(now, registry, &admitted, claim, pending.clean_start, fx);
         let expiry_s =
             if self.config.durable { pending.expiry_s.min(self.config.session_expiry_s_max) } else { 0 };
-        let key = (admitted.uid, admitted.client_id.clone());
         let mut kept = self.registries[registry].stored.get(&key).copied();
         if let Some(slot) = kept.filter(|_| pending.clean_start) {
             self.end_session(slot);
+            kept = None;
+        }
+        if had && kept.is_none() {
             // The old session must not come back after this CONNACK, whatever happens to the server.
             self.hold_output(conn);
-            kept = None;
-            if expiry_s > 0 {
-                let name = &self.registries[registry].name;
-                self.directory.keep(name, key.0, &key.1, self.config.index);
-            }
         }
         let welcome = Welcome {
             session_present: kept.is_some(),
@@ -222,6 +221,8 @@ impl Shard {
                 session.stored =
                     Some(Box::new(Stored { id, expiry_s, ended_ms: 0, expires: None, will: None }));
                 self.by_id.insert(id, slot);
+                // Its home was forgotten if an older session had to end for it.
+                self.directory.keep(&self.registries[registry].name, key.0, &key.1, self.config.index);
                 self.registries[registry].stored.insert(key.clone(), slot);
                 if sessions_max <= AWAY_MAX {
                     self.make_room(registry, key.0);

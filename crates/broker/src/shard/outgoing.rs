@@ -191,8 +191,11 @@ impl Shard {
         // [MQTT-4.7.3-3]: with the slash that a Google client is told it may be one byte too long.
         let session = state.session.and_then(|slot| self.sessions.get(slot as usize));
         let maps = session.is_some_and(|session| session.leading_slash);
+        let registry = session.map(|session| session.registry);
+        let tally = registry.and_then(|registry| self.registries.get_mut(registry)).map(|of| &mut of.tally);
         if maps && message.topic.len() == TOPIC_BYTES_MAX && message.topic.starts_with("devices/") {
             self.counters.too_large += 1;
+            tally.into_iter().for_each(|tally| tally.dropped += 1);
             return Offered::TooLarge;
         }
         let size = message.payload.len() + message.topic.len() + 16;
@@ -209,9 +212,12 @@ impl Shard {
                 state.protocol.take_alias_back();
             }
             self.counters.too_large += 1;
+            tally.into_iter().for_each(|tally| tally.dropped += 1);
             return Offered::TooLarge;
         }
-        self.counters.delivered += 1;
+        if let Some(tally) = tally {
+            tally.delivered[usize::from(message.qos.bits())] += 1;
+        }
         self.ask_to_write(conn, fx);
         Offered::Written
     }

@@ -198,7 +198,7 @@ impl Shard {
                 return;
             }
         };
-        self.counters.received += 1;
+        self.registries[publication.registry].tally.received[usize::from(inbound.qos.bits())] += 1;
         if let Some(session) = self.session(conn) {
             session.controls += u16::from(handed);
             if let Some(packet_id) = inbound.packet_id.filter(|_| exactly_once) {
@@ -744,7 +744,7 @@ impl Shard {
     }
 
     /// To the subscribers of this shard. `owing` is filled with the stored sessions that it is owed to.
-    fn route(
+    pub(super) fn route(
         &mut self,
         now: Instant,
         publication: &mut Publication<'_>,
@@ -849,6 +849,7 @@ impl Shard {
         });
         if properties.message_expiry_s == Some(0) {
             self.counters.expired += 1;
+            self.registries[publication.registry].tally.dropped += 1;
             return Fate::Dropped;
         }
         let (conn, behind) = (session.conn, session.is_behind());
@@ -859,6 +860,7 @@ impl Shard {
                 Offered::TooLarge => Fate::Dropped,
                 Offered::Full => {
                     self.counters.dropped_qos0 += 1;
+                    self.registries[publication.registry].tally.dropped += 1;
                     Fate::Dropped
                 }
             };
@@ -941,6 +943,7 @@ impl Shard {
             queued >= messages_max || (queued > 0 && session.flow.queue_bytes + owed.bytes > bytes_max);
         if full {
             self.counters.queue_full += 1;
+            self.registries[session.registry].tally.dropped += 1;
             // What was acknowledged first is owed first: a session that is kept keeps what it has. One that
             // is not is told, by its end, that it has missed something.
             if session.stored.is_none()

@@ -538,6 +538,10 @@ impl Shard {
             self.tell_home(index, &share, Change::Leaves { shard, slot });
         }
         let session = self.sessions.remove(slot as usize);
+        let waited = session.flow.unanswered().filter(|(_, sent, owed)| !sent && owed.share.is_none());
+        let discarded = waited.count() as u64;
+        self.counters.discarded += discarded;
+        self.registries[index].tally.dropped += discarded;
         self.hand_back(&session);
     }
 

@@ -147,7 +147,12 @@ impl Shard {
             if !may && uid != Publisher::SERVER {
                 self.registries[registry].voices.judge_by(uid, standing);
             }
-            self.registries[registry].retained.put(Arc::clone(message), now);
+            let mut message = Arc::clone(message);
+            if message.received > now {
+                // The wall clock has gone back since: every word from now on is a later one.
+                Arc::make_mut(&mut message).received = now;
+            }
+            self.registries[registry].retained.put(message, now);
         }
         for ((registry, uid), standing) in &restored.standing {
             if standing.is_none() {
@@ -160,7 +165,13 @@ impl Shard {
         let own = own.filter(|session| session.session.id.0 % shards == self.config.index as u64);
         let own: Vec<&SessionImage> = own.collect();
         for session in own {
-            self.restore_session(now, session, restored);
+            let owner = (session.session.registry.clone(), session.session.uid);
+            if restored.standing.contains_key(&owner) {
+                self.restore_session(now, session, restored);
+            } else {
+                // The process ended before its end was stored.
+                self.remember(Record::SessionGone { session: session.session.id });
+            }
         }
         self.settle(now, fx);
     }

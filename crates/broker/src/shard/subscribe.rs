@@ -16,6 +16,7 @@ use super::publish::{Met, window_of};
 use super::session::{OrderStage, RetainedWalk, Subscription, filter_cost};
 use super::shared::{Change, parse_share};
 use super::speech::{Speech, Waits};
+use super::statistics::names_sys;
 use crate::effect::{ConnId, Effect, OrderOutcome};
 use crate::message::Message;
 use crate::report::What;
@@ -142,6 +143,9 @@ impl Shard {
         session.filters.insert(filter.clone(), Subscription { walk, shared });
         if is_shared {
             self.share(slot, &filter, terms);
+        }
+        if names_sys(&filter) {
+            self.wants_statistics(conn, (tell && !is_shared).then(|| (filter.clone(), route)));
         }
         if let Some(session) = stored {
             self.remember(Record::Subscribed { session, filter, terms });
@@ -279,6 +283,7 @@ impl Shard {
         let expired = !again && message.expires.is_some_and(|expires| expires <= now);
         let offered = if expired {
             self.counters.expired += 1;
+            self.registries[registry].tally.dropped += 1;
             Offered::TooLarge
         } else if !self.may_have(now, slot, registry, &message) {
             self.order_withheld(slot, ticket, fx);
@@ -324,6 +329,7 @@ impl Shard {
         let mut packet_id = None;
         let offered = if message.expires.is_some_and(|expires| expires <= now) {
             self.counters.expired += 1;
+            self.registries[registry].tally.dropped += 1;
             Offered::TooLarge
         } else if !self.may_have(now, slot, registry, &message) {
             self.order_withheld(slot, ticket, fx);
@@ -427,6 +433,9 @@ impl Shard {
             self.owe_one(session, &owed);
             self.send_when_stored(slot, owed);
             return true;
+        }
+        if session.flow.unwired().is_some() {
+            return false; // one before it waits to be stored: it goes first
         }
         let packet_id = session.flow.peek();
         match self.offer(conn, outgoing, Some((packet_id, false)), false, fx) {

@@ -94,6 +94,8 @@ pub struct Net {
     pub orders_done: Vec<(u64, OrderOutcome)>,
     pub crossings: usize,
     pub disk: Disk,
+    /// Nobody knows them when the process starts anew.
+    pub deleted: Vec<Uid>,
     settle: Box<dyn Fn(&mut ShardConfig)>,
 }
 
@@ -164,7 +166,8 @@ impl Net {
         let retained: Vec<_> = retained.collect();
         let owners = image.sessions.values().map(|s| (s.session.registry.clone(), s.session.uid));
         let publishers = retained.iter().map(|(_, m)| (m.registry.clone(), m.publisher.uid));
-        let standing = owners.chain(publishers).map(|key| (key.clone(), standing(key.1))).collect();
+        let known = owners.chain(publishers).filter(|(_, uid)| !self.deleted.contains(uid));
+        let standing = known.map(|key| (key.clone(), standing(key.1))).collect();
         let restored = Restored { image, retained, standing };
         // The numbers of batches begin anew.
         *self = Self::starting(self.base, self.now, shards, disk, settle);
@@ -203,6 +206,7 @@ impl Net {
             orders_done: Vec::new(),
             crossings: 0,
             disk,
+            deleted: Vec::new(),
             settle,
         }
     }

@@ -18,6 +18,8 @@ pub(crate) struct Core {
     child: Option<Child>,
     place: tempfile::TempDir,
     args: Vec<String>,
+    /// Variables of its environment, beside those of the tests.
+    pub(crate) environment: Vec<(&'static str, PathBuf)>,
     pub(crate) endpoints: Endpoints,
 }
 
@@ -29,13 +31,18 @@ impl Core {
 
     /// The same with further arguments of `serve`.
     pub(crate) fn start_with(args: &[&str]) -> Self {
+        let mut core = Self::prepared(args);
+        core.run();
+        core
+    }
+
+    /// The same, not started yet; `run_again` does that.
+    pub(crate) fn prepared(args: &[&str]) -> Self {
         let place = tempfile::tempdir().expect("temporary folder");
         let endpoints =
             Endpoints { mqtts: String::new(), https: String::new(), wss: String::new(), mqtt: None };
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut core = Self { child: None, place, args, endpoints };
-        core.run();
-        core
+        Self { child: None, place, args, environment: Vec::new(), endpoints }
     }
 
     fn run(&mut self) {
@@ -53,6 +60,7 @@ impl Core {
             .args(&self.args)
             // All that can be said is said, and no secret may be in it: see `scan`.
             .env("RUST_LOG", "debug")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log file"))
             .stderr(log)

@@ -11,6 +11,9 @@ mod attacks;
 mod audit;
 mod bad_input;
 mod bench;
+#[path = "../conformance/bytes.rs"]
+#[allow(dead_code, reason = "the tests of conformance need more of it")]
+mod bytes;
 mod clients;
 #[path = "../../../registry-postgres/tests/postgres/cluster.rs"]
 #[allow(dead_code, reason = "the store's own tests need more of it")]
@@ -19,15 +22,20 @@ mod command_line;
 mod credentials;
 mod demo;
 mod device_library;
+mod disk;
 mod documents;
 mod durability;
 mod enrolment;
+mod faults;
 mod harness;
 mod interop;
 mod invariants;
 mod keys;
+mod messages;
 mod oauth;
 mod openapi;
 mod operator;
+mod plain;
 mod postgres;
+mod stock_clients;
 mod wire;
