@@ -369,8 +369,9 @@ impl Shard {
 
     /// Nobody has the message any more.
     fn forget_owed(&mut self, slot: u32, id: MessageId) {
-        self.sessions[slot as usize].flow.forget(id);
-        self.is_done(slot, id);
+        if !self.sessions[slot as usize].flow.forget(id) {
+            self.is_done(slot, id);
+        }
     }
 
     /// The storage cannot store for now, or can again.
