@@ -73,8 +73,8 @@ pub struct FilterState {
 
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// How often the application was handed it.
-    pub apps: u32,
+    /// How often the application was handed it, by QoS.
+    pub apps: [u32; 3],
     /// How often it came without DUP.
     pub plain: u32,
     pub last: Option<(u16, usize)>,
@@ -92,6 +92,8 @@ pub struct Sess {
     pub expiry_old: u32,
     /// Away since, at the earliest and the latest, in ms of the wall clock.
     pub ended_ms: Option<(i64, i64)>,
+    /// The same of its absence before: that it is back may not be stored yet.
+    pub ended_old: Option<i64>,
     /// It is known to be stored.
     pub certain: bool,
     pub gone: bool,

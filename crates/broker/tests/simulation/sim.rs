@@ -639,7 +639,7 @@ impl Sim {
                         if let (Some(n), Some(sess)) = (n, self.own_sess(client)) {
                             // It is as if it had not come.
                             let seen = self.sess[sess].seen.entry(n).or_default();
-                            seen.apps = seen.apps.saturating_sub(1);
+                            seen.apps[2] = seen.apps[2].saturating_sub(1);
                         }
                     }
                     self.send(client, &Packet::PubRec(Ack::of(id(packet), reason)), None);
@@ -1011,20 +1011,22 @@ impl Sim {
         let copies =
             if p.retain { 1 + sess.asked_retained.iter().filter(|f| matches(f, &topic)).count() } else { 1 };
         let is_again = is_again || (bits == 1 && publish.dup);
-        let apps = seen.map_or(0, |seen| seen.apps) + u32::from(!is_again);
+        let mut apps = seen.map_or([0; 3], |seen| seen.apps);
+        apps[usize::from(bits)] += u32::from(!is_again);
         let plain = seen.map_or(0, |seen| seen.plain) + u32::from(!publish.dup);
         let copies = u32::try_from(copies).expect("few");
         if p.qos != 1 {
-            let once = (bits != 1 || !p.crashed) && !p.lost;
-            let counted = if bits == 1 { plain } else { apps };
+            let once = (bits == 2 || !p.crashed) && !p.lost;
+            let counted = if bits == 1 { plain } else { apps[usize::from(bits)] };
             // Of a message published at QoS 2 and acknowledged late a crash may have made two, for those who
-            // get it at QoS 1.
+            // get it at QoS 1 or 0.
             assert!(!once || counted <= copies, "client {client} got {n} {counted} times");
         } else if !p.crashed {
             assert!(plain <= copies * p.arrivals, "client {client} got {n} {plain} times");
         }
         let key = (p.source, topic.clone(), p.qos * 3 + bits);
-        let first = seen.is_none() && !publish.retain && !(p.retain) && !p.is_will;
+        // What is sent anew may come by a subscription that was not there at first.
+        let first = seen.is_none() && p.arrivals < 2 && !publish.retain && !(p.retain) && !p.is_will;
         let last = sess.order.get(&key).copied().unwrap_or(0);
         assert!(!first || n > last, "client {client} got {n} after {last}");
         let terms = (bits, publish.retain, identifiers);
@@ -1088,6 +1090,9 @@ impl Sim {
     }
 
     pub fn new_policy(&mut self, person: usize, rights: usize) {
+        if self.people[person].deleted {
+            return;
+        }
         self.note(|| format!("person {person} gets policy {rights}"));
         let state = &mut self.people[person];
         (state.rights, state.told) = (rights, None);
@@ -1188,7 +1193,7 @@ impl Sim {
             sess.expiry_s = (sess.expiry_s.0.min(old), sess.expiry_s.1.max(old));
             sess.ended_ms = match sess.ended_ms {
                 Some((lo, hi)) => Some((lo.min(now_ms), hi.max(now_ms))),
-                None => Some((now_ms, now_ms)),
+                None => Some((sess.ended_old.unwrap_or(now_ms).min(now_ms), now_ms)),
             };
             if sess.socket.take().is_some() && !sess.stored {
                 sess.gone = true;
@@ -1200,7 +1205,7 @@ impl Sim {
         for p in &mut self.pubs {
             p.crashed |= p.arrived.is_some();
             p.links = 0;
-            p.firm = p.firm.or(p.arrived.map(|_| step));
+            p.firm = p.firm.or(p.arrived.map(|_| step)).filter(|_| !p.is_will);
             if p.is_will {
                 if p.dead.is_some_and(|place| place > kept) {
                     p.dead = None;

@@ -306,7 +306,8 @@ impl Sim {
         let sess = match resumed {
             Some(sess) => sess,
             None => {
-                if let Some(old) = old {
+                // One on another shard ends when that hears of it.
+                if let Some(old) = old.filter(|old| self.sess[*old].socket.is_none()) {
                     self.session_gone(old);
                 }
                 self.sess.push(Sess {
@@ -316,6 +317,7 @@ impl Sim {
                     stored: false,
                     expiry_s: (0, 0),
                     ended_ms: None,
+                    ended_old: None,
                     expiry_old: 0,
                     certain: present,
                     gone: false,
@@ -348,7 +350,7 @@ impl Sim {
         state.expiry_old = if resumed.is_some() { state.expiry_s.1 } else { expiry_s };
         state.expiry_s = (expiry_s, expiry_s);
         state.stored = expiry_s > 0 || (resumed.is_some() && state.stored);
-        state.ended_ms = None;
+        state.ended_old = state.ended_ms.take().map(|(lo, _)| lo);
         state.rights = rights;
         state.socket = Some(socket);
         self.people[person].muted = false;
@@ -432,7 +434,12 @@ impl Sim {
                     return;
                 }
                 self.sess[sess].asked_retained.push(filter.clone());
-                let sure = *handling == Handling::SendAtSubscribe || *is_new;
+                let pending = &self.clients[self.sess[sess].client].subs;
+                let ends = pending
+                    .iter()
+                    .flat_map(|(_, subs)| subs)
+                    .any(|s| s.ever.is_none() && s.filter == *filter);
+                let sure = (*handling == Handling::SendAtSubscribe || *is_new) && !ends;
                 if sure {
                     self.want_retained(socket, sess, filter);
                 }
