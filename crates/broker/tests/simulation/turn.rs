@@ -347,9 +347,13 @@ impl Sim {
             }
         }
         let state = &mut self.sess[sess];
-        state.expiry_old = if resumed.is_some() { state.expiry_s.1 } else { expiry_s };
+        state.expiry_old = match resumed {
+            Some(_) => state.expiry_s.1,
+            None if present => 0, // not known
+            None => expiry_s,
+        };
         state.expiry_s = (expiry_s, expiry_s);
-        state.stored = expiry_s > 0 || (resumed.is_some() && state.stored);
+        state.stored = expiry_s > 0 || present;
         state.ended_old = state.ended_ms.take().map(|(lo, _)| lo);
         state.rights = rights;
         state.socket = Some(socket);
@@ -417,7 +421,9 @@ impl Sim {
         }
         match heard {
             Heard::Disconnect { with_will, expiry_s } => {
-                if !with_will {
+                // After the end of its right nothing is heard.
+                let in_time = self.asked[&socket].ends.is_none_or(|ends| ends > self.world.now);
+                if !with_will && in_time {
                     self.goodbyes.insert(socket);
                 }
                 if let Some(expiry_s) = *expiry_s
