@@ -218,8 +218,14 @@ impl Shard {
             None if expiry_s == 0 => return,
             None => {
                 let id = self.interest.next_session();
-                session.stored =
-                    Some(Box::new(Stored { id, expiry_s, ended_ms: 0, expires: None, will: None }));
+                session.stored = Some(Box::new(Stored {
+                    id,
+                    expiry_s,
+                    ended_ms: 0,
+                    expires: None,
+                    armed: None,
+                    will: None,
+                }));
                 self.by_id.insert(id, slot);
                 // Its home was forgotten if an older session had to end for it.
                 self.directory.keep(&self.registries[registry].name, key.0, &key.1, self.config.index);
@@ -262,6 +268,13 @@ impl Shard {
         if admitted.ends.is_some_and(|ends| ends <= now) {
             let text = "the token has expired".to_owned();
             return Err((ReasonCode::NotAuthorized, Some(text), What::Expired));
+        }
+        let key = (admitted.uid, admitted.client_id.clone());
+        let keeps = self.config.durable && pending.expiry_s > 0;
+        if self.storage_is_full() && (keeps || self.registries[registry].stored.contains_key(&key)) {
+            self.counters.storage_full += 1;
+            let what = What::StorageFull;
+            return Err((ReasonCode::QuotaExceeded, Some(what.to_string()), what));
         }
         if let Some(rights) = self.registries[registry].voices.admitted(admitted.uid, &admitted.rights) {
             self.spread_standing(registry, admitted.uid, Some(&rights), fx);

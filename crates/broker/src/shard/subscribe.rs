@@ -94,6 +94,11 @@ impl Shard {
                 "the session has too many; raise `broker.subscriptions_max`",
             ));
         }
+        if session.stored.is_some() && self.storage_is_full() {
+            self.counters.storage_full += 1;
+            return Err(refused(ReasonCode::QuotaExceeded, "it cannot be stored for now"));
+        }
+        let session = &mut self.sessions[slot as usize];
         let cost = if old.is_none() { filter_cost(&filter) } else { 0 };
         if session.filter_bytes + cost > self.config.subscription_bytes_max {
             return Err(refused(
