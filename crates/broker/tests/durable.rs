@@ -414,6 +414,25 @@ fn i4_a_new_policy_gives_no_voice_back_to_who_is_blocked() {
 }
 
 #[test]
+fn i4_a_new_policy_gives_no_voice_back_to_who_is_blocked() {
+    let mut net = Net::durable(2);
+    let speaker = net.join(0, V5, app(2));
+    net.retain(speaker, "kept", b"x");
+    let registry = RegistryName::default_registry;
+    let blocked = Ended::Principal { registry: registry(), uid: Uid(2), why: EndedWhy::Blocked };
+    let changed = Ended::Policy { registry: registry(), uid: Uid(2), rights: Some(rights(&["#"], &["#"])) };
+    for ended in [blocked, changed] {
+        for shard in 0..2 {
+            net.run(shard, |shard, now, fx| shard.end_sessions(now, &ended, fx));
+        }
+    }
+    for shard in 0..2 {
+        let reader = net.join(shard, V5, app(3 + shard as u64));
+        assert_eq!(net.subscribe(reader, "kept", QOS0).len(), 1, "SUBACK and nothing else");
+    }
+}
+
+#[test]
 fn a_queue_keeps_what_came_first_and_counts_what_it_missed() {
     let mut net = Net::with(1, |config| {
         config.durable = true;

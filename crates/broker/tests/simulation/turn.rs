@@ -130,7 +130,9 @@ impl Sim {
                 self.world.shards[shard].crossings(now, vec![crossing], fx);
             }
             Input::Adopt(socket, moving) => {
-                if self.admit(socket).is_err() {
+                // Asked once more, as when the answer was handed over.
+                let asked = self.asked[&socket];
+                if self.admit(socket).is_err() || asked.rights != Some(self.people[asked.person].rights) {
                     self.world.sockets[socket].gone = true;
                     return;
                 }
@@ -141,6 +143,10 @@ impl Sim {
             Input::News(News::Answer { socket, conn }) => {
                 if self.world.sockets[socket].conn != Some(conn) {
                     return;
+                }
+                let rights = self.people[self.asked[&socket].person].rights;
+                if let Some(asked) = self.asked.get_mut(&socket) {
+                    asked.rights = Some(rights);
                 }
                 let answer = self.admit(socket);
                 self.world.shards[shard].answer(now, conn, answer, fx);
