@@ -433,6 +433,27 @@ fn i4_a_new_policy_gives_no_voice_back_to_who_is_blocked() {
 }
 
 #[test]
+fn a_retained_message_at_qos_2_keeps_its_identifier_though_its_topic_was_cleared() {
+    let mut net = Net::durable(1);
+    let speaker = net.join(0, V5, app(2));
+    net.publish_with(speaker, "kept", b"x", QOS2, true, Default::default());
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "+", QOS2);
+    // It is owed twice now, in two exchanges.
+    net.subscribe(reader, "kept", QOS2);
+    net.retain(speaker, "kept", b"");
+    net.restart();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    let again: Vec<_> = net.messages(reader).iter().map(|m| (m.id, m.dup, m.payload.clone())).collect();
+    assert_eq!(again, [(Some(1), true, b"x".to_vec()), (Some(2), true, b"x".to_vec())]);
+    net.send(reader, &Packet::PubRec(Ack::success(id(1))));
+    net.send(reader, &Packet::PubComp(Ack::success(id(1))));
+    net.restart();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    assert_eq!(net.messages(reader).iter().map(|m| m.id).collect::<Vec<_>>(), [Some(2)]);
+}
+
+#[test]
 fn a_queue_keeps_what_came_first_and_counts_what_it_missed() {
     let mut net = Net::with(1, |config| {
         config.durable = true;

@@ -264,6 +264,12 @@ impl Flow {
         sent.chain(self.queue.iter_mut())
     }
 
+    /// Whether the message may be on its way to the session already.
+    pub(super) fn may_owe(&self, id: Option<MessageId>) -> bool {
+        let sent = self.inflight.iter().filter_map(|sent| sent.owed.as_deref());
+        self.queue.len() > LOOKED_THROUGH || sent.chain(&self.queue).any(|owed| owed.id == id)
+    }
+
     /// What is not answered to its end: the stage, whether it was sent, and the message.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = (Stage, bool, &Owed)> {
         let sent =
@@ -322,6 +328,8 @@ impl Flow {
     }
 }
 
+/// A longer queue is not looked through for one message.
+const LOOKED_THROUGH: usize = 64;
 /// How many packet identifiers there are.
 const PACKET_IDS: u64 = 65_535;
 
