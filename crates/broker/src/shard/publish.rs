@@ -582,6 +582,15 @@ impl Shard {
         fx: &mut Vec<Effect>,
     ) {
         let mut owing = Owing::default();
+        let place = self.outbox.mark();
+        // Stored sessions have subscribed since it was sent here: nobody will ask to whom it is owed, so what
+        // they get has a record of its own.
+        let acknowledged = message.qos != Qos::AtMostOnce;
+        let unasked = gather.is_none() && acknowledged && self.interest.keeps(self.config.index);
+        let mut own = Arc::clone(message);
+        if unasked && self.config.durable {
+            Arc::make_mut(&mut own).id = Some(self.interest.next_message());
+        }
         if let Ok(topic) = TopicName::parse(&message.topic) {
             let registry = self.registry(&message.registry);
             if message.retain {
@@ -597,11 +606,14 @@ impl Shard {
                 properties: unstored(&message.properties),
                 publisher: message.publisher,
                 from: None,
-                stored: Some(Arc::clone(message)),
+                stored: Some(Arc::clone(&own)),
                 kept: None,
                 payload_shared: Some(&message.payload),
             };
             self.route(now, &mut publication, To::FindAgain, gather.is_some(), &mut owing, fx);
+        }
+        if unasked && !owing.to.is_empty() {
+            self.store_message(&own, mem::take(&mut owing.to), false, false, place);
         }
         if let Some((asker, token)) = gather {
             self.answer_gather(asker, token, message, owing, fx);
