@@ -414,25 +414,6 @@ fn i4_a_new_policy_gives_no_voice_back_to_who_is_blocked() {
 }
 
 #[test]
-fn i4_a_new_policy_gives_no_voice_back_to_who_is_blocked() {
-    let mut net = Net::durable(2);
-    let speaker = net.join(0, V5, app(2));
-    net.retain(speaker, "kept", b"x");
-    let registry = RegistryName::default_registry;
-    let blocked = Ended::Principal { registry: registry(), uid: Uid(2), why: EndedWhy::Blocked };
-    let changed = Ended::Policy { registry: registry(), uid: Uid(2), rights: Some(rights(&["#"], &["#"])) };
-    for ended in [blocked, changed] {
-        for shard in 0..2 {
-            net.run(shard, |shard, now, fx| shard.end_sessions(now, &ended, fx));
-        }
-    }
-    for shard in 0..2 {
-        let reader = net.join(shard, V5, app(3 + shard as u64));
-        assert_eq!(net.subscribe(reader, "kept", QOS0).len(), 1, "SUBACK and nothing else");
-    }
-}
-
-#[test]
 fn a_retained_message_at_qos_2_keeps_its_identifier_though_its_topic_was_cleared() {
     let mut net = Net::durable(1);
     let speaker = net.join(0, V5, app(2));
@@ -875,4 +856,34 @@ fn a_session_that_ended_in_the_future_as_a_wrong_clock_had_it_ends_in_time_all_t
     net.restart();
     net.pass(Duration::from_secs(61));
     assert_eq!(net.stats().sessions_stored, 0, "ten years more than it was to be kept");
+}
+
+#[test]
+fn where_no_session_is_kept_no_socket_moves() {
+    let mut net = Net::with(2, |config| (config.durable, config.session_expiry_s_max) = (true, 0));
+    let (client, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.hang_up(client);
+    let (client, present) = net.rejoin(1, V5, app(1), 3_600);
+    assert_eq!((net.clients[client].shard, present), (1, false), "nothing is remembered of the first");
+}
+
+#[test]
+fn a_long_queue_gets_what_comes_from_another_shard_in_order() {
+    for back in [false, true] {
+        let mut net = Net::durable(2);
+        let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+        net.subscribe(reader, "a", QOS2);
+        net.hang_up(reader);
+        let speaker = net.join(0, V5, app(2));
+        for n in 0..3_000_u16 {
+            net.publish(speaker, "a", n.to_string().as_bytes(), QOS1);
+        }
+        if back {
+            net.restart();
+        }
+        let (reader, present) = net.rejoin(0, V5, app(1), 3_600);
+        assert!(present);
+        let expected: Vec<String> = (0..3_000).map(|n: u16| n.to_string()).collect();
+        assert_eq!(net.payloads(reader), expected);
+    }
 }

@@ -1008,7 +1008,7 @@ impl Shard {
                 return;
             }
             // It may have nothing in memory.
-            session.flow.leave_memory();
+            session.flow.leave_memory(LOOKED_AT_FOR_ROOM);
             // The next one is asked next time.
             self.counter += 1;
             session.behind_since = self.counter;
@@ -1056,6 +1056,8 @@ pub(super) enum To {
 
 /// So many are asked at a time to make room.
 const ASKED_FOR_ROOM: usize = 16;
+/// A queue is long, and mostly not in memory: that is found out by so many.
+const LOOKED_AT_FOR_ROOM: usize = 256;
 /// Of a stored session, so much of what waits stays in memory.
 const QUEUE_IN_MEMORY_BYTES: usize = 256 << 10;
 

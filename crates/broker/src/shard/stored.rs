@@ -83,6 +83,8 @@ pub(super) enum Waiter {
 const UNSAVED_BYTES_MAX: usize = 32 << 20;
 /// The same while it does not say that it stalls: it may be slow, or hang.
 const UNSAVED_BYTES_MAX_EVER: usize = 128 << 20;
+/// A message from another shard that is stored now has no more older ones behind it.
+const OLDER_MAX: usize = 1_024;
 /// Messages that a session asks the storage for at once.
 const FETCHED_AT_ONCE: usize = 64;
 
@@ -309,7 +311,7 @@ impl Shard {
         }
         let records = mem::take(&mut outbox.records);
         outbox.taken += 1;
-        let bytes = records.iter().map(Record::bytes).sum();
+        let bytes = records.iter().map(|record| size_of::<Record>() + record.bytes()).sum();
         outbox.unsaved.push_back((outbox.taken, bytes));
         outbox.unsaved_bytes += bytes;
         Some(Batch { number: outbox.taken, records, urgent: mem::take(&mut outbox.urgent) })
@@ -363,6 +365,9 @@ impl Shard {
         let mut found: HashMap<MessageId, Option<Arc<Message>>> = messages.into_iter().collect();
         let mut gone = Vec::new();
         for owed in session.flow.owed_mut().filter(|owed| owed.message.is_none()) {
+            if found.is_empty() {
+                break; // a queue can be long, and what was asked for stands at its front
+            }
             match owed.id.and_then(|id| found.remove(&id)) {
                 Some(Some(message)) => owed.message = Some(Kept::new(message, &room)),
                 Some(None) => gone.extend(owed.id),
@@ -656,11 +661,20 @@ impl Shard {
             let away = state.conn.is_none();
             // More than once where it is also retained, and a subscription was told of it meanwhile.
             let mut is_owed = false;
-            for owed in state.flow.owed_mut().filter(|owed| owed.id == Some(message)) {
-                is_owed = true;
-                owed.held = false;
-                if away {
-                    owed.message = None;
+            let mut older = 0;
+            for owed in state.flow.owed_mut().rev() {
+                if owed.id == Some(message) {
+                    is_owed = true;
+                    owed.held = false;
+                    if away {
+                        owed.message = None;
+                    }
+                } else if owed.id.is_some_and(|id| id < message) {
+                    // It came a moment ago, and the queue can be long.
+                    older += 1;
+                    if older == OLDER_MAX {
+                        break;
+                    }
                 }
             }
             let conn = state.conn;
