@@ -844,7 +844,9 @@ impl Sim {
         let p = &self.pubs[at(out.n)];
         if reason.is_error() {
             let person = &self.people[p.person];
-            let may = self.may_publish(person.rights, &p.topic) && !person.blocked;
+            // What was refused may be heard when it would not be any more.
+            let sure = !person.muted && person.told.is_some_and(|since| since <= p.arrived.unwrap_or(0));
+            let may = sure && self.may_publish(person.rights, &p.topic) && !person.blocked;
             assert!(p.refusable || !may, "{} on {} refused: {reason:?}", out.n, p.topic);
             return;
         }
