@@ -339,8 +339,6 @@ impl Shard {
             Ended::Principal { uid, why, .. } if why.silences() => (*uid, None),
             // Blocked it stays, until it is admitted again.
             Ended::Policy { uid, .. } if self.registries[registry].voices.is_silenced(*uid) => return,
-            // Blocked it stays, until it is admitted again.
-            Ended::Policy { uid, .. } if self.registries[registry].voices.is_silenced(*uid) => return,
             Ended::Policy { uid, rights, .. } => {
                 (*uid, Some(rights.clone().unwrap_or_else(|| Arc::new(Rights::none()))))
             }
