@@ -744,7 +744,9 @@ fn what_is_held_back_until_it_is_stored_is_not_given_out_whoever_asks() {
     let conn = net.clients[reader].conn;
     let output = net.shards[0].output(conn).map(|output| output.len());
     assert!(output.unwrap_or_default() == 0, "a driver may ask for other reasons than `Effect::Write`");
+    assert!(net.shards[0].is_held(conn), "its answers would pile up");
     net.commit();
+    assert!(!net.shards[0].is_held(conn));
     assert!(matches!(net.got(reader)[..], [Got::ConnAck { session_present: false, .. }]));
 }
 
