@@ -9,7 +9,7 @@ use drawbridge_policy::Rights;
 
 use crate::{Admission, AdmissionError};
 
-/// What each may do by its policy; `None`: it is blocked, waits for approval, or is no more.
+/// What each may do by its policy; `None`: it is blocked or waits for approval.
 pub type Standing = HashMap<(RegistryName, Uid), Option<Arc<Rights>>>;
 
 impl Admission {
@@ -23,14 +23,25 @@ impl Admission {
         registry: &RegistryName,
         uid: Uid,
     ) -> Result<Option<Arc<Rights>>, AdmissionError> {
-        let known = self.inner.store.known_by_uid(registry, uid).await?;
-        let admitted = known.filter(|known| !known.principal.blocked && !known.principal.pending);
-        let Some(known) = admitted else { return Ok(None) };
-        let (rights, _) = self.compiled(&known.principal).await?;
-        Ok(Some(Arc::new(rights)))
+        Ok(self.standing_if_there(registry, uid).await?.flatten())
     }
 
-    /// How these stand, and everybody of all registries who is not admitted.
+    /// `None` for who is not there any more.
+    async fn standing_if_there(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+    ) -> Result<Option<Option<Arc<Rights>>>, AdmissionError> {
+        let Some(known) = self.inner.store.known_by_uid(registry, uid).await? else { return Ok(None) };
+        if known.principal.blocked || known.principal.pending {
+            return Ok(Some(None));
+        }
+        let (rights, _) = self.compiled(&known.principal).await?;
+        Ok(Some(Some(Arc::new(rights))))
+    }
+
+    /// How these stand, and everybody of all registries who is not admitted. Who is not there any more is left
+    /// out.
     ///
     /// # Errors
     /// [`AdmissionError`] when the store does not answer.
@@ -45,8 +56,9 @@ impl Admission {
             }
         }
         for (registry, uid) in of {
-            if let Entry::Vacant(place) = standing.entry((registry, uid)) {
-                let rights = self.standing_of(&place.key().0, uid).await?;
+            if let Entry::Vacant(place) = standing.entry((registry, uid))
+                && let Some(rights) = self.standing_if_there(&place.key().0, uid).await?
+            {
                 place.insert(rights);
             }
         }

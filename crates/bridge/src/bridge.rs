@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) logins: Places,
     pub(crate) handshake_time_per_turn: Duration,
     pub(crate) handshakes_waiting_max: usize,
+    /// When the bridge was started, in ms since 1970-01-01 UTC.
+    pub(crate) started_ms: u64,
     pub(crate) connect_timeout: Duration,
     pub(crate) handshake_bytes_max: usize,
     /// What a client may send before it is admitted, in bytes of MQTT or WebSocket.
@@ -126,6 +128,7 @@ impl Bridge {
         let listeners = config.listeners.iter().map(Some);
         let doors = listeners.chain([None]).map(|listener| Door::new(&config, listener)).collect();
         let directory = Arc::new(Directory::new());
+        let started_ms = clock.now_ms();
         let shared = Arc::new(Shared {
             admission,
             clock,
@@ -140,6 +143,7 @@ impl Bridge {
             logins: Places::new(config.logins_max),
             handshake_time_per_turn: config.handshake_time_per_turn,
             handshakes_waiting_max: config.handshakes_waiting_max,
+            started_ms,
             connect_timeout: config.connect_timeout,
             handshake_bytes_max: config.handshake_bytes_max,
             early_bytes_max: config.shard.packet_bytes_before_auth_max,

@@ -12,10 +12,14 @@ use drawbridge_broker::{
     RegistryStats, Ticket,
 };
 use drawbridge_mqtt::codec::ReasonCode;
-use drawbridge_names::{PolicyName, RegistryName};
+use drawbridge_names::{PolicyName, RegistryName, Uid};
+use drawbridge_policy::Rights;
 use tokio::sync::oneshot;
 
 use crate::driver::{Arrival, Travelling};
+
+/// A principal, and what it may do by its policy; `None`: nothing of it is delivered.
+pub(crate) type Standing = ((RegistryName, Uid), Option<Arc<Rights>>);
 
 /// One thing for a shard to do.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ pub(crate) enum ToShard {
     Committed { number: u64 },
     /// Messages that the shard asked the storage for.
     Fetched { session: SessionId, messages: Vec<(MessageId, Option<Arc<Message>>)> },
+    /// The same, and how those who published them stand.
+    Judged { standing: Vec<Standing>, session: SessionId, messages: Vec<(MessageId, Option<Arc<Message>>)> },
     /// The storage cannot store for now, or can again.
     Stalled(bool),
     /// Somebody wants this shard's numbers, and perhaps to hear when they are there.

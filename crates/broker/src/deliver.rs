@@ -24,6 +24,12 @@ impl Voices {
         self.changed.insert(uid, rights);
     }
 
+    /// As [`Self::judge_by`], unless something is known of the principal already, which is newer.
+    pub(crate) fn learn(&mut self, uid: Uid, rights: Option<Arc<Rights>>) {
+        self.generation += 1;
+        self.changed.entry(uid).or_insert(rights);
+    }
+
     /// Whether nothing of this principal is delivered.
     pub(crate) fn is_silenced(&self, uid: Uid) -> bool {
         matches!(self.changed.get(&uid), Some(None))

@@ -937,3 +937,75 @@ fn messages_that_went_out_before_they_were_stored_come_back_in_their_order() {
     let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
     assert_eq!(net.payloads(reader), ["1", "2"]);
 }
+
+#[test]
+fn one_principal_keeps_so_many_sessions_and_their_filters_so_much_room() {
+    for (sessions_max, kept_max) in [(1, 16), (100, 20)] {
+        let mut net = Net::with(1, |config| {
+            config.durable = true;
+            config.kept_sessions_max = 20;
+            config.kept_subscription_bytes_max = 2_200;
+        });
+        let admitted = |n: usize| {
+            let client_id = drawbridge_names::MqttClientId::parse(&format!("c{n}")).expect("a client id");
+            drawbridge_broker::Admitted { client_id, sessions_max, ..app(1) }
+        };
+        for n in 0..25 {
+            net.pass(Duration::from_secs(11));
+            let (client, present) = net.rejoin(0, V5, admitted(n), 3_600);
+            assert!(!present);
+            // Each costs 97 bytes.
+            net.subscribe(client, "a", QOS1);
+            net.hang_up(client);
+        }
+        assert_eq!(net.stats().sessions_stored, kept_max, "the oldest went for the newest");
+        net.restart();
+        net.pass(Duration::from_secs(11));
+        assert_eq!(net.stats().sessions_stored, kept_max);
+        let (client, present) = net.rejoin(0, V5, admitted(24), 3_600);
+        assert!(present);
+        let codes: Vec<Vec<Got>> = ["b", "c", "d", "e", "f", "g", "h"]
+            .iter()
+            .map(|filter| net.subscribe(client, filter, QOS1))
+            .collect();
+        let refused = |got: &&Vec<Got>| **got == [Got::SubAck(vec![ReasonCode::QuotaExceeded])];
+        let (fits, expected) = (2_200 / 97 - kept_max, 7_usize);
+        assert_eq!(codes.iter().filter(refused).count(), expected.saturating_sub(fits), "{codes:?}");
+    }
+}
+
+#[test]
+fn i4_what_a_publisher_said_before_the_start_is_withheld_once_it_is_learned_that_it_is_gone() {
+    for (standing, heard) in [(None, 0), (Some(rights(&["other"], &[])), 0), (Some(rights(&["a"], &[])), 1)] {
+        let mut net = Net::durable(1);
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        net.subscribe(reader, "a", QOS1);
+        net.hang_up(reader);
+        let speaker = net.join(0, V5, app(2));
+        net.publish(speaker, "a", b"x", QOS1);
+        net.restart();
+        let registry = RegistryName::default_registry();
+        net.shards[0].learn_standing(&registry, Uid(2), standing);
+        // What has been heard since is newer.
+        net.shards[0].learn_standing(&registry, Uid(2), Some(rights(&["#"], &[])));
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        assert_eq!(net.messages(reader).len(), heard);
+    }
+}
+
+#[test]
+fn a_message_at_qos_2_that_is_kept_no_more_leaves_its_exchange_to_its_end_after_a_restart() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS2);
+    let speaker = net.join(0, V5, app(2));
+    net.publish(speaker, "a", b"x", QOS2);
+    let packet_id = net.messages(reader)[0].id.expect("QoS 2");
+    let mut image = net.disk.image();
+    let (message, _) =
+        image.references.first_key_value().map(|(id, count)| (*id, *count)).expect("it is owed");
+    image.forget(message);
+    let session = image.sessions.values().next().expect("one session");
+    let pending = session.pending.get(&message).expect("the exchange goes on");
+    assert_eq!((pending.packet_id, pending.received), (Some(id(packet_id)), true));
+}

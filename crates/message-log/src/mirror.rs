@@ -140,7 +140,7 @@ impl Mirror {
                 .filter(|id| ids.contains(id))
                 .collect();
             for id in theirs {
-                session.pending.remove(&id);
+                session.forget(id);
             }
         }
         for topics in self.image.retained.values_mut() {

@@ -13,7 +13,7 @@ mod serve;
 mod storm;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use drawbridge_admission::Connected;
-use drawbridge_broker::{ConnId, Crossing, Effect, Ended, OrderOutcome, Restored, Shard};
+use drawbridge_broker::storage::{MessageId, SessionId};
+use drawbridge_broker::{ConnId, Crossing, Effect, Ended, Message, OrderOutcome, Publisher, Restored, Shard};
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName, Uid};
 use mio::{Events, Poll, Token};
 use tokio::sync::oneshot;
@@ -77,6 +78,8 @@ pub(crate) struct Driver {
     answers: Vec<Vec<Crossing>>,
     incoming: Vec<ToShard>,
     orders: HashMap<u64, oneshot::Sender<OrderOutcome>>,
+    /// Publishers of messages from before this start of whom it is known how they stand.
+    voices_known: HashSet<(RegistryName, Uid)>,
     journal: Journal,
     /// The connection that is being installed, as admission has judged it.
     judged: Option<(ConnId, Box<Connected>)>,
@@ -155,6 +158,7 @@ impl Driver {
             outbox,
             incoming: Vec::new(),
             orders: HashMap::new(),
+            voices_known: HashSet::new(),
             journal: Journal::new(refused),
             judged: None,
             stop: None,
@@ -340,6 +344,42 @@ impl Driver {
         }
     }
 
+    /// Messages were read back. Of those from before this start it may not be known how their publishers stand:
+    /// that is asked before anybody gets them (I4).
+    fn fetched(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        messages: Vec<(MessageId, Option<Arc<Message>>)>,
+    ) {
+        let started_ms = self.shared.started_ms;
+        let old = messages.iter().filter_map(|(_, message)| message.as_ref());
+        let old = old
+            .filter(|message| message.received_ms < started_ms && message.publisher.uid != Publisher::SERVER);
+        let unknown: HashSet<(RegistryName, Uid)> = old
+            .map(|message| (message.registry.clone(), message.publisher.uid))
+            .filter(|publisher| !self.voices_known.contains(publisher))
+            .collect();
+        if unknown.is_empty() {
+            self.shard.fetched(now, session, messages, &mut self.effects);
+            return;
+        }
+        let (index, shared) = (self.index, Arc::clone(&self.shared));
+        shared.clone().runtime.spawn(async move {
+            let mut standing = Vec::with_capacity(unknown.len());
+            for publisher in unknown {
+                // When the registry does not answer, nothing of it is delivered; the publisher itself, or its
+                // operator, gives it its voice back.
+                let rights =
+                    shared.admission.standing_of(&publisher.0, publisher.1).await.unwrap_or_default();
+                standing.push((publisher, rights));
+            }
+            if let Some(inbox) = shared.inboxes.get(index) {
+                inbox.push(ToShard::Judged { standing, session, messages });
+            }
+        });
+    }
+
     fn take_inbox(&mut self, now: Instant) {
         let mut incoming = std::mem::take(&mut self.incoming);
         if let Some(inbox) = self.shared.inboxes.get(self.index) {
@@ -361,7 +401,12 @@ impl Driver {
                 ToShard::Adopt(travelling) => self.adopt(now, *travelling),
                 ToShard::Arrive(arrival) => self.arrive(now, *arrival),
                 ToShard::Committed { number } => self.shard.committed(now, number, &mut self.effects),
-                ToShard::Fetched { session, messages } => {
+                ToShard::Fetched { session, messages } => self.fetched(now, session, messages),
+                ToShard::Judged { standing, session, messages } => {
+                    for ((registry, uid), rights) in standing {
+                        self.shard.learn_standing(&registry, uid, rights);
+                        self.voices_known.insert((registry, uid));
+                    }
                     self.shard.fetched(now, session, messages, &mut self.effects);
                 }
                 ToShard::Stalled(stalled) => self.shard.stalled(now, stalled, &mut self.effects),

@@ -212,3 +212,31 @@ fn i12_without_a_disk_nothing_is_acknowledged_and_everything_else_goes_on() {
     assert_eq!(speaker.packet().expect("PUBACK").0, 0x40);
     hear(&mut come_back(&rig, &lamp, true), "kept", &["1"]);
 }
+
+#[test]
+fn i4_what_a_deleted_device_said_before_the_restart_is_not_delivered_after_it() {
+    let disk = FaultyDisk::new(12);
+    let (mut first, log) = durable_rig(&disk);
+    let lamp = everything(&first, "lamp");
+    let mut client = come_back(&first, &lamp, false);
+    client.subscribe("t", 1);
+    drop(client);
+    wait_until("it is away", || first.handle.stats().sessions == 0);
+    let (gone, here) = (everything(&first, "gone"), everything(&first, "here"));
+    for (device, text) in [(&gone, "of one that is gone"), (&here, "of one that is here")] {
+        let mut speaker = come_back(&first, device, false);
+        speaker.send(&publish(Level::V311, "t", 1, text.as_bytes()));
+        assert_eq!(speaker.packet().expect("PUBACK").0, 0x40);
+    }
+    first.bridge.take().expect("running").shutdown(Duration::from_millis(500));
+    log.close();
+    let deleted = first.admission.delete(&registry(), &gone.name, &Actor::Admin);
+    first.runtime.block_on(deleted).expect("deleted");
+    // The clock of the next start must show a later time than the messages.
+    std::thread::sleep(Duration::from_millis(5));
+    let (second, _log) = restarted(&disk, &first);
+    let mut client = come_back(&second, &lamp, true);
+    hear(&mut client, "t", &["of one that is here"]);
+    client.send(&crate::client::PINGREQ);
+    assert_eq!(client.packet().expect("PINGRESP").0, 0xd0);
+}

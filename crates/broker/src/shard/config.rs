@@ -53,6 +53,12 @@ pub struct ShardConfig {
     /// The longest Session Expiry Interval given, in seconds; also that of a 3.1.1 session that is kept.
     /// Default 604,800 (7 days).
     pub session_expiry_s_max: u32,
+    /// Sessions that one principal may have stored in this shard, if it may have many live ones; for a new one
+    /// that which is away longest goes. A device may have 16. Default 10,000.
+    pub kept_sessions_max: usize,
+    /// What the filters of all stored sessions of one principal in this shard may cost, as
+    /// `subscription_bytes_max`. Default 256 MiB.
+    pub kept_subscription_bytes_max: usize,
     /// QoS 1 and 2 messages that may wait for a session that is away or does not keep up. Beyond it a stored
     /// session keeps what it has and misses the newest; another one is ended. Default 100,000.
     pub queue_messages_max: usize,
@@ -81,6 +87,8 @@ impl Default for ShardConfig {
             wall_clock: None,
             durable: false,
             session_expiry_s_max: 604_800,
+            kept_sessions_max: 10_000,
+            kept_subscription_bytes_max: 256 << 20,
             queue_messages_max: 100_000,
             queue_bytes_max: 16 << 20,
         }

@@ -139,6 +139,8 @@ struct Registry {
     sessions: BTreeSet<(Uid, u32)>,
     /// The slots of stored sessions.
     stored: HashMap<(Uid, MqttClientId), u32>,
+    /// What each principal has stored here.
+    kept: HashMap<Uid, Kept>,
     /// Shared subscriptions that are at home here.
     groups: Slab<Group>,
     group_of: HashMap<TopicFilter, usize>,
@@ -148,6 +150,14 @@ struct Registry {
     tally: Tally,
     /// What `$SYS` says, while somebody listens.
     figures: Option<Arc<Figures>>,
+}
+
+/// What the stored sessions of one principal amount to.
+#[derive(Debug, Default)]
+struct Kept {
+    sessions: usize,
+    /// What their filters cost.
+    filter_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -557,6 +567,7 @@ impl Shard {
             behind: BTreeSet::new(),
             sessions: BTreeSet::new(),
             stored: HashMap::new(),
+            kept: HashMap::new(),
             groups: Slab::new(),
             group_of: HashMap::new(),
             wills: BTreeSet::new(),

@@ -234,7 +234,11 @@ impl Shard {
                 // Its home was forgotten if an older session had to end for it.
                 self.directory.keep(&self.registries[registry].name, key.0, &key.1, self.config.index);
                 self.registries[registry].stored.insert(key.clone(), slot);
-                if sessions_max <= AWAY_MAX {
+                let kept = self.registries[registry].kept.entry(key.0).or_default();
+                kept.sessions += 1;
+                let few = sessions_max <= AWAY_MAX;
+                let kept_max = if few { AWAY_MAX } else { self.config.kept_sessions_max };
+                if kept.sessions > kept_max {
                     self.make_room(registry, key.0);
                 }
             }
@@ -242,7 +246,7 @@ impl Shard {
         self.record_session(now, slot);
     }
 
-    /// So many sessions of one principal may be away; the one that is away longest goes.
+    /// One principal has as many stored sessions as it may: the one that is away longest goes.
     fn make_room(&mut self, registry: usize, uid: Uid) {
         let slots = self.registries[registry].sessions.range((uid, 0)..=(uid, u32::MAX));
         let away = slots.filter_map(|(_, slot)| {
@@ -251,9 +255,7 @@ impl Shard {
             Some((stored.ended_ms, *slot))
         });
         let away: Vec<(u64, u32)> = away.collect();
-        if away.len() > AWAY_MAX
-            && let Some((_, oldest)) = away.into_iter().min()
-        {
+        if let Some((_, oldest)) = away.into_iter().min() {
             self.end_session(oldest);
         }
     }

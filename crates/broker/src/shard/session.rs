@@ -155,8 +155,8 @@ const WILLS_HELD_MAX: usize = 8;
 const CONTROLS_MAX: u16 = 16;
 /// Answers that wait; beyond it the client is not listened to until some have gone out.
 const SPEECHES_MAX: usize = 1_024;
-/// Stored sessions of one principal in one shard that may be away at once, if it may not have more live
-/// ones; the one that is away longest goes for a new one.
+/// Stored sessions of one principal in one shard, if it may not have more live ones; the one that is away
+/// longest goes for a new one.
 pub(super) const AWAY_MAX: usize = 16;
 /// Beside its text, what a level of a filter costs in the routes.
 const LEVEL_BYTES: usize = 96;
@@ -534,6 +534,13 @@ impl Shard {
             let id = stored.id;
             self.interest.keep_less(self.config.index, session.filters.len());
             registry.stored.remove(&(session.publisher.uid, session.client_id.clone()));
+            if let Some(kept) = registry.kept.get_mut(&session.publisher.uid) {
+                kept.sessions = kept.sessions.saturating_sub(1);
+                kept.filter_bytes = kept.filter_bytes.saturating_sub(session.filter_bytes);
+                if kept.sessions == 0 {
+                    registry.kept.remove(&session.publisher.uid);
+                }
+            }
             self.directory.forget(&registry.name, session.publisher.uid, &session.client_id);
             self.by_id.remove(&id);
             self.remember(Record::SessionGone { session: id });

@@ -238,6 +238,7 @@ impl Shard {
         self.by_id.insert(stored.id, slot);
         self.registries[registry].sessions.insert((stored.uid, slot));
         self.registries[registry].stored.insert((stored.uid, stored.client_id.clone()), slot);
+        self.registries[registry].kept.entry(stored.uid).or_default().sessions += 1;
         for (filter, terms) in image.filters() {
             let shared = parse_share(filter.as_str()).is_some().then_some(terms);
             if shared.is_none() {
@@ -246,6 +247,9 @@ impl Shard {
             let session = &mut self.sessions[slot as usize];
             session.shares += usize::from(shared.is_some());
             session.filter_bytes += filter_cost(&filter);
+            if let Some(kept) = self.registries[registry].kept.get_mut(&stored.uid) {
+                kept.filter_bytes += filter_cost(&filter);
+            }
             session.filters.insert(filter, Subscription { walk: 0, shared });
             self.interest.add(self.config.index, 1);
             self.interest.keep_more(self.config.index, 1);
@@ -389,6 +393,13 @@ impl Shard {
         if !self.sessions[slot as usize].flow.forget(id) {
             self.is_done(slot, id);
         }
+    }
+
+    /// How the publisher of stored messages stands that was not known when this process started. What has
+    /// been heard of it since is newer.
+    pub fn learn_standing(&mut self, registry: &RegistryName, uid: Uid, rights: Option<Arc<Rights>>) {
+        let registry = self.registry(registry);
+        self.registries[registry].voices.learn(uid, rights);
     }
 
     /// The storage cannot store for now, or can again.

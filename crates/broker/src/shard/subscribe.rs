@@ -91,7 +91,7 @@ impl Shard {
         if old.is_none() && session.filters.len() >= subscriptions_max {
             return Err(refused(
                 ReasonCode::QuotaExceeded,
-                "the session has too many; raise `broker.subscriptions_max`",
+                "the session has too many; subscribe with wildcards, or from several sessions",
             ));
         }
         if session.stored.is_some() && self.storage_is_full() {
@@ -103,8 +103,19 @@ impl Shard {
         if session.filter_bytes + cost > self.config.subscription_bytes_max {
             return Err(refused(
                 ReasonCode::QuotaExceeded,
-                "the filters of the session take too much room; raise `broker.subscription_bytes_max`",
+                "the filters of the session take too much room; subscribe with wildcards, or from several sessions",
             ));
+        }
+        if let Some(kept) = self.registries[session.registry].kept.get_mut(&session.publisher.uid)
+            && session.stored.is_some()
+        {
+            if kept.filter_bytes + cost > self.config.kept_subscription_bytes_max {
+                return Err(refused(
+                    ReasonCode::QuotaExceeded,
+                    "the filters of all kept sessions of its owner take too much room; end sessions that are not needed",
+                ));
+            }
+            kept.filter_bytes += cost;
         }
         session.filter_bytes += cost;
         let qos = entry.qos;
@@ -183,7 +194,13 @@ impl Shard {
         let Some(old) = session.filters.remove(&filter) else {
             return ReasonCode::NoSubscriptionExisted;
         };
-        session.filter_bytes -= filter_cost(&filter);
+        let cost = filter_cost(&filter);
+        session.filter_bytes -= cost;
+        if let Some(kept) = self.registries[session.registry].kept.get_mut(&session.publisher.uid)
+            && session.stored.is_some()
+        {
+            kept.filter_bytes = kept.filter_bytes.saturating_sub(cost);
+        }
         session.walks.remove(&old.walk);
         let (registry, shard) = (session.registry, self.config.index);
         self.interest.sub(shard, 1);

@@ -54,6 +54,19 @@ pub struct Pending {
 }
 
 impl SessionImage {
+    /// The message is kept no more. Of one at QoS 2 that was sent, the client may have it: the exchange goes on, so
+    /// that its identifier does not come to mean another message before the client has let go of it.
+    pub fn forget(&mut self, id: MessageId) {
+        match self.pending.get_mut(&id) {
+            Some(pending) if pending.qos == Qos::ExactlyOnce && pending.packet_id.is_some() => {
+                pending.received = true;
+            }
+            _ => {
+                self.pending.remove(&id);
+            }
+        }
+    }
+
     /// The filters with their terms. All parse: they were filters when they were stored.
     pub fn filters(&self) -> impl Iterator<Item = (TopicFilter, Terms)> + '_ {
         self.subscriptions
@@ -190,7 +203,7 @@ impl Image {
             return;
         }
         for session in self.sessions.values_mut() {
-            session.pending.remove(&id);
+            session.forget(id);
         }
         for topics in self.retained.values_mut() {
             topics.retain(|_, retained| *retained != id);
