@@ -7,6 +7,7 @@ mod conformance;
 mod directions;
 mod house;
 mod map;
+mod mutations;
 mod spdx;
 mod steps;
 mod supply;
@@ -22,6 +23,9 @@ usage: cargo xtask COMMAND
   check   formatting, clippy, documentation, `jose` without std, and the rules of the house
   rules   the rules of the house alone: crate map, directions, licences, error codes, texts
   soak    the long tests: cargo test --workspace -- --ignored soak
+  mutations [TEXT]
+          makes the mistakes of xtask/mutations.toml, those whose names have TEXT, one at a time in a copy of the last
+          commit: do the tests of MQTT notice?
   bench   every benchmark of the workspace in turn
 ";
 
@@ -43,6 +47,7 @@ const RULES: &[(&str, Rule)] = &[
     ("every dependency has its reason", texts::dependencies_have_reasons),
     ("every threat names tests that are there", texts::threats_have_tests),
     ("every statement of MQTT names tests that are there", conformance::statements_have_tests),
+    ("every mutation of MQTT can be made", mutations::mutations_can_be_made),
     ("every link between documents leads somewhere", texts::links_lead_somewhere),
     ("CI and README call one test command", texts::one_test_command),
 ];
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
         ["check"] => steps::check().and_then(|()| rules()),
         ["rules"] => rules(),
         ["soak"] => steps::soak(),
+        ["mutations"] => House::load().and_then(|house| mutations::run(&house, "")),
+        ["mutations", part] => House::load().and_then(|house| mutations::run(&house, part)),
         ["bench"] => House::load().and_then(|house| steps::bench(&house)),
         _ => {
             eprint!("{USAGE}");

@@ -379,6 +379,22 @@ fn retained_messages_wait_for_those_before_them_that_wait_to_be_stored() {
 }
 
 #[test]
+fn a_message_that_is_kept_no_more_leaves_its_identifier_only_when_the_client_has_let_go_of_it() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS2);
+    let speaker = net.join(0, V5, app(2));
+    net.publish(speaker, "a", b"x", QOS2);
+    let first = net.messages(reader)[0].id.expect("QoS 2");
+    net.hang_up(reader);
+    net.disk.lost = net.disk.image().references.keys().copied().collect();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    assert_eq!(net.got(reader), [Got::PubRel(first, ReasonCode::Success)]);
+    net.send(reader, &Packet::PubComp(Ack::success(id(first))));
+    assert!(net.disk.image().references.is_empty());
+}
+
+#[test]
 fn a_queue_keeps_what_came_first_and_counts_what_it_missed() {
     let mut net = Net::with(1, |config| {
         config.durable = true;

@@ -271,17 +271,24 @@ impl Flow {
         sent.chain(self.queue.iter().map(|owed| (Stage::Publish, false, owed)))
     }
 
-    /// Nobody has this message any more, so it cannot be sent.
-    pub(super) fn forget(&mut self, id: MessageId) {
+    /// Nobody has this message any more, so it cannot be sent. `true` when its exchange goes on: at QoS 2 the
+    /// client may have it, and the identifier is free again only when it has let go of it.
+    pub(super) fn forget(&mut self, id: MessageId) -> bool {
         let wired = self.wired;
         let mut at = 0;
-        self.inflight.retain(|sent| {
+        let mut goes_on = false;
+        self.inflight.retain_mut(|sent| {
             let is_it = at >= wired && sent.owed.as_ref().is_some_and(|owed| owed.id == Some(id));
             at += 1;
+            if is_it && sent.again && sent.qos == Qos::ExactlyOnce {
+                sent.stage = Stage::Release;
+                goes_on = true;
+            }
             !is_it || sent.stage == Stage::Release
         });
         self.queue.retain(|owed| owed.id != Some(id));
         self.queue_bytes = self.queue.iter().map(|owed| owed.bytes).sum();
+        goes_on
     }
 
     pub(super) fn enqueue(&mut self, owed: Owed) {

@@ -369,8 +369,9 @@ impl Shard {
 
     /// Nobody has the message any more.
     fn forget_owed(&mut self, slot: u32, id: MessageId) {
-        self.sessions[slot as usize].flow.forget(id);
-        self.is_done(slot, id);
+        if !self.sessions[slot as usize].flow.forget(id) {
+            self.is_done(slot, id);
+        }
     }
 
     /// The storage cannot store for now, or can again.
@@ -626,19 +627,21 @@ impl Shard {
         let Some(foreign) = self.foreign.remove(&message) else { return };
         for (session, done) in foreign.sessions {
             let Some(&slot) = self.by_id.get(&session) else { continue };
-            if done {
-                self.remember(Record::Done { session, message });
-                continue;
-            }
-            let session = &mut self.sessions[slot as usize];
-            let away = session.conn.is_none();
-            if let Some(owed) = session.flow.owed_mut().find(|owed| owed.id == Some(message)) {
+            let state = &mut self.sessions[slot as usize];
+            let away = state.conn.is_none();
+            // More than once where it is also retained, and a subscription was told of it meanwhile.
+            let mut is_owed = false;
+            for owed in state.flow.owed_mut().filter(|owed| owed.id == Some(message)) {
+                is_owed = true;
                 owed.held = false;
                 if away {
                     owed.message = None;
                 }
             }
-            if let Some(conn) = session.conn {
+            let conn = state.conn;
+            if done && !is_owed {
+                self.remember(Record::Done { session, message });
+            } else if let Some(conn) = conn {
                 self.catch_up(now, conn, fx);
             }
         }

@@ -237,6 +237,36 @@ fn an_empty_client_id_is_given_one_that_nobody_has() {
 }
 
 #[test]
+fn a_device_that_brings_the_client_id_of_another_is_told_so_and_closed() {
+    every(|world, case| {
+        if case.via == Via::Plain {
+            return; // who it is stands in a JWT, which needs TLS
+        }
+        let (own, foreign) = (name("device"), name("device"));
+        let jwt = world.device(&own);
+        for (id, code) in [
+            (foreign.clone(), 0x85),
+            (format!("{foreign}:1"), 0x85),
+            (format!("{own}1"), 0x85),
+            (own.clone(), 0),
+            (format!("{own}:1"), 0),
+        ] {
+            let mut client = Client::silent(world, case);
+            client.send(&Connect::clean(&id).encode(case.version, Some(("unused", jwt.as_bytes()))));
+            let wanted = if case.is_v5() || code == 0 { code } else { 2 };
+            let said = client.next();
+            assert!(
+                matches!(said, Some(Said::ConnAck { flags: 0, code, .. }) if code == wanted),
+                "{id}: {said:?}"
+            );
+            if wanted > 0 {
+                client.is_closed();
+            }
+        }
+    });
+}
+
+#[test]
 fn a_newer_connection_of_the_same_client_id_ends_the_older() {
     every_apart(|world, case| {
         let id = name("c");

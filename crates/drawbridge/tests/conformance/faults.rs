@@ -1,4 +1,4 @@
-//! Rules that were found broken; this file is declared in `main.rs` once they hold.
+//! Rules that were once found broken here.
 
 use crate::bytes::{Connect, Publish, TOPIC_ALIAS, p16};
 use crate::client::Client;

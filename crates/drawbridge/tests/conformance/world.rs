@@ -93,6 +93,11 @@ impl World {
         connect_jwt(&self.core.application(name, policy), now_s(), 3_600)
     }
 
+    /// A device under the device template; the JWT that it logs in with.
+    pub(crate) fn device(&self, name: &str) -> String {
+        connect_jwt(&self.core.device(name), now_s(), 3_600)
+    }
+
     /// CPU time of the server so far, in hundredths of a second.
     pub(crate) fn cpu_ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.core.pid())).expect("/proc");

@@ -15,7 +15,8 @@ use crate::cluster::Cluster;
 use crate::harness::{DRAWBRIDGE, python, repository, version_of};
 
 /// Documents with sessions.
-const DOCUMENTS: [&str; 4] = ["README.md", "docs/api.md", "docs/identity.md", "docs/operations.md"];
+const DOCUMENTS: [&str; 5] =
+    ["README.md", "docs/api.md", "docs/identity.md", "docs/mqtt.md", "docs/operations.md"];
 /// What the documents call the database of their readers.
 const DATABASE: &str = "postgres://drawbridge:secret@localhost/drawbridge";
 
@@ -58,6 +59,13 @@ fn every_flow_of_the_identity_document_works_as_it_is_written() {
 #[test]
 fn every_command_of_the_api_document_works_as_it_is_written() {
     run("docs/api.md", "");
+}
+
+#[test]
+fn a_kept_session_a_shared_subscription_and_a_web_client_work_as_the_mqtt_document_says() {
+    version_of("mosquitto_sub", "--version");
+    let ran = run("docs/mqtt.md", "");
+    assert!(!ran.file("one.log").is_empty() && !ran.file("two.log").is_empty(), "{}", ran.all);
 }
 
 #[test]
