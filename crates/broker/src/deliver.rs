@@ -24,6 +24,11 @@ impl Voices {
         self.changed.insert(uid, rights);
     }
 
+    /// Whether nothing of this principal is delivered.
+    pub(crate) fn is_silenced(&self, uid: Uid) -> bool {
+        matches!(self.changed.get(&uid), Some(None))
+    }
+
     /// The principal has been admitted with `rights`. When its standing had changed before, it is
     /// judged by its policy as it is now; `Some` with that: the other shards must hear of it.
     ///

@@ -384,7 +384,7 @@ pub enum OrderOutcome {
     /// Connected and subscribed, but the message may not be delivered to it: its rights do not let it
     /// through, or those of the publisher no more.
     Withheld,
-    /// No PUBACK until the deadline, or larger than the device takes.
+    /// No PUBACK until the deadline, or larger than the device takes; or nothing can be stored for now.
     TimedOut,
     /// There was nobody to wait for: handed to whoever subscribed, and retained if asked.
     Stored,

@@ -74,7 +74,7 @@ pub enum What {
     WillDenied { topic: String, rule: String },
     /// The session did not keep up, and more waits for it than may.
     FellBehind { waiting: usize },
-    /// A publish that must be stored was refused, because nothing can be stored.
+    /// A publish or a CONNECT that must be stored was refused, because nothing can be stored.
     StorageFull,
     /// A subscription was refused though allowed: `why` says which limit.
     SubscriptionRefused { filter: String, why: &'static str },
@@ -184,7 +184,7 @@ impl fmt::Display for What {
                  acknowledge faster or raise `messages.queue_messages_max` and `messages.queue_bytes_max`"
             ),
             Self::StorageFull => f.write_str(
-                "the message cannot be stored, and so many wait for that already that no more are taken; \
+                "nothing can be stored for now, and so much waits for that already that no more is taken; \
                  make room on the disk of the messages",
             ),
             Self::SubscriptionRefused { filter, why } => {

@@ -90,6 +90,11 @@ impl Retained {
         self.by_key.len()
     }
 
+    /// Whether there is a message on the topic.
+    pub(crate) fn has(&self, topic: &str) -> bool {
+        self.by_key.contains_key(&*key_of(topic))
+    }
+
     /// Bytes held by them.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

@@ -395,6 +395,46 @@ fn a_message_that_is_kept_no_more_leaves_its_identifier_only_when_the_client_has
 }
 
 #[test]
+fn i4_a_new_policy_gives_no_voice_back_to_who_is_blocked() {
+    let mut net = Net::durable(2);
+    let speaker = net.join(0, V5, app(2));
+    net.retain(speaker, "kept", b"x");
+    let registry = RegistryName::default_registry;
+    let blocked = Ended::Principal { registry: registry(), uid: Uid(2), why: EndedWhy::Blocked };
+    let changed = Ended::Policy { registry: registry(), uid: Uid(2), rights: Some(rights(&["#"], &["#"])) };
+    for ended in [blocked, changed] {
+        for shard in 0..2 {
+            net.run(shard, |shard, now, fx| shard.end_sessions(now, &ended, fx));
+        }
+    }
+    for shard in 0..2 {
+        let reader = net.join(shard, V5, app(3 + shard as u64));
+        assert_eq!(net.subscribe(reader, "kept", QOS0).len(), 1, "SUBACK and nothing else");
+    }
+}
+
+#[test]
+fn a_retained_message_at_qos_2_keeps_its_identifier_though_its_topic_was_cleared() {
+    let mut net = Net::durable(1);
+    let speaker = net.join(0, V5, app(2));
+    net.publish_with(speaker, "kept", b"x", QOS2, true, Default::default());
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "+", QOS2);
+    // It is owed twice now, in two exchanges.
+    net.subscribe(reader, "kept", QOS2);
+    net.retain(speaker, "kept", b"");
+    net.restart();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    let again: Vec<_> = net.messages(reader).iter().map(|m| (m.id, m.dup, m.payload.clone())).collect();
+    assert_eq!(again, [(Some(1), true, b"x".to_vec()), (Some(2), true, b"x".to_vec())]);
+    net.send(reader, &Packet::PubRec(Ack::success(id(1))));
+    net.send(reader, &Packet::PubComp(Ack::success(id(1))));
+    net.restart();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    assert_eq!(net.messages(reader).iter().map(|m| m.id).collect::<Vec<_>>(), [Some(2)]);
+}
+
+#[test]
 fn a_queue_keeps_what_came_first_and_counts_what_it_missed() {
     let mut net = Net::with(1, |config| {
         config.durable = true;
@@ -557,4 +597,293 @@ fn a_client_with_too_many_unanswered_publishes_is_listened_to_again_when_they_ar
     net.commit();
     assert!(!net.shards[0].is_held(conn));
     assert_eq!(answers(&mut net, speaker).len(), 1_500);
+}
+
+/// A publish as a client writes it.
+fn publish_bytes(version: drawbridge_mqtt::codec::ProtocolVersion, publish: Publish<'_>) -> Vec<u8> {
+    encode(version, &Packet::Publish(publish))
+}
+
+fn a_publish<'a>(topic: &'a str, payload: &'a [u8], qos: Qos, packet_id: Option<u16>) -> Publish<'a> {
+    Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: Some(TopicName::parse(topic).expect("a topic")),
+        packet_id: packet_id.map(id),
+        properties: Default::default(),
+        payload,
+    }
+}
+
+#[test]
+fn the_last_word_on_a_topic_is_the_last_also_where_an_earlier_one_is_stored_later() {
+    for (last, expected) in [(&b"v2"[..], vec!["v2".to_owned()]), (b"", Vec::new())] {
+        let mut net = Net::durable(2);
+        // The other shard is asked to whom there the first message is owed; the second asks nobody.
+        let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+        net.subscribe(reader, "elsewhere", QOS1);
+        let speaker = net.join(0, V5, app(2));
+        let first = Publish { retain: true, ..a_publish("t", b"v1", QOS1, Some(1)) };
+        let second = Publish { retain: true, ..a_publish("t", last, QOS0, None) };
+        net.send_bytes(speaker, &[publish_bytes(V5, first), publish_bytes(V5, second)].concat());
+        net.restart();
+        let reader = net.join(0, V5, app(3));
+        net.subscribe_as(reader, SubscribeEntry::of("t", QOS0), None);
+        let image = net.disk.image();
+        let topics: usize = image.retained.values().map(|topics| topics.len()).sum();
+        assert_eq!(topics, expected.len(), "{image:?}");
+        let reader = net.join(0, V5, app(4));
+        let got = net.subscribe_as(reader, SubscribeEntry::of("t", QOS0), None);
+        let got = got.into_iter().filter_map(|got| match got {
+            Got::Message(message) => Some(String::from_utf8_lossy(&message.payload).into_owned()),
+            _ => None,
+        });
+        assert_eq!(got.collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn i12_that_a_topic_was_cleared_is_acknowledged_when_it_is_stored() {
+    for (shards, asks) in [(1, false), (2, false), (2, true)] {
+        let mut net = Net::durable(shards);
+        if asks {
+            let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+            net.subscribe(reader, "elsewhere", QOS1);
+        }
+        let speaker = net.join(0, V5, app(2));
+        net.retain(speaker, "t", b"word");
+        net.disk.slow = true;
+        let packet_id = net.publish_with(speaker, "t", b"", QOS1, true, Default::default()).expect("an id");
+        assert!(answers(&mut net, speaker).is_empty(), "the word could still come back");
+        net.commit();
+        let ack = Got::PubAck { id: packet_id.get(), reason: ReasonCode::Success, text: None };
+        assert_eq!(answers(&mut net, speaker), [ack]);
+        let order = command(&net, 1, 2, "t");
+        net.order(0, drawbridge_broker::Order { to: None, retain: true, ..order.clone() });
+        net.commit();
+        net.orders_done.clear();
+        net.order(0, drawbridge_broker::Order { id: 2, to: None, retain: true, payload: [].into(), ..order });
+        assert_eq!(net.orders_done, [], "{shards} {asks}");
+        net.commit();
+        assert_eq!(net.orders_done, [(2, drawbridge_broker::OrderOutcome::Stored)], "{shards} {asks}");
+    }
+}
+
+#[test]
+fn the_identifier_of_a_refused_control_message_is_free_again_also_after_a_restart() {
+    let mut net = Net::durable(1);
+    let (speaker, _) = net.rejoin(0, V5, app(1), 3_600);
+    let state = || publish_bytes(V5, a_publish("devices/lamp/state", b"on", QOS2, Some(7)));
+    net.send_bytes(speaker, &state());
+    let (shard, conn, ack, _) = net.controls.pop().expect("control is asked");
+    let refused = Err(ReasonCode::NotAuthorized);
+    net.run(shard, |shard, now, fx| shard.control_done(now, conn, ack.expect("QoS 2"), refused, fx));
+    assert_eq!(answers(&mut net, speaker), [Got::PubRec(7, ReasonCode::NotAuthorized)]);
+    net.restart();
+    let (speaker, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.send_bytes(speaker, &state());
+    assert_eq!(net.controls.len(), 1, "another message, not the one that was refused");
+}
+
+#[test]
+fn a_message_at_qos_2_that_is_repeated_before_its_answer_holds_up_no_later_answer() {
+    for version in [V311, V5] {
+        let mut net = Net::durable(2);
+        let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+        net.subscribe(reader, "a", QOS2);
+        let speaker = net.join(0, version, app(2));
+        let one = publish_bytes(version, a_publish("a", b"1", QOS2, Some(1)));
+        let again = publish_bytes(version, Publish { dup: true, ..a_publish("a", b"1", QOS2, Some(1)) });
+        let next = publish_bytes(version, a_publish("a", b"2", QOS1, Some(2)));
+        net.send_bytes(speaker, &[one, again, next].concat());
+        let got = answers(&mut net, speaker);
+        assert_eq!(got.first(), Some(&Got::PubRec(1, ReasonCode::Success)));
+        assert_eq!(got.last(), Some(&Got::PubAck { id: 2, reason: ReasonCode::Success, text: None }));
+    }
+}
+
+#[test]
+fn a_client_that_comes_and_goes_leaves_one_timer_behind() {
+    let mut net = Net::durable(1);
+    for _ in 0..50 {
+        let (reader, _) = net.rejoin(0, V5, app(1), 86_400);
+        net.hang_up(reader);
+        net.now += Duration::from_millis(200);
+    }
+    // Each of them is looked at, and finds the session away.
+    net.pass(Duration::from_secs(250));
+    assert!(net.stats().timers <= 2, "{} timers for one session", net.stats().timers);
+    net.pass(Duration::from_secs(86_400));
+    assert_eq!((net.stats().timers, net.stats().sessions_stored), (0, 0));
+}
+
+#[test]
+fn what_is_held_back_until_it_is_stored_is_not_given_out_whoever_asks() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.hang_up(reader);
+    net.disk.slow = true;
+    let reader = net.connect(0, V5, app(1));
+    let conn = net.clients[reader].conn;
+    let output = net.shards[0].output(conn).map(|output| output.len());
+    assert!(output.unwrap_or_default() == 0, "a driver may ask for other reasons than `Effect::Write`");
+    net.commit();
+    assert!(matches!(net.got(reader)[..], [Got::ConnAck { session_present: false, .. }]));
+}
+
+#[test]
+fn while_nothing_can_be_stored_nobody_fills_the_memory() {
+    let mut net = Net::with(1, |config| (config.durable, config.queue_bytes_max) = (true, 64 << 20));
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    net.hang_up(reader);
+    let (other, _) = net.rejoin(0, V5, app(3), 3_600);
+    let speaker = net.join(0, V5, app(2));
+    net.disk.slow = true;
+    net.run(0, |shard, now, fx| shard.stalled(now, true, fx));
+    static PAYLOAD: [u8; 200 << 10] = [0; 200 << 10];
+    let payload = &PAYLOAD;
+    for n in 0..200 {
+        net.publish(speaker, "a", payload, QOS1);
+        assert!(n < 199 || net.reported("DB-2045") > 0, "nothing was refused");
+    }
+    let batches = net.disk.batches.len();
+    let orders_done = net.orders_done.len();
+    // Publishes over HTTP.
+    let order =
+        drawbridge_broker::Order { to: None, payload: payload.as_slice().into(), ..command(&net, 1, 2, "a") };
+    net.order(0, order);
+    assert_eq!(net.orders_done.len(), orders_done + 1, "it is told at once");
+    // Subscriptions of those whose sessions are stored.
+    net.subscribe(other, "b", QOS1);
+    // Connections that must be stored, with their wills; those of others go on.
+    let with_will = net.connect_with(0, V5, app(4), |connect| {
+        connect.properties.session_expiry_s = Some(60);
+        connect.will = Some(will("w", &PAYLOAD[..8_000]));
+    });
+    let got = net.got(with_will);
+    assert!(matches!(got[..], [Got::ConnAck { reason: ReasonCode::QuotaExceeded, .. }]), "{got:?}");
+    // Wills that would have to be stored.
+    let with_will =
+        net.connect_with(0, V5, app(5), |connect| connect.will = Some(will("a", &PAYLOAD[..8_000])));
+    net.expect_welcome(with_will);
+    net.hang_up(with_will);
+    assert_eq!(net.disk.batches.len(), batches, "something more is to be stored");
+    net.run(0, |shard, now, fx| shard.stalled(now, false, fx));
+    net.commit();
+    assert_eq!(net.got(other), [Got::SubAck(vec![ReasonCode::QuotaExceeded])]);
+    net.disk.slow = false;
+    assert_eq!(net.subscribe(other, "c", QOS1), [Got::SubAck(vec![ReasonCode::GrantedQos1])]);
+}
+
+#[test]
+fn a_storage_that_hangs_and_says_nothing_does_not_fill_the_memory_either() {
+    let settle = |config: &mut drawbridge_broker::ShardConfig| {
+        (config.durable, config.queue_bytes_max) = (true, 1 << 30);
+    };
+    let mut net = Net::with(1, settle);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    net.hang_up(reader);
+    let speaker = net.join(0, V5, app(2));
+    net.disk.slow = true;
+    let payload = vec![0; 200 << 10];
+    let mut sent = 0;
+    while net.reported("DB-2045") == 0 {
+        net.publish(speaker, "a", &payload, QOS1);
+        sent += 1;
+        assert!(sent * payload.len() < 200 << 20, "nothing was refused");
+    }
+    assert!(sent * payload.len() > 100 << 20, "a disk that is only slow is waited for");
+}
+
+#[test]
+fn many_sessions_that_come_back_at_once_do_not_fill_the_memory_with_what_is_read_for_them() {
+    const MAX: usize = 1 << 20;
+    let settle = |config: &mut drawbridge_broker::ShardConfig| {
+        (config.durable, config.waiting_bytes_max) = (true, MAX);
+        config.write_buffer_bytes_max = 1 << 10;
+    };
+    let mut net = Net::with(1, settle);
+    for uid in 1..=20 {
+        let (reader, _) = net.rejoin(0, V5, app(uid), 3_600);
+        net.subscribe(reader, "a", QOS1);
+        net.hang_up(reader);
+    }
+    let speaker = net.join(0, V5, app(99));
+    for _ in 0..16 {
+        net.publish(speaker, "a", &vec![0; 64 << 10], QOS1);
+    }
+    net.restart();
+    for uid in 1..=20 {
+        let reader = net.open(0, V5);
+        net.clients[reader].stalled = true;
+        let admitted = app(uid);
+        let mut packet = connect(V5, admitted.client_id.as_str());
+        packet.clean_start = false;
+        packet.properties.session_expiry_s = Some(3_600);
+        net.send(reader, &packet.into());
+        net.answer(reader, Ok(admitted));
+    }
+    let bytes = net.stats().waiting_bytes;
+    assert!(bytes <= 3 * MAX, "{bytes} bytes wait in memory");
+    for reader in 0..net.clients.len() {
+        net.unstall(reader);
+        while let Some(got) = net.take_first(reader) {
+            if let Got::Message(message) = got {
+                net.acknowledge(reader, message.id.expect("QoS 1"));
+            }
+        }
+    }
+    assert_eq!(net.stats().queued, 0, "all got theirs");
+}
+
+#[test]
+fn a_session_that_ended_in_the_future_as_a_wrong_clock_had_it_ends_in_time_all_the_same() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V5, app(1), 60);
+    net.hang_up(reader);
+    for (_, batch) in &mut net.disk.batches {
+        for record in &mut batch.records {
+            if let Record::Session(session) = record
+                && session.ended_ms > 0
+            {
+                session.ended_ms += 10 * 365 * 86_400_000;
+            }
+        }
+    }
+    net.restart();
+    net.pass(Duration::from_secs(61));
+    assert_eq!(net.stats().sessions_stored, 0, "ten years more than it was to be kept");
+}
+
+#[test]
+fn where_no_session_is_kept_no_socket_moves() {
+    let mut net = Net::with(2, |config| (config.durable, config.session_expiry_s_max) = (true, 0));
+    let (client, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.hang_up(client);
+    let (client, present) = net.rejoin(1, V5, app(1), 3_600);
+    assert_eq!((net.clients[client].shard, present), (1, false), "nothing is remembered of the first");
+}
+
+#[test]
+fn a_long_queue_gets_what_comes_from_another_shard_in_order() {
+    for back in [false, true] {
+        let mut net = Net::durable(2);
+        let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+        net.subscribe(reader, "a", QOS2);
+        net.hang_up(reader);
+        let speaker = net.join(0, V5, app(2));
+        for n in 0..3_000_u16 {
+            net.publish(speaker, "a", n.to_string().as_bytes(), QOS1);
+        }
+        if back {
+            net.restart();
+        }
+        let (reader, present) = net.rejoin(0, V5, app(1), 3_600);
+        assert!(present);
+        let expected: Vec<String> = (0..3_000).map(|n: u16| n.to_string()).collect();
+        assert_eq!(net.payloads(reader), expected);
+    }
 }

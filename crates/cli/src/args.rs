@@ -133,6 +133,8 @@ pub enum Command {
     /// Read, export and check the audit
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Show the numbers of the server on one screen, and what they do
+    Top(TopArgs),
     /// Put load on an MQTT broker, this one or another, and say what it did and what it cost
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -811,6 +813,17 @@ pub struct SubArgs {
 pub enum AdminCommand {
     /// Make a new admin credential and keep it where the old one is, which is dead then
     Rotate,
+}
+
+/// `drawbridge top`
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Seconds from one look to the next
+    #[arg(long = "interval", value_name = "SECONDS", default_value_t = 2, value_parser = value_parser!(u64).range(1..=3600))]
+    pub interval_s: u64,
+    /// End after so many screens; a terminal is refreshed until Ctrl-C, anything else gets one
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
 }
 
 /// `drawbridge audit ...`.

@@ -27,6 +27,7 @@ mod policy;
 mod server;
 mod session;
 mod token;
+mod top;
 
 use std::process::ExitCode;
 
@@ -70,6 +71,7 @@ pub fn execute(cli: &Cli) -> Result<(), Failure> {
         Command::Sub(command) => session::subscribe(common, command),
         Command::Admin(command) => admin::admin(common, command),
         Command::Audit(command) => audit::audit(common, command),
+        Command::Top(args) => top::top(common, args),
         Command::Bench(command) => bench::bench(common, command),
         Command::Explain { code } => explain(common, code),
         Command::Serve(_) | Command::CheckConfig { .. } => {

@@ -12,6 +12,7 @@ mod demo;
 mod edge;
 mod journal;
 mod messages;
+mod metrics;
 mod pki;
 mod serve;
 mod settings;

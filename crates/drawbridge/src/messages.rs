@@ -25,7 +25,7 @@ type StartError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct MessageSettings {
     /// Longest life of a session after its connection, in seconds. Default 604,800 (7 days).
     pub(crate) session_expiry_s_max: u32,
-    /// Most messages that wait for one session. Default 10,000.
+    /// Most messages that wait for one session. Default 100,000.
     pub(crate) queue_messages_max: usize,
     /// Their bytes. Default 16,777,216.
     pub(crate) queue_bytes_max: usize,

@@ -16,12 +16,13 @@ use drawbridge_bridge::{
 use drawbridge_cli::args::Common;
 use drawbridge_cli::{Endpoints, ServeArgs};
 use drawbridge_control::Control;
-use drawbridge_http::{HttpState, WebSocketConnection, WebSocketDoor, WebSocketSeat};
+use drawbridge_http::{HttpCounts, HttpState, WebSocketConnection, WebSocketDoor, WebSocketSeat};
 use drawbridge_names::{PrincipalName, RegistryName};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::data::{DataFolder, Mode};
 use crate::edge::{SystemClock, SystemRandom};
+use crate::metrics::Metrics;
 use crate::pki::{self, ServerCertificate};
 use crate::settings::Settings;
 use crate::store::{OpenStore, seal_key};
@@ -192,6 +193,13 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let web_socket = Arc::new(MqttOverWebSocket(handle.clone()));
     let control = Arc::new(Control::new(opened.store.clone(), Arc::new(handle), clock));
     bridge.serve_control(control.clone());
+    let counts = Arc::new(HttpCounts::default());
+    let metrics = Arc::new(Metrics {
+        bridge: bridge.handle(),
+        log: Arc::clone(&log),
+        http: Arc::clone(&counts),
+        started_ms: a_clock.now_ms(),
+    });
     let configs = control.publish_stored_configs().await?;
     tracing::info!(configs, "stored configs are ready for their devices");
 
@@ -200,7 +208,15 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let last = admission.clone();
     let http = tokio::spawn({
         let config = Arc::new(settings.http.clone());
-        let state = HttpState { admission, control, random, config, web_socket: Some(web_socket) };
+        let state = HttpState {
+            admission,
+            control,
+            random,
+            config,
+            web_socket: Some(web_socket),
+            metrics: Some(metrics),
+            counts,
+        };
         https.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(https)?;
         let (config, stop) = (settings.http.clone(), Arc::clone(&stop));
@@ -329,6 +345,7 @@ fn bridge_config(
         handshake_time_per_turn: Duration::from_micros(bridge.handshake_us_per_turn),
         handshakes_waiting_max: bridge.handshakes_waiting_max,
         logins_max: bridge.logins_max,
+        statistics_interval: Duration::from_secs(bridge.statistics_s),
         storage: Some(durable),
         ..BridgeConfig::default()
     };

@@ -94,6 +94,8 @@ pub(crate) struct BridgeSettings {
     pub(crate) handshakes_waiting_max: usize,
     /// Logins judged at once; beyond it CONNECT is refused unread. Default 1024.
     pub(crate) logins_max: usize,
+    /// Seconds from one publishing of the numbers below `$SYS` to the next; 0: never. Default 10.
+    pub(crate) statistics_s: u64,
     /// Largest packet from an admitted client, in bytes. Default 262,144.
     pub(crate) packet_bytes_max: usize,
     /// Most bytes of messages a shard keeps for subscribers that are behind. Default 67,108,864.
@@ -111,6 +113,7 @@ impl Default for BridgeSettings {
             handshake_us_per_turn: 2000,
             handshakes_waiting_max: 512,
             logins_max: 1024,
+            statistics_s: 10,
             packet_bytes_max: 256 * 1024,
             waiting_bytes_max: 64 * 1024 * 1024,
         }
@@ -231,6 +234,7 @@ impl Settings {
             ("bridge.handshake_us_per_turn", bridge.handshake_us_per_turn, 0, million),
             ("bridge.handshakes_waiting_max", bridge.handshakes_waiting_max as u64, 1, million),
             ("bridge.logins_max", bridge.logins_max as u64, 1, million),
+            ("bridge.statistics_s", bridge.statistics_s, 0, 86_400),
             ("bridge.packet_bytes_max", bridge.packet_bytes_max as u64, 1024, 268_435_455),
             ("bridge.waiting_bytes_max", bridge.waiting_bytes_max as u64, 65_536, 1 << 40),
             ("messages.session_expiry_s_max", messages.session_expiry_s_max.into(), 0, u64::from(u32::MAX)),

@@ -19,6 +19,7 @@ mod mutate;
 mod names;
 mod policy;
 mod rules;
+mod session;
 mod tokens;
 mod websocket;
 mod world;
@@ -138,6 +139,8 @@ targets! {
     name: names, mutate::TOPIC_WORDS, 400;
     /// An MQTT packet of either version, from either side.
     mqtt_packet: mqtt, &["MQTT", "\u{0}\u{4}MQTT\u{4}", "\u{0}\u{4}MQTT\u{5}"], 4000;
+    /// Connections to shards with a storage: what several clients say, what is stored when, crashes, time.
+    mqtt_session: session, &[], 641;
     /// A sequence of frames of a WebSocket client, however it is cut.
     websocket_frames: websocket, &["\u{2}\u{fe}", "\u{0}\u{0}\u{0}\u{0}"], 2000;
 }

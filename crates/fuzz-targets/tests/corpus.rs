@@ -58,6 +58,7 @@ targets! {
     nonce: 6_000, 4, 0;
     name: 40_000, 3, 0;
     mqtt_packet: 40_000, 20, 0;
+    mqtt_session: 3_000, 20, 0;
     websocket_frames: 40_000, 12, 0;
 }
 

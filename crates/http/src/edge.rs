@@ -55,6 +55,7 @@ pub(crate) async fn edge(
     if let Some(mut failure) = response.extensions_mut().remove::<Failure>() {
         tell_time(&state, &uri, &mut failure);
         let dialect = Dialect::of(&path);
+        state.counts.refuse(failure.word);
         write_out(&mut response, &failure, dialect, authorization.as_deref(), &request_id);
         if failure.code == Refusal::DpopNonce.code() {
             give_nonce(&state, &uri, &mut response);
@@ -63,6 +64,7 @@ pub(crate) async fn edge(
             log(&response, &failure, &request_id, &method, &path);
         }
     }
+    state.counts.answered(response.status());
     if let Ok(value) = HeaderValue::from_str(&request_id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

@@ -33,6 +33,7 @@ mod import;
 mod introspect;
 mod keys;
 mod metadata;
+mod metrics;
 mod openapi;
 mod own;
 mod paging;
@@ -60,6 +61,7 @@ use drawbridge_names::{PrincipalKind, RegistryName};
 use failure::Failure;
 
 pub use config::HttpConfig;
+pub use metrics::{HttpCounts, MetricsPage};
 pub use serve::{PeerAddress, serve};
 pub use websocket::{WebSocketConnection, WebSocketDoor, WebSocketSeat};
 
@@ -76,6 +78,10 @@ pub struct HttpState {
     pub config: Arc<HttpConfig>,
     /// Where `/mqtt` leads; `None`: nowhere.
     pub web_socket: Option<Arc<dyn WebSocketDoor>>,
+    /// What `/metrics` shows; `None`: nothing.
+    pub metrics: Option<Arc<dyn MetricsPage>>,
+    /// Where requests are counted.
+    pub counts: Arc<HttpCounts>,
 }
 
 impl std::fmt::Debug for HttpState {
@@ -189,6 +195,7 @@ fn operator_paths() -> Router<HttpState> {
         .route("/v1/principals/{id}/policy", put(policies::attach))
         .route("/v1/can", get(can::can))
         .route("/v1/admin-token:rotate", post(admin::rotate))
+        .route("/metrics", get(metrics::show))
         .route("/v1/audit", get(audit::rows))
         .route("/v1/audit:heads", get(audit::heads))
         .route("/v1/audit:export", get(audit::export))

@@ -41,6 +41,8 @@ const AGE_EVERY: Duration = Duration::from_secs(10);
 const REMOVE_WITHIN: Duration = Duration::from_secs(60);
 /// A segment is given back by copying what is left in it when that is less than 1 byte in so many.
 const MOSTLY_DEAD: u64 = 4;
+/// When opening read so many times the bytes of a checkpoint's due, the next opening shall read less.
+const READ_MAX: u64 = 4;
 /// As much is read to be copied at a time.
 const MOVE_BYTES: usize = 1 << 20;
 
@@ -65,7 +67,12 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn new(shared: Arc<Shared>, recovery: Recovery) -> Self {
         let now = (shared.clock)();
-        let Recovery { mirror, checkpoint_bytes, log_bytes, .. } = recovery;
+        let Recovery { mirror, checkpoint_bytes, mut log_bytes, read_bytes, .. } = recovery;
+        if read_bytes > READ_MAX * shared.config.checkpoint_bytes {
+            // A server that is killed again and again begins a segment each time, and may never have the time or the
+            // bytes that lead to a checkpoint: it is due now.
+            log_bytes = log_bytes.max(shared.config.checkpoint_bytes).max(checkpoint_bytes);
+        }
         let keeper = Self {
             shared,
             mirror,

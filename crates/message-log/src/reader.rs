@@ -69,6 +69,10 @@ impl Reader {
                     Err(error) => {
                         tracing::warn!(%error, "stored messages cannot be read; it is tried again");
                         self.open.clear();
+                        // Of a session that came back meanwhile only what it asked for last.
+                        failed.retain(|old: &Request| {
+                            (old.shard, old.session) != (request.shard, request.session)
+                        });
                         failed.push_back(request);
                     }
                 }

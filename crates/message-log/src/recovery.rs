@@ -28,6 +28,8 @@ pub(crate) struct Recovery {
     pub(crate) checkpoint_bytes: u64,
     /// Bytes of groups after it.
     pub(crate) log_bytes: u64,
+    /// Bytes of the files that were read for them: segments are longer than what is in them.
+    pub(crate) read_bytes: u64,
 }
 
 /// Reads what is on the disk, writes its last group again, and removes what a crash left unfinished.
@@ -51,7 +53,7 @@ pub(crate) fn recover(disk: &dyn Disk, time: TimeBase, salt: u64) -> Result<Reco
     if let Some(last) = segments.last().copied() {
         segments.extend(secure_last_group(disk, &mirror, last, salt)?.filter(|group| *group != last));
     }
-    let log_bytes = replay(disk, &mut mirror, &segments, time)?;
+    let (log_bytes, read_bytes) = replay(disk, &mut mirror, &segments, time)?;
     let lost = mirror.without_place();
     mirror.forget(&lost);
     let retained = read_retained(disk, &mirror.image, &mirror, time)?;
@@ -68,7 +70,7 @@ pub(crate) fn recover(disk: &dyn Disk, time: TimeBase, salt: u64) -> Result<Reco
         // What cannot be removed now is removed at the next opening.
         let _ = disk.remove(&name);
     }
-    Ok(Recovery { mirror, retained, checkpoint_bytes, log_bytes })
+    Ok(Recovery { mirror, retained, checkpoint_bytes, log_bytes, read_bytes })
 }
 
 /// The segments that the checkpoint needs are there, and as long as they were.
@@ -148,24 +150,30 @@ fn unread(mirror: &Mirror, first: u64) -> (usize, u64) {
     }
 }
 
-/// Applies the groups from `mirror.next` on. Gives their bytes.
-fn replay(disk: &dyn Disk, mirror: &mut Mirror, segments: &[u64], time: TimeBase) -> Result<u64, LogError> {
+/// Applies the groups from `mirror.next` on. Gives their bytes, and those of the files that were read for them.
+fn replay(
+    disk: &dyn Disk,
+    mirror: &mut Mirror,
+    segments: &[u64],
+    time: TimeBase,
+) -> Result<(u64, u64), LogError> {
     // Segments that the checkpoint does not know and that are older than it were to be removed.
     let known = |first: &u64| mirror.segments.contains_key(first) || *first >= mirror.next;
     let segments: Vec<u64> = segments.iter().copied().filter(known).collect();
     let started = mirror.next;
     let first = segments.iter().rposition(|first| *first <= started).unwrap_or(0);
-    let mut bytes = 0;
+    let (mut bytes, mut read) = (0, 0);
     for (at, first) in segments.iter().enumerate().skip(first) {
         if *first > mirror.next {
             return Err(LogError::Missing { file: segment_name(mirror.next) });
         }
-        bytes += replay_segment(disk, mirror, *first, segments.get(at + 1).copied(), time)?;
+        let (new, length) = replay_segment(disk, mirror, *first, segments.get(at + 1).copied(), time)?;
+        (bytes, read) = (bytes + new, read + length);
     }
     // A checkpoint's newest segment may only be gone if nothing in it is needed; its groups are in the checkpoint.
     let there = |first: &u64| segments.binary_search(first).is_ok();
     mirror.segments.retain(|first, segment| there(first) && (segment.bytes > 0 || segment.live > 0));
-    Ok(bytes)
+    Ok((bytes, read))
 }
 
 fn replay_segment(
@@ -174,7 +182,7 @@ fn replay_segment(
     first: u64,
     following: Option<u64>,
     time: TimeBase,
-) -> Result<u64, LogError> {
+) -> Result<(u64, u64), LogError> {
     let file = segment_name(first);
     let damaged =
         |offset: usize, wanted| LogError::Damaged { file: file.clone(), offset: offset as u64, wanted };
@@ -187,7 +195,7 @@ fn replay_segment(
             && following.is_none()
             && first == mirror.next =>
         {
-            return Ok(0);
+            return Ok((0, segment.len() as u64));
         }
         _ => return Err(damaged(0, "the header of a segment")),
     };
@@ -197,7 +205,7 @@ fn replay_segment(
     }
     loop {
         if following == Some(expected) {
-            return Ok(new);
+            return Ok((new, segment.len() as u64));
         }
         let (number, body, end) = match frame::read_group(&segment, at, salt) {
             Found::Group { number, body, end } => (number, body, end),
@@ -213,7 +221,7 @@ fn replay_segment(
             Found::End | Found::Nothing if expected < mirror.next => {
                 return Err(damaged(at, "a whole group, for the checkpoint is of a later one"));
             }
-            Found::End | Found::Nothing => return Ok(new),
+            Found::End | Found::Nothing => return Ok((new, segment.len() as u64)),
         };
         if number != expected {
             return Err(damaged(at, "the group with the next number"));

@@ -9,6 +9,7 @@ mod framed;
 mod invariants;
 mod limits;
 mod rig;
+mod statistics;
 mod storm;
 mod tokens;
 mod websocket;

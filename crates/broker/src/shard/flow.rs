@@ -247,21 +247,32 @@ impl Flow {
     pub(super) fn disconnect(&mut self) {
         self.wired = 0;
         self.fetching = false;
-        self.leave_memory();
+        self.leave_memory(usize::MAX);
     }
 
-    /// What is stored need not be in memory.
-    pub(super) fn leave_memory(&mut self) {
+    /// What is stored need not be in memory. Looks no further when it has met `patience` that are not.
+    pub(super) fn leave_memory(&mut self, mut patience: usize) {
         for owed in self.owed_mut() {
-            if owed.id.is_some() && !owed.held {
+            if owed.message.is_none() {
+                patience -= 1;
+                if patience == 0 {
+                    return;
+                }
+            } else if owed.id.is_some() && !owed.held {
                 owed.message = None;
             }
         }
     }
 
-    pub(super) fn owed_mut(&mut self) -> impl Iterator<Item = &mut Owed> {
+    pub(super) fn owed_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Owed> {
         let sent = self.inflight.iter_mut().filter_map(|sent| sent.owed.as_deref_mut());
         sent.chain(self.queue.iter_mut())
+    }
+
+    /// Whether the message may be on its way to the session already.
+    pub(super) fn may_owe(&self, id: Option<MessageId>) -> bool {
+        let sent = self.inflight.iter().filter_map(|sent| sent.owed.as_deref());
+        self.queue.len() > LOOKED_THROUGH || sent.chain(&self.queue).any(|owed| owed.id == id)
     }
 
     /// What is not answered to its end: the stage, whether it was sent, and the message.
@@ -286,8 +297,11 @@ impl Flow {
             }
             !is_it || sent.stage == Stage::Release
         });
-        self.queue.retain(|owed| owed.id != Some(id));
-        self.queue_bytes = self.queue.iter().map(|owed| owed.bytes).sum();
+        // What is asked for stands at the front of a queue that can be long.
+        let at = self.queue.iter().position(|owed| owed.id == Some(id));
+        if let Some(owed) = at.and_then(|at| self.queue.remove(at)) {
+            self.queue_bytes -= owed.bytes;
+        }
         goes_on
     }
 
@@ -322,6 +336,8 @@ impl Flow {
     }
 }
 
+/// A longer queue is not looked through for one message.
+const LOOKED_THROUGH: usize = 64;
 /// How many packet identifiers there are.
 const PACKET_IDS: u64 = 65_535;
 

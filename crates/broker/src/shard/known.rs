@@ -10,6 +10,8 @@ use super::publish::Met;
 const TOPICS: usize = 4;
 /// A message that more than this many get costs enough of its own.
 const MET_MAX: usize = 16;
+/// A topic longer than this is not remembered: there may be very many sessions.
+const TOPIC_BYTES_MAX: usize = 512;
 
 /// The topics that a session has published to.
 #[derive(Default)]
@@ -51,7 +53,7 @@ impl Known {
 
     /// Remembers who got a message on this topic.
     pub(super) fn remember(&mut self, topic: &str, at: Generation, met: &[Met]) {
-        if met.len() > MET_MAX {
+        if met.len() > MET_MAX || topic.len() > TOPIC_BYTES_MAX {
             return;
         }
         let same = self.topics.iter().position(|known| known.name == topic);
@@ -74,5 +76,23 @@ impl Known {
             known.met.clear();
             known.met.extend_from_slice(met);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_cannot_make_a_shard_remember_much() {
+        let mut known = Known::default();
+        let now = Generation::default();
+        for length in [TOPIC_BYTES_MAX, TOPIC_BYTES_MAX + 1, 65_535] {
+            let topic = "t".repeat(length);
+            known.remember(&topic, now, &[]);
+            assert_eq!(known.take(&topic, now).is_some(), length <= TOPIC_BYTES_MAX, "{length}");
+        }
+        (0..100).for_each(|n| known.remember(&n.to_string(), now, &[]));
+        assert_eq!(known.topics.len(), TOPICS);
     }
 }

@@ -359,7 +359,7 @@ impl Shard {
         self.settle(now, fx);
     }
 
-    /// The output was written to the socket: goes on with what waited at the cursor.
+    /// The output was written to the socket: goes on with what waits for it.
     pub fn drained(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
         let Some(state) = self.conn(conn) else { return };
         state.writing = false;
@@ -373,9 +373,11 @@ impl Shard {
         self.settle(now, fx);
     }
 
-    /// Bytes to be written to the socket; the driver removes what it has written.
+    /// Bytes to be written to the socket; the driver removes what it has written. `None` also while they wait
+    /// for the storage.
     pub fn output(&mut self, conn: ConnId) -> Option<&mut Vec<u8>> {
-        self.conn(conn).map(|state| &mut state.output)
+        let committed = self.outbox.committed;
+        self.conn(conn).filter(|state| state.output_after <= committed).map(|state| &mut state.output)
     }
 
     /// Whether the client is not listened to for now, because too much of what it said waits for

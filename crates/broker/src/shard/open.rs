@@ -103,7 +103,7 @@ impl Shard {
         admitted: Admitted,
         fx: &mut Vec<Effect>,
     ) {
-        let keeps = self.config.durable && pending.expiry_s > 0;
+        let keeps = self.keeps_for_s(&pending) > 0;
         let Admitted { registry, uid, client_id, .. } = &admitted;
         let home = if keeps {
             Some(self.directory.keep(registry, *uid, client_id, self.config.index))
@@ -123,6 +123,11 @@ impl Shard {
             let name = &self.registries[registry].name;
             self.directory.forget(name, key.0, &key.1);
         }
+    }
+
+    /// How long the session is kept, in seconds; 0: not at all.
+    fn keeps_for_s(&self, pending: &Pending) -> u32 {
+        if self.config.durable { pending.expiry_s.min(self.config.session_expiry_s_max) } else { 0 }
     }
 
     /// `true` when the session is open.
@@ -152,8 +157,7 @@ impl Shard {
         let had = self.registries[registry].stored.contains_key(&key);
         let (owner_epoch, sessions_max) = (claim.owner_epoch, admitted.sessions_max);
         self.supplant(now, registry, &admitted, claim, pending.clean_start, fx);
-        let expiry_s =
-            if self.config.durable { pending.expiry_s.min(self.config.session_expiry_s_max) } else { 0 };
+        let expiry_s = self.keeps_for_s(&pending);
         let mut kept = self.registries[registry].stored.get(&key).copied();
         if let Some(slot) = kept.filter(|_| pending.clean_start) {
             self.end_session(slot);
@@ -218,8 +222,14 @@ impl Shard {
             None if expiry_s == 0 => return,
             None => {
                 let id = self.interest.next_session();
-                session.stored =
-                    Some(Box::new(Stored { id, expiry_s, ended_ms: 0, expires: None, will: None }));
+                session.stored = Some(Box::new(Stored {
+                    id,
+                    expiry_s,
+                    ended_ms: 0,
+                    expires: None,
+                    armed: None,
+                    will: None,
+                }));
                 self.by_id.insert(id, slot);
                 // Its home was forgotten if an older session had to end for it.
                 self.directory.keep(&self.registries[registry].name, key.0, &key.1, self.config.index);
@@ -262,6 +272,13 @@ impl Shard {
         if admitted.ends.is_some_and(|ends| ends <= now) {
             let text = "the token has expired".to_owned();
             return Err((ReasonCode::NotAuthorized, Some(text), What::Expired));
+        }
+        let key = (admitted.uid, admitted.client_id.clone());
+        let keeps = self.keeps_for_s(pending) > 0;
+        if self.storage_is_full() && (keeps || self.registries[registry].stored.contains_key(&key)) {
+            self.counters.storage_full += 1;
+            let what = What::StorageFull;
+            return Err((ReasonCode::QuotaExceeded, Some(what.to_string()), what));
         }
         if let Some(rights) = self.registries[registry].voices.admitted(admitted.uid, &admitted.rights) {
             self.spread_standing(registry, admitted.uid, Some(&rights), fx);

@@ -174,8 +174,7 @@ impl Shard {
             Some(packet_id) => Origin::Client { slot, packet_id, exactly_once },
             None => Origin::Unanswered,
         };
-        if self.storage_is_full() && (inbound.retain || self.may_be_stored(&publication)) {
-            self.counters.storage_full += 1;
+        if self.is_too_much_to_store(&publication) {
             self.refuse_publish(now, conn, origin, ReasonCode::QuotaExceeded, What::StorageFull, fx);
             return;
         }
@@ -220,7 +219,11 @@ impl Shard {
         packet_id: PacketId,
         fx: &mut Vec<Effect>,
     ) {
-        let owner_epoch = self.sessions[slot as usize].owner_epoch;
+        let session = &self.sessions[slot as usize];
+        if session.speeches.iter().any(|waiting| waiting.answers_publish(packet_id)) {
+            return; // it will be answered, once
+        }
+        let owner_epoch = session.owner_epoch;
         let mut waits = Waits { after: self.outbox.everything_so_far(), others: 0 };
         let is_same = |asker: &Asker| matches!(asker, Asker::Client { slot: s, packet_id: p, .. } if (*s, *p) == (slot, packet_id));
         for gather in self.gathers.values_mut().filter(|gather| is_same(&gather.asker)) {
@@ -263,9 +266,13 @@ impl Shard {
         }
     }
 
-    /// Whether some stored session may be owed the message.
-    fn may_be_stored(&mut self, publication: &Publication<'_>) -> bool {
-        publication.qos != Qos::AtMostOnce && (0..self.config.shards).any(|shard| self.interest.keeps(shard))
+    /// Whether the message may have to be stored, and nothing more can be taken that must be; counted.
+    pub(super) fn is_too_much_to_store(&mut self, publication: &Publication<'_>) -> bool {
+        let acknowledged = publication.qos != Qos::AtMostOnce;
+        let is_kept = || (0..self.config.shards).any(|shard| self.interest.keeps(shard));
+        let is_too_much = self.storage_is_full() && (publication.retain || acknowledged && is_kept());
+        self.counters.storage_full += u64::from(is_too_much);
+        is_too_much
     }
 
     /// PUBREL: the client will not send this message again.
@@ -384,6 +391,9 @@ impl Shard {
             kept: None,
             payload_shared: Some(&order.payload),
         };
+        if self.is_too_much_to_store(&publication) {
+            return Some(OrderOutcome::TimedOut);
+        }
         let nobody = ConnId::new(u32::MAX, 0);
         let Some(uid) = order.to else {
             let origin = Origin::Order(order.id);
@@ -392,7 +402,7 @@ impl Shard {
                 return None;
             }
             if waits.after > self.outbox.committed {
-                self.order_awaits_batch(order.id);
+                self.order_awaits_batch(order.id, waits.after);
                 return None;
             }
             return Some(OrderOutcome::Stored);
@@ -572,6 +582,15 @@ impl Shard {
         fx: &mut Vec<Effect>,
     ) {
         let mut owing = Owing::default();
+        let place = self.outbox.mark();
+        // Stored sessions have subscribed since it was sent here: nobody will ask to whom it is owed, so what
+        // they get has a record of its own.
+        let acknowledged = message.qos != Qos::AtMostOnce;
+        let unasked = gather.is_none() && acknowledged && self.interest.keeps(self.config.index);
+        let mut own = Arc::clone(message);
+        if unasked && self.config.durable {
+            Arc::make_mut(&mut own).id = Some(self.interest.next_message());
+        }
         if let Ok(topic) = TopicName::parse(&message.topic) {
             let registry = self.registry(&message.registry);
             if message.retain {
@@ -587,11 +606,14 @@ impl Shard {
                 properties: unstored(&message.properties),
                 publisher: message.publisher,
                 from: None,
-                stored: Some(Arc::clone(message)),
+                stored: Some(Arc::clone(&own)),
                 kept: None,
                 payload_shared: Some(&message.payload),
             };
             self.route(now, &mut publication, To::FindAgain, gather.is_some(), &mut owing, fx);
+        }
+        if unasked && !owing.to.is_empty() {
+            self.store_message(&own, mem::take(&mut owing.to), false, false, place);
         }
         if let Some((asker, token)) = gather {
             self.answer_gather(asker, token, message, owing, fx);
@@ -611,6 +633,8 @@ impl Shard {
         let acknowledged = publication.qos != Qos::AtMostOnce;
         let retained = publication.retain && self.retain(now, conn, publication, fx);
         let (index, retain) = (self.config.index, publication.retain);
+        // Else it could come back after the answer.
+        let cleared = if retain && !retained && self.config.durable { self.outbox.taken() + 1 } else { 0 };
         let others = (0..self.config.shards).filter(|shard| *shard != index);
         let asked = others.clone().filter(|shard| acknowledged && self.interest.keeps(*shard)).count();
         let mut owing = Owing::default();
@@ -650,9 +674,10 @@ impl Shard {
                 shards.push(index);
             }
             self.gathers.insert(token, Gather { message, to, retained, left, owing: shards, asker });
-            return Spread { fate, waits: Waits { after: 0, others: u8::from(answered) } };
+            let after = if answered { cleared } else { 0 };
+            return Spread { fate, waits: Waits { after, others: u8::from(answered) } };
         }
-        let mut after = 0;
+        let mut after = cleared;
         if self.config.durable && (retained || !to.is_empty()) {
             let message = self.stored(now, publication);
             // Before what was remembered of its way to those it is owed to.
@@ -960,30 +985,34 @@ impl Shard {
             owed.message = None;
         }
         session.flow.enqueue(owed);
+        let registry = session.registry;
         self.note_behind(slot);
-        self.make_space(slot);
+        self.make_space(registry);
         true
     }
 
     /// When too much waits in memory, whoever is behind longest makes room.
-    fn make_space(&mut self, slot: u32) {
-        let registry = self.sessions[slot as usize].registry;
+    pub(super) fn make_space(&mut self, registry: usize) {
         let registry = &mut self.registries[registry];
-        if registry.room.bytes() <= self.config.waiting_bytes_max {
-            return;
-        }
-        let Some((since, slot)) = registry.behind.pop_first() else { return };
-        let session = &mut self.sessions[slot as usize];
-        if session.stored.is_some() {
-            session.flow.leave_memory();
+        for _ in 0..ASKED_FOR_ROOM {
+            if registry.room.bytes() <= self.config.waiting_bytes_max {
+                return;
+            }
+            let Some((since, slot)) = registry.behind.pop_first() else { return };
+            let session = &mut self.sessions[slot as usize];
+            if session.stored.is_none() {
+                debug_assert_eq!(session.behind_since, since);
+                let waiting = session.flow.queue.len();
+                let fell = session.conn.map(|conn| Later::FellBehind { conn, waiting });
+                self.later.extend(fell);
+                return;
+            }
+            // It may have nothing in memory.
+            session.flow.leave_memory(LOOKED_AT_FOR_ROOM);
             // The next one is asked next time.
             self.counter += 1;
             session.behind_since = self.counter;
             registry.behind.insert((self.counter, slot));
-        } else if let Some(conn) = session.conn {
-            debug_assert_eq!(session.behind_since, since);
-            let waiting = session.flow.queue.len();
-            self.later.push_back(Later::FellBehind { conn, waiting });
         }
     }
 }
@@ -1025,6 +1054,10 @@ pub(super) enum To {
     },
 }
 
+/// So many are asked at a time to make room.
+const ASKED_FOR_ROOM: usize = 16;
+/// A queue is long, and mostly not in memory: that is found out by so many.
+const LOOKED_AT_FOR_ROOM: usize = 256;
 /// Of a stored session, so much of what waits stays in memory.
 const QUEUE_IN_MEMORY_BYTES: usize = 256 << 10;
 

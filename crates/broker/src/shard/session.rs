@@ -81,6 +81,8 @@ pub(super) struct Stored {
     pub(super) ended_ms: u64,
     /// When it ends, while it is away.
     pub(super) expires: Option<Instant>,
+    /// When the wheel will look at it.
+    pub(super) armed: Option<Instant>,
     /// A will that is held back while it is away.
     pub(super) will: Option<Box<StoredWill>>,
 }
@@ -335,6 +337,8 @@ impl Shard {
     ) {
         let (uid, rights) = match which {
             Ended::Principal { uid, why, .. } if why.silences() => (*uid, None),
+            // Blocked it stays, until it is admitted again.
+            Ended::Policy { uid, .. } if self.registries[registry].voices.is_silenced(*uid) => return,
             Ended::Policy { uid, rights, .. } => {
                 (*uid, Some(rights.clone().unwrap_or_else(|| Arc::new(Rights::none()))))
             }
@@ -484,6 +488,7 @@ impl Shard {
         session.speeches.clear();
         session.controls = 0;
         session.resumes = None;
+        session.known = None;
         let will = session.will.take().filter(|_| leaving.with_will);
         let will = will.map(|will| self.delayed(now, conn, slot, will));
         let session = &mut self.sessions[slot as usize];
@@ -599,6 +604,10 @@ impl Shard {
             kept: None,
             payload_shared: Some(&last.payload),
         };
+        if self.is_too_much_to_store(&publication) {
+            self.report_will(will, What::StorageFull.to_string(), fx);
+            return;
+        }
         let speaker = Speaker { name: &will.name, kind: will.kind, rights: &will.rights };
         if let Err(rule) = self.speak(now, conn, &mut publication, &speaker, Origin::Nobody, fx) {
             self.report_will(will, rule, fx);

@@ -10,6 +10,7 @@ use drawbridge_mqtt::codec::{PacketId, ProtocolVersion, ReasonCode};
 use super::{Later, Shard};
 use crate::effect::{ConnId, Effect};
 use crate::report::What;
+use crate::storage::Record;
 
 /// An answer to a client.
 #[derive(Debug)]
@@ -45,6 +46,13 @@ pub(super) struct Waits {
     pub(super) after: u64,
     /// How many others.
     pub(super) others: u8,
+}
+
+impl Waiting {
+    /// Whether it is the answer to the publish with this identifier.
+    pub(super) fn answers_publish(&self, packet_id: PacketId) -> bool {
+        self.speech.answers_publish(packet_id)
+    }
 }
 
 impl Speech {
@@ -146,10 +154,8 @@ impl Shard {
                 });
             }
             Speech::PubRec { packet_id, reason, text } => {
-                if reason.is_error()
-                    && let Some(session) = self.session(conn)
-                {
-                    session.flow.inbound.retain(|id| *id != packet_id.get());
+                if reason.is_error() {
+                    self.forget_inbound(conn, packet_id);
                 }
                 if self.refuses_in_vain(now, conn, reason, fx) {
                     return;
@@ -171,6 +177,17 @@ impl Shard {
             Speech::UnsubAck { packet_id, codes } => {
                 self.write(conn, fx, |protocol, out| protocol.unsubscribe_answer(packet_id, codes, out));
             }
+        }
+    }
+
+    /// The exchange has ended with a refusal: the next message under this identifier is another one.
+    fn forget_inbound(&mut self, conn: ConnId, packet_id: PacketId) {
+        let Some(session) = self.session(conn) else { return };
+        let known = session.flow.inbound.len();
+        session.flow.inbound.retain(|id| *id != packet_id.get());
+        let is_gone = session.flow.inbound.len() < known;
+        if let Some(session) = session.stored.as_ref().map(|stored| stored.id).filter(|_| is_gone) {
+            self.remember(Record::Released { session, packet_id });
         }
     }
 

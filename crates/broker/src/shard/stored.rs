@@ -79,8 +79,12 @@ pub(super) enum Waiter {
     Tell(usize, MessageId),
 }
 
-/// While the storage stalls, publishes that must be stored are refused once so much waits.
+/// While the storage stalls, what must be stored is refused once so much waits.
 const UNSAVED_BYTES_MAX: usize = 32 << 20;
+/// The same while it does not say that it stalls: it may be slow, or hang.
+const UNSAVED_BYTES_MAX_EVER: usize = 128 << 20;
+/// A message from another shard that is stored now has no more older ones behind it.
+const OLDER_MAX: usize = 1_024;
 /// Messages that a session asks the storage for at once.
 const FETCHED_AT_ONCE: usize = 64;
 
@@ -88,6 +92,11 @@ impl Outbox {
     /// The place of the next record.
     pub(super) fn mark(&self) -> usize {
         self.records.len()
+    }
+
+    /// The number of the last batch that was taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// The number of the batch that holds all that was remembered until now.
@@ -182,7 +191,8 @@ impl Shard {
         let registry = self.registry(&stored.registry);
         let standing = restored.standing.get(&(stored.registry.clone(), stored.uid)).cloned().flatten();
         let ended_ms = if stored.ended_ms == 0 { time.to_ms(now) } else { stored.ended_ms };
-        let ended = time.to_instant(ended_ms);
+        // By a clock that was wrong it may not have ended yet.
+        let ended = time.to_instant(ended_ms).min(now);
         let expires = ended + Duration::from_secs(u64::from(stored.expiry_s));
         let policy_epoch = stored.will.as_ref().map_or(0, |will| will.policy_epoch);
         let session = Session {
@@ -218,6 +228,7 @@ impl Shard {
                 expiry_s: stored.expiry_s,
                 ended_ms,
                 expires: Some(expires),
+                armed: None,
                 will: stored.will.clone().map(Box::new),
             })),
         };
@@ -300,7 +311,7 @@ impl Shard {
         }
         let records = mem::take(&mut outbox.records);
         outbox.taken += 1;
-        let bytes = records.iter().map(Record::bytes).sum();
+        let bytes = records.iter().map(|record| size_of::<Record>() + record.bytes()).sum();
         outbox.unsaved.push_back((outbox.taken, bytes));
         outbox.unsaved_bytes += bytes;
         Some(Batch { number: outbox.taken, records, urgent: mem::take(&mut outbox.urgent) })
@@ -349,10 +360,14 @@ impl Shard {
         let Some(&slot) = self.by_id.get(&session) else { return };
         let session = &mut self.sessions[slot as usize];
         let Some(conn) = session.conn.filter(|_| mem::take(&mut session.flow.fetching)) else { return };
-        let room = Arc::clone(&self.registries[session.registry].room);
+        let registry = session.registry;
+        let room = Arc::clone(&self.registries[registry].room);
         let mut found: HashMap<MessageId, Option<Arc<Message>>> = messages.into_iter().collect();
         let mut gone = Vec::new();
         for owed in session.flow.owed_mut().filter(|owed| owed.message.is_none()) {
+            if found.is_empty() {
+                break; // a queue can be long, and what was asked for stands at its front
+            }
             match owed.id.and_then(|id| found.remove(&id)) {
                 Some(Some(message)) => owed.message = Some(Kept::new(message, &room)),
                 Some(None) => gone.extend(owed.id),
@@ -364,6 +379,8 @@ impl Shard {
             self.forget_owed(slot, id);
         }
         self.catch_up(now, conn, fx);
+        // After that, so that it gets on even if it has to make room itself.
+        self.make_space(registry);
         self.settle(now, fx);
     }
 
@@ -381,7 +398,8 @@ impl Shard {
 
     /// Whether nothing more can be taken that must be stored.
     pub(super) fn storage_is_full(&self) -> bool {
-        self.outbox.stalled && self.outbox.unsaved_bytes > UNSAVED_BYTES_MAX
+        let unsaved = self.outbox.unsaved_bytes;
+        unsaved > UNSAVED_BYTES_MAX_EVER || self.outbox.stalled && unsaved > UNSAVED_BYTES_MAX
     }
 
     /// Takes a connection over from another shard, CONNECT and all.
@@ -458,9 +476,11 @@ impl Shard {
         }
     }
 
-    pub(super) fn order_awaits_batch(&mut self, order: u64) {
-        self.outbox.urgent = true;
-        self.outbox.waiting.push_back((self.outbox.taken + 1, Waiter::Order(order)));
+    /// The order is done when this batch is stored.
+    pub(super) fn order_awaits_batch(&mut self, order: u64, batch: u64) {
+        let batch = self.outbox.waiting.back().map_or(batch, |(last, _)| batch.max(*last));
+        self.outbox.urgent |= batch > self.outbox.taken;
+        self.outbox.waiting.push_back((batch, Waiter::Order(order)));
     }
 
     /// Writes down what a session says of itself now.
@@ -488,10 +508,14 @@ impl Shard {
     }
 
     pub(super) fn arm_session(&mut self, now: Instant, slot: u32, at: Instant) {
-        let Some(id) = self.sessions.get(slot as usize).and_then(|s| s.stored.as_ref()).map(|s| s.id) else {
-            return;
-        };
-        self.wheel.insert(now, at.min(now + super::timers::AHEAD_MAX), Timer::Session(id));
+        let session = self.sessions.get_mut(slot as usize);
+        let Some(stored) = session.and_then(|session| session.stored.as_mut()) else { return };
+        let at = at.min(now + super::timers::AHEAD_MAX);
+        // It may come and go often, and is away whenever an entry is looked at.
+        if stored.armed.is_none_or(|armed| at < armed) {
+            stored.armed = Some(at);
+            self.wheel.insert(now, at, Timer::Session(stored.id));
+        }
     }
 
     /// The session is sent the message of its own under this identifier; lost by a crash, that is no harm.
@@ -594,7 +618,10 @@ impl Shard {
             return;
         }
         let Some(gather) = self.gathers.remove(&token) else { return };
-        let Gather { message, to, retained, owing, asker, .. } = gather;
+        let Gather { message, to, mut retained, owing, asker, .. } = gather;
+        // Who has cleared the topic meanwhile did not wait for this message to be stored.
+        let registry = self.registry(&message.registry);
+        retained &= self.registries[registry].retained.has(&message.topic);
         let mut after = 0;
         if let Asker::Client { inbound: Some(session), packet_id, .. } = asker {
             after = self.remember_now(Record::Inbound { session, packet_id });
@@ -604,15 +631,18 @@ impl Shard {
             let place = self.outbox.mark();
             after = self.store_message(&message, to, retained, true, place);
         }
+        if message.retain && after == 0 {
+            after = self.outbox.everything_so_far();
+        }
         if let Some(id) = message.id {
             self.await_stored(owing.into_iter().map(|shard| Waiter::Tell(shard, id)));
         }
         match asker {
             Asker::Nobody => {}
-            Asker::Order(order) if after == 0 => {
+            Asker::Order(order) if after <= self.outbox.committed => {
                 fx.push(Effect::OrderDone { order, outcome: OrderOutcome::Stored });
             }
-            Asker::Order(order) => self.order_awaits_batch(order),
+            Asker::Order(order) => self.order_awaits_batch(order, after),
             Asker::Client { slot, owner_epoch, packet_id, .. } => {
                 let same = self.sessions.get(slot as usize);
                 if same.is_some_and(|session| session.owner_epoch == owner_epoch && session.conn.is_some()) {
@@ -631,11 +661,20 @@ impl Shard {
             let away = state.conn.is_none();
             // More than once where it is also retained, and a subscription was told of it meanwhile.
             let mut is_owed = false;
-            for owed in state.flow.owed_mut().filter(|owed| owed.id == Some(message)) {
-                is_owed = true;
-                owed.held = false;
-                if away {
-                    owed.message = None;
+            let mut older = 0;
+            for owed in state.flow.owed_mut().rev() {
+                if owed.id == Some(message) {
+                    is_owed = true;
+                    owed.held = false;
+                    if away {
+                        owed.message = None;
+                    }
+                } else if owed.id.is_some_and(|id| id < message) {
+                    // It came a moment ago, and the queue can be long.
+                    older += 1;
+                    if older == OLDER_MAX {
+                        break;
+                    }
                 }
             }
             let conn = state.conn;

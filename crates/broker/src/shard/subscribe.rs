@@ -94,6 +94,11 @@ impl Shard {
                 "the session has too many; raise `broker.subscriptions_max`",
             ));
         }
+        if session.stored.is_some() && self.storage_is_full() {
+            self.counters.storage_full += 1;
+            return Err(refused(ReasonCode::QuotaExceeded, "it cannot be stored for now"));
+        }
+        let session = &mut self.sessions[slot as usize];
         let cost = if old.is_none() { filter_cost(&filter) } else { 0 };
         if session.filter_bytes + cost > self.config.subscription_bytes_max {
             return Err(refused(
@@ -423,14 +428,22 @@ impl Shard {
             return false;
         }
         let stored = session.stored.as_ref().map(|stored| stored.id);
+        // What is retained may be replaced at any time, on any shard, and the session may be owed it already: an
+        // exchange at QoS 2, and a second one of the same message, has a record of its own.
+        let exactly_once = outgoing.qos == Qos::ExactlyOnce;
+        let apart = stored.is_some() && (exactly_once || session.flow.may_owe(message.id));
         let owed = |shard: &mut Self| {
             let registry = shard.sessions[slot as usize].registry;
-            let kept = Kept::new(Arc::clone(message), &shard.registries[registry].room);
+            let mut message = Arc::clone(message);
+            if apart {
+                Arc::make_mut(&mut message).id = Some(shard.interest.next_message());
+            }
+            let kept = Kept::new(message, &shard.registries[registry].room);
             shard.owe(met, outgoing, kept, stored.is_some(), false)
         };
         if let Some(session) = stored.filter(|_| outgoing.qos == Qos::ExactlyOnce) {
             let owed = owed(self);
-            self.owe_one(session, &owed);
+            self.owe_one(session, &owed, apart);
             self.send_when_stored(slot, owed);
             return true;
         }
@@ -448,17 +461,24 @@ impl Shard {
             return true;
         };
         let owed = owed(self);
-        self.owe_one(session, &owed);
+        self.owe_one(session, &owed, apart);
         self.sessions[slot as usize].flow.send(outgoing.qos, Some(Box::new(owed)));
         self.note_sending(session, slot, packet_id);
         true
     }
 
-    /// One more session is owed a message that is stored already.
-    fn owe_one(&mut self, session: SessionId, owed: &Owed) {
-        if let Some(message) = owed.id {
-            self.remember(Record::Owed { message, destination: owed.destination(session) });
-        }
+    /// One more session is owed a message: one that is stored already, or, `apart`, one of its own.
+    fn owe_one(&mut self, session: SessionId, owed: &Owed, apart: bool) {
+        let Some(id) = owed.id else { return };
+        let destination = owed.destination(session);
+        let record = match owed.message.as_ref().filter(|_| apart) {
+            Some(kept) => {
+                let (message, to) = (Arc::clone(&kept.message), vec![destination]);
+                Record::Message { id, message, to, retained: false }
+            }
+            None => Record::Owed { message: id, destination },
+        };
+        self.remember(record);
     }
 
     /// Whether the stored message may go to the session; counted when not.

@@ -79,7 +79,11 @@ impl Shard {
     /// A session that is away has had its time.
     fn on_session_timer(&mut self, now: Instant, id: SessionId) {
         let Some(&slot) = self.by_id.get(&id) else { return };
-        let session = &self.sessions[slot as usize];
+        let session = &mut self.sessions[slot as usize];
+        let armed = session.stored.as_mut().map(|stored| &mut stored.armed);
+        if armed.and_then(|armed| armed.take_if(|at| *at <= now)).is_none() {
+            return; // one that was overtaken by an earlier one
+        }
         let away = session.stored.as_ref().filter(|_| session.conn.is_none());
         let Some(expires) = away.and_then(|stored| stored.expires) else { return };
         if expires > now {

@@ -90,10 +90,13 @@ impl Image {
                 }
                 if *retained {
                     let topics = self.retained.entry(message.registry.clone()).or_default();
-                    let old = topics.insert(message.topic.clone(), *id);
-                    *self.references.entry(*id).or_default() += 1;
-                    if let Some(old) = old {
-                        self.drop_reference(old);
+                    // One that came later may have been stored earlier: it waited for fewer.
+                    if topics.get(&message.topic).is_none_or(|known| known < id) {
+                        let old = topics.insert(message.topic.clone(), *id);
+                        *self.references.entry(*id).or_default() += 1;
+                        if let Some(old) = old {
+                            self.drop_reference(old);
+                        }
                     }
                 }
             }

@@ -125,13 +125,14 @@ fn check(seeds: impl Iterator<Item = u64>) {
 
 #[test]
 fn random_clients_crashes_and_clocks_never_break_what_mqtt_promises() {
-    check(0..300);
+    // The others found something once.
+    check((0..500).chain([621, 701, 818, 1_035, 1_426, 1_859, 2_395, 2_566, 2_836, 2_946, 3_309, 5_590]));
 }
 
 #[test]
 #[ignore = "takes long: cargo xtask soak"]
 fn soak_of_random_clients_crashes_and_clocks() {
-    check(1_000..61_000);
+    check(1_000..21_000);
 }
 
 #[test]

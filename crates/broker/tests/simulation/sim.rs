@@ -125,6 +125,8 @@ pub struct Connecting {
     pub expiry_s: u32,
     pub ends: Option<Instant>,
     pub person: usize,
+    /// The policy when it was judged.
+    pub rights: Option<usize>,
 }
 
 pub const TOPICS: [&str; 8] = ["a/1", "a/2", "a/x/1", "b", "b/1", "r/1", "r/2", "c/1"];
@@ -348,7 +350,7 @@ impl Sim {
         (state.version, state.expiry_s) = (version, expiry_s);
         state.ends = (keep.is_none() && rng.chance(10))
             .then(|| now + Duration::from_millis(500 + rng.below(40_000) as u64));
-        let asked = Connecting { clean, expiry_s, ends: state.ends, person: state.person };
+        let asked = Connecting { clean, expiry_s, ends: state.ends, person: state.person, rights: None };
         self.asked.insert(socket, asked);
         state.window = if version == V5 { *rng.pick(&[1, 2, 5, u16::MAX]) } else { u16::MAX };
         state.outstanding.clear();
@@ -842,7 +844,9 @@ impl Sim {
         let p = &self.pubs[at(out.n)];
         if reason.is_error() {
             let person = &self.people[p.person];
-            let may = self.may_publish(person.rights, &p.topic) && !person.blocked;
+            // What was refused may be heard when it would not be any more.
+            let sure = !person.muted && person.told.is_some_and(|since| since <= p.arrived.unwrap_or(0));
+            let may = sure && self.may_publish(person.rights, &p.topic) && !person.blocked;
             assert!(p.refusable || !may, "{} on {} refused: {reason:?}", out.n, p.topic);
             return;
         }

@@ -101,6 +101,15 @@ impl Sim {
                         word.certain &= !numbers.contains(&word.n);
                     }
                     numbers.iter().for_each(|n| self.pubs[at(*n)].crashed = true);
+                    let denied = |effect: &Effect| matches!(effect, Effect::Report(r) if matches!(r.what, What::PublishDenied { .. }));
+                    if fx.iter().any(denied)
+                        && self.goodbyes.remove(&socket)
+                        && let Some(sess) = self.socket_sess.get(&socket)
+                    {
+                        let sess = &mut self.sess[*sess];
+                        let (now, old) = (sess.expiry_s.1, sess.expiry_old);
+                        sess.expiry_s = (now.min(old), now.max(old));
+                    }
                 }
                 arrived.extend(numbers);
             }
@@ -130,7 +139,9 @@ impl Sim {
                 self.world.shards[shard].crossings(now, vec![crossing], fx);
             }
             Input::Adopt(socket, moving) => {
-                if self.admit(socket).is_err() {
+                // Asked once more, as when the answer was handed over.
+                let asked = self.asked[&socket];
+                if self.admit(socket).is_err() || asked.rights != Some(self.people[asked.person].rights) {
                     self.world.sockets[socket].gone = true;
                     return;
                 }
@@ -141,6 +152,10 @@ impl Sim {
             Input::News(News::Answer { socket, conn }) => {
                 if self.world.sockets[socket].conn != Some(conn) {
                     return;
+                }
+                let rights = self.people[self.asked[&socket].person].rights;
+                if let Some(asked) = self.asked.get_mut(&socket) {
+                    asked.rights = Some(rights);
                 }
                 let answer = self.admit(socket);
                 self.world.shards[shard].answer(now, conn, answer, fx);
@@ -423,7 +438,10 @@ impl Sim {
             Heard::Disconnect { with_will, expiry_s } => {
                 // After the end of its right nothing is heard.
                 let in_time = self.asked[&socket].ends.is_none_or(|ends| ends > self.world.now);
-                if !with_will && in_time {
+                if !in_time {
+                    return;
+                }
+                if !with_will {
                     self.goodbyes.insert(socket);
                 }
                 if let Some(expiry_s) = *expiry_s

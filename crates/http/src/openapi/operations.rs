@@ -561,6 +561,10 @@ fn audit() -> Vec<Operation> {
     let of_audit =
         |path: &str, id: &str, summary: &str| op("registry", "GET", path, id, summary).role("viewer");
     vec![
+        of_audit("/metrics", "metrics", "The numbers of the whole server, for Prometheus")
+            .about("Of all registries together: only at `default`, whose viewers may read it. What each number means: docs/operations.md.")
+            .refuses(&[404])
+            .answers_with(200, "Text format 0.0.4.", &[("text/plain", text())], &["Cache-Control"]),
         of_audit("/v1/audit", "listAudit", "Rows of the audit, newest first; or of one writer, oldest first")
             .query("limit", super::schemas::limit(), "How many rows, 100 if it is not there.")
             .query("before", count(0), "Newest first: only rows below this `seq`.")

@@ -122,6 +122,7 @@ const ROUTES: &[(&str, &str, Takes)] = &[
     ("PUT", "/v1/principals/{id}/policy", Takes::Operator),
     ("GET", "/v1/can", Takes::Viewer),
     ("POST", "/v1/admin-token:rotate", Root),
+    ("GET", "/metrics", Takes::Viewer),
     ("GET", "/v1/audit", Takes::Viewer),
     ("GET", "/v1/audit:heads", Takes::Viewer),
     ("GET", "/v1/audit:export", Takes::Viewer),
@@ -381,6 +382,33 @@ async fn an_admin_sets_what_a_principal_is_and_a_device_gets_no_role() {
     assert_eq!((refused.status, refused.word().as_str()), (422, "device-role"));
     assert_eq!(patch("/v1/devices/ghost", json!({})).await.status, 404);
     assert_eq!(patch("/v1/applications/desk", json!({ "roles": ["root"] })).await.status, 400);
+}
+
+/// The numbers are of all registries, so the staff of one of them may not read them; but for `default`, whose
+/// registry the server is.
+#[tokio::test]
+async fn the_numbers_of_the_server_are_for_staff_of_the_default_registry_only() {
+    let world = World::new().await;
+    let foreign = admin_of_another_registry(&world).await;
+    let app = staff(&world, "monitor", &[Role::Viewer]).await;
+    let token = world.token(&app, Some(API), "registry:read").await;
+    let page = world.send(Ask::get("/metrics").bearer(&token)).await;
+    assert_eq!((page.status, page.text.lines().last()), (200, Some("up 1")), "{}", page.text);
+    assert_eq!(page.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(page.header("cache-control"), Some("no-store"));
+    for (path, token, status) in [
+        ("/metrics", None, 401),
+        ("/metrics", Some(&foreign), 401),
+        ("/r/plant/metrics", Some(&foreign), 404),
+        ("/r/plant/metrics", Some(&world.admin), 404),
+        ("/r/plant/metrics", Some(&token), 401),
+        ("/metrics", Some(&world.admin), 200),
+    ] {
+        let ask = Ask::get(path);
+        let ask = if let Some(token) = token { ask.bearer(token) } else { ask };
+        let answer = world.send(ask).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.text);
+    }
 }
 
 /// I14: there is one admin credential, made at random; a new one ends the old.

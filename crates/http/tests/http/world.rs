@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use drawbridge_admission::{Actor, Admission, AdmissionConfig, NewApplication, NewDevice, NewRegistry};
 use drawbridge_control::{Control, DeliveryOutcome, DeviceOrder, Dispatch};
-use drawbridge_http::{HttpConfig, HttpState, router, serve};
+use drawbridge_http::{HttpConfig, HttpState, MetricsPage, router, serve};
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName};
 use drawbridge_registry::Store;
 use drawbridge_registry::memory::MemoryStore;
@@ -23,6 +24,15 @@ use crate::openapi::conforms;
 
 /// The issuer of registry `default`. It is no address of the server: nothing may be derived from that.
 pub(crate) const ISSUER: &str = "https://id.example";
+
+/// A page of one number.
+struct FakeMetrics;
+
+impl MetricsPage for FakeMetrics {
+    fn render(&self) -> Pin<Box<dyn Future<Output = String> + Send + '_>> {
+        Box::pin(async { "# HELP up 1.\n# TYPE up gauge\nup 1\n".to_owned() })
+    }
+}
 
 /// Keeps the orders and answers as it was told, else `Acknowledged`.
 #[derive(Default)]
@@ -77,6 +87,8 @@ impl World {
             random,
             config: Arc::new(config.clone()),
             web_socket: None,
+            metrics: Some(Arc::new(FakeMetrics)),
+            counts: Arc::default(),
         };
 
         let (tls, roots) = tls();

@@ -101,3 +101,23 @@ fn settings_out_of_range_are_refused() {
         assert!(matches!(refused, Some(LogError::Config { .. })), "{refused:?}");
     }
 }
+
+#[test]
+fn a_server_that_is_killed_again_and_again_reads_no_more_each_time() {
+    let mut disk = FaultyDisk::new(1);
+    let mut most = 0;
+    for round in 1..=30 {
+        let segments = disk.contents().keys().filter(|name| name.ends_with("segment")).count();
+        most = most.max(segments);
+        let world = open(disk.clone(), &small());
+        assert_eq!(world.image.sessions.len(), round - 1);
+        world.log.submit(0, batch(1, vec![session(round as u64)]));
+        world.heard.wait_committed(0, 1);
+        // 6 KiB are due, 4 times that are too much. Each kill leaves a segment of 4 and a short one.
+        if segments > 15 {
+            eventually("a checkpoint", || world.log.stats().checkpoints > 0);
+        }
+        disk = disk.after_kill();
+    }
+    assert!((8..=18).contains(&most), "{most} segments");
+}
