@@ -19,12 +19,13 @@ const APART_MIN: Duration = Duration::from_secs(1);
 /// Runs until it is aborted. `wanted`: told by a shard whenever somebody subscribes. `every`: from round to round.
 pub(crate) async fn run(shared: Weak<Shared>, wanted: Arc<Notify>, every: Duration) {
     let Some(began) = shared.upgrade().map(|shared| shared.clock.instant()) else { return };
+    let apart = APART_MIN.min(every);
     // A session that was stored may listen.
     let mut is_heard = true;
     loop {
         if is_heard {
             // Either will do: the time has passed, or somebody has come who knows nothing yet.
-            let _ = tokio::time::timeout(every, wanted.notified()).await;
+            let _ = tokio::time::timeout(every.saturating_sub(apart), wanted.notified()).await;
         } else {
             wanted.notified().await;
         }
@@ -32,7 +33,7 @@ pub(crate) async fn run(shared: Weak<Shared>, wanted: Arc<Notify>, every: Durati
         let uptime = shared.clock.instant().saturating_duration_since(began);
         is_heard = round(&shared, uptime).await;
         drop(shared);
-        tokio::time::sleep(APART_MIN.min(every)).await;
+        tokio::time::sleep(apart).await;
     }
 }
 

@@ -435,6 +435,22 @@ fn a_retained_message_at_qos_2_keeps_its_identifier_though_its_topic_was_cleared
 }
 
 #[test]
+fn a_message_that_may_not_be_sent_again_leaves_its_identifier_only_when_the_client_has_let_go_of_it() {
+    let mut net = Net::durable(1);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS2);
+    let speaker = net.join(0, V5, app(2));
+    net.publish(speaker, "a", b"x", QOS2);
+    let first = net.messages(reader)[0].id.expect("QoS 2");
+    net.hang_up(reader);
+    let narrow = drawbridge_broker::Admitted { rights: rights(&[], &["b"]), ..app(1) };
+    let (reader, _) = net.rejoin(0, V5, narrow, 3_600);
+    assert_eq!(net.got(reader), [Got::PubRel(first, ReasonCode::Success)]);
+    net.send(reader, &Packet::PubComp(Ack::success(id(first))));
+    assert!(net.disk.image().references.is_empty());
+}
+
+#[test]
 fn a_queue_keeps_what_came_first_and_counts_what_it_missed() {
     let mut net = Net::with(1, |config| {
         config.durable = true;
@@ -728,7 +744,9 @@ fn what_is_held_back_until_it_is_stored_is_not_given_out_whoever_asks() {
     let conn = net.clients[reader].conn;
     let output = net.shards[0].output(conn).map(|output| output.len());
     assert!(output.unwrap_or_default() == 0, "a driver may ask for other reasons than `Effect::Write`");
+    assert!(net.shards[0].is_held(conn), "its answers would pile up");
     net.commit();
+    assert!(!net.shards[0].is_held(conn));
     assert!(matches!(net.got(reader)[..], [Got::ConnAck { session_present: false, .. }]));
 }
 

@@ -178,3 +178,26 @@ fn a_shared_subscription_gives_each_number_to_one_member_and_who_leaves_ends_it(
         assert!(!round(&mut net, &default()));
     }
 }
+
+#[test]
+fn what_waited_for_a_session_that_ends_counts_as_dropped_and_what_a_group_takes_over_does_not() {
+    let mut net = Net::durable(1);
+    let (away, _) = net.rejoin(0, V5, app(1), 60);
+    for filter in ["a", "$share/g/b"] {
+        net.subscribe(away, filter, QOS1);
+    }
+    net.hang_up(away);
+    let speaker = net.join(0, V5, app(2));
+    for (topic, count) in [("a", 3), ("b", 2)] {
+        for n in 0..count {
+            net.publish(speaker, topic, &[n], QOS1);
+        }
+    }
+    assert_eq!((net.stats().queued, net.stats().discarded), (5, 0));
+    net.pass(Duration::from_secs(61));
+    let stats = net.stats();
+    assert_eq!((stats.sessions_expired, stats.queued, stats.discarded), (1, 0, 3));
+    assert_eq!(stats.received_by_qos, [0, 5, 0]);
+    let (_, of_default) = net.shards[0].registry_stats().swap_remove(0);
+    assert_eq!((of_default.dropped, of_default.received), (3, 5));
+}

@@ -115,6 +115,13 @@ const REASONS: &[Reason] = &[
     ("storage-full", |stats| stats.storage_full),
 ];
 
+/// What is counted for each QoS.
+type ByQos = (&'static str, fn(&Stats) -> [u64; 3]);
+const BY_QOS: &[ByQos] = &[
+    ("drawbridge_messages_received_total", |stats| stats.received_by_qos),
+    ("drawbridge_messages_sent_total", |stats| stats.delivered_by_qos),
+];
+
 /// Whoever knows all the numbers.
 pub(crate) struct Metrics {
     pub(crate) bridge: BridgeHandle,
@@ -194,11 +201,7 @@ impl Numbers {
         page.one("drawbridge_queued_bytes", sum(|s| s.queued_bytes));
         page.one("drawbridge_buffer_bytes", sum(|s| s.buffer_bytes));
         page.one("drawbridge_delayed_wills", sum(|s| s.delayed_wills));
-        let by_qos: [(_, fn(&Stats) -> [u64; 3]); 2] = [
-            ("drawbridge_messages_received_total", |s| s.received_by_qos),
-            ("drawbridge_messages_sent_total", |s| s.delivered_by_qos),
-        ];
-        for (family, of) in by_qos {
+        for (family, of) in BY_QOS {
             page.family(family);
             for (qos, label) in ["0", "1", "2"].into_iter().enumerate() {
                 page.sample("", &[("qos", label)], shards.iter().map(|s| of(s)[qos]).sum::<u64>());
@@ -369,9 +372,12 @@ mod tests {
         numbers
     }
 
-    /// Names and samples of a page, which must be in the format to the letter.
-    fn parse(page: &str) -> Vec<(String, String, Vec<(String, f64)>)> {
-        let mut families: Vec<(String, String, Vec<(String, f64)>)> = Vec::new();
+    /// Name, kind and samples.
+    type Family = (String, String, Vec<(String, f64)>);
+
+    /// The families of a page, which must be in the format to the letter.
+    fn parse(page: &str) -> Vec<Family> {
+        let mut families: Vec<Family> = Vec::new();
         let is_name = |text: &str| {
             !text.is_empty()
                 && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')

@@ -384,7 +384,10 @@ impl Shard {
     /// [`Self::control_done`]. The driver reads on after that; what it reads before is kept.
     #[must_use]
     pub fn is_held(&mut self, conn: ConnId) -> bool {
-        self.session(conn).is_some_and(|session| session.is_held())
+        let committed = self.outbox.committed;
+        // What it hears waits for the storage: more answers would only pile up behind that.
+        self.conn(conn).is_some_and(|state| state.output_after > committed)
+            || self.session(conn).is_some_and(|session| session.is_held())
     }
 
     /// The edge has dealt with a control publish: its PUBACK goes out.

@@ -303,6 +303,12 @@ impl Shard {
                 session.flow.wire();
                 self.order_sent(slot, ticket, packet_id);
             }
+            // The client may have it: its identifier is free when it has let go of that.
+            Offered::TooLarge if again && terms.qos == Qos::ExactlyOnce => {
+                if let Some(sent) = session.flow.unwired() {
+                    sent.stage = Stage::Release;
+                }
+            }
             Offered::TooLarge => {
                 session.flow.drop_unwired();
                 if let Some(id) = id {

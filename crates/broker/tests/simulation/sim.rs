@@ -1050,7 +1050,8 @@ impl Sim {
     }
 
     fn settle_owed(&mut self, sess: usize, n: u64, terms: Option<(u8, bool, Vec<u32>)>) {
-        let unsure = self.pubs[at(n)].retain || self.pubs[at(n)].lost;
+        let p = &self.pubs[at(n)];
+        let unsure = p.retain || p.lost || p.arrivals > 1;
         for owed in self.owed.iter_mut().filter(|owed| owed.sess == sess && owed.n == n) {
             if let (Some(exact), Some((qos, kept, ids)), false) = (&owed.exact, &terms, unsure || owed.done) {
                 let mut ids = ids.clone();

@@ -94,6 +94,9 @@ struct Open {
     given: Option<Box<Given>>,
 }
 
+/// A longer topic is given no alias.
+const ALIASED_BYTES_MAX: usize = 1_024;
+
 #[derive(Debug)]
 struct Given {
     topics: Vec<Box<str>>,
@@ -245,6 +248,8 @@ impl Connection {
         let at = match known {
             Some(at) => at,
             None if given.topics.len() >= usize::from(given.max) => return None,
+            // It would be kept for every connection that hears it.
+            None if topic.len() > ALIASED_BYTES_MAX => return None,
             None => {
                 given.topics.push(topic.into());
                 given.topics.len() - 1
@@ -474,6 +479,7 @@ mod tests {
         assert_eq!(connection.alias("c"), None);
         assert_eq!(connection.alias("a"), Some((alias(1), false)));
         connection.take_alias_back();
+        assert_eq!(connection.alias(&"long".repeat(300)), None, "what is kept for it has bounds");
         assert_eq!(connection.alias("c"), Some((alias(2), true)), "`b` was never defined");
         let (mut none, _) = open(ProtocolVersion::V5, ConnectProperties::default());
         assert!(!none.takes_aliases() && none.alias("a").is_none());
