@@ -9,8 +9,8 @@ const TABLE: &str = "docs/mqtt-conformance.md";
 const SUITE: &str = "crates/drawbridge/tests/conformance/";
 /// Heading of a version, how many statements its standard numbers, and the sections whose first number is
 /// not 1.
-const VERSIONS: [(&str, usize, &[(&str, u32)]); 2] =
-    [("## MQTT 3.1.1", 141, &[]), ("## MQTT 5.0", 251, &[("2.2.1", 2)])];
+type Version = (&'static str, usize, &'static [(&'static str, u32)]);
+const VERSIONS: [Version; 2] = [("## MQTT 3.1.1", 141, &[]), ("## MQTT 5.0", 251, &[("2.2.1", 2)])];
 const WHO: [&str; 3] = ["server", "client", "both"];
 const KINDS: [&str; 4] = ["MUST", "MUST NOT", "SHOULD", "MAY, then MUST"];
 const REASON: &str = "Not ours: ";

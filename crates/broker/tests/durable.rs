@@ -905,3 +905,35 @@ fn a_long_queue_gets_what_comes_from_another_shard_in_order() {
         assert_eq!(net.payloads(reader), expected);
     }
 }
+
+#[test]
+fn messages_that_went_out_before_they_were_stored_come_back_in_their_order() {
+    let mut net = Net::durable(2);
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    // Then another shard is asked, and what it has goes out before its record is written.
+    let (other, _) = net.rejoin(1, V5, app(3), 3_600);
+    net.subscribe(other, "b", QOS1);
+    let speaker = net.join(1, V5, app(2));
+    net.hang_up(reader);
+    let reader = net.connect_with(0, V5, app(1), |packet| {
+        packet.clean_start = false;
+        packet.properties.session_expiry_s = Some(3_600);
+        packet.properties.receive_maximum = std::num::NonZeroU16::new(2);
+    });
+    net.take_first(reader);
+    net.disk.slow = true;
+    for n in ["0", "1", "2"] {
+        net.publish(speaker, "a", n.as_bytes(), QOS1);
+    }
+    let first = net.messages(reader);
+    assert_eq!(first.len(), 2);
+    net.commit();
+    net.acknowledge(reader, first[0].id.expect("QoS 1"));
+    assert_eq!(net.payloads(reader), ["2"], "its record was written, so its identifier is noted");
+    net.commit();
+    net.disk.slow = false;
+    net.restart();
+    let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+    assert_eq!(net.payloads(reader), ["1", "2"]);
+}

@@ -32,6 +32,8 @@ const STEPS_MAX: usize = 160;
 enum Owed {
     Ack,
     Rec,
+    /// Nothing, until the server has said PUBREL.
+    Nothing,
     Comp,
 }
 
@@ -365,12 +367,13 @@ impl Run {
     /// The client answers the oldest message that it has not answered.
     fn answer(&mut self, who: u8) {
         let Some(at) = self.link_of(who) else { return };
-        let Some((&id, &owed)) = self.links[at].inflight.first_key_value() else { return };
-        let first_byte = match owed {
-            Owed::Ack => 0x40,
-            Owed::Rec => 0x50,
-            Owed::Comp => 0x70,
-        };
+        let mut owed = self.links[at].inflight.iter().filter_map(|(id, owed)| match owed {
+            Owed::Ack => Some((*id, 0x40)),
+            Owed::Rec => Some((*id, 0x50)),
+            Owed::Comp => Some((*id, 0x70)),
+            Owed::Nothing => None,
+        });
+        let Some((id, first_byte)) = owed.next() else { return };
         let [high, low] = id.to_be_bytes();
         self.say(who, &[first_byte, 2, high, low]);
     }
@@ -630,7 +633,11 @@ impl Link {
                     self.inflight.remove(&ack.packet_id.get());
                 }
                 Packet::PubRec(ack) if owed(ack.packet_id.get()) == Some(Owed::Rec) => {
-                    self.inflight.insert(ack.packet_id.get(), Owed::Comp);
+                    self.inflight.insert(ack.packet_id.get(), Owed::Nothing);
+                }
+                // It answers what it was not asked: what it is sent from here on is its own fault.
+                Packet::PubComp(ack) if owed(ack.packet_id.get()) == Some(Owed::Nothing) => {
+                    self.broken = true;
                 }
                 Packet::PubComp(ack) if owed(ack.packet_id.get()) == Some(Owed::Comp) => {
                     self.inflight.remove(&ack.packet_id.get());

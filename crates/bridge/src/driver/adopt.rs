@@ -156,6 +156,16 @@ impl Driver {
     /// Goes on with a connection from another shard.
     pub(super) fn adopt(&mut self, now: Instant, travelling: Travelling) {
         let Travelling { moving, channel, leaving, rights_of, registry, judged, counted } = travelling;
+        // Between the two shards it was on neither, so an end of sessions may have missed it. Asked before the
+        // broker hears of it, which would take the admission for news of its owner and listen to what it said since.
+        let stands = judged.as_ref().is_none_or(|connected| self.shared.admission.still_good(connected));
+        if !stands {
+            let turned = Turned::AdmissionOutdated;
+            self.journal.counted(turned.word());
+        }
+        if !stands || leaving || self.stop.is_some() {
+            return; // dropped, it closes, and its places are given back
+        }
         // What is still to be done here may free the place that the broker gives away now.
         self.carry_out_all(now);
         let conn = self.shard.adopt(now, *moving, &mut self.effects);
@@ -163,13 +173,7 @@ impl Driver {
         socket.rights_of = rights_of;
         socket.registry = registry;
         let kept = self.settle_in(now, socket);
-        // Between the two shards it was on neither, so an end of sessions may have missed it.
-        let stands = judged.as_ref().is_none_or(|connected| self.shared.admission.still_good(connected));
-        if !stands {
-            let turned = Turned::AdmissionOutdated;
-            self.journal.counted(turned.word());
-        }
-        if !kept || !stands || leaving || self.stop.is_some() {
+        if !kept {
             self.leave(conn);
             return;
         }

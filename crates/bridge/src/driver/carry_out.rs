@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use drawbridge_admission::{ConnectRequest, Peer, Refusal};
 use drawbridge_broker::{
-    self as broker, ConnId, ControlAck, ControlKind, ControlPublish, Effect, Refused, RefusedReason, Report,
-    What,
+    self as broker, ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect, Refused,
+    RefusedReason, Report, What,
 };
 use drawbridge_control::{ClientControlPublish, ControlError};
 use drawbridge_mqtt::codec::ReasonCode;
@@ -51,7 +51,9 @@ impl Driver {
             Effect::Admitted { conn } => self.pass_gate(conn),
             Effect::Close { conn, how } => self.close(now, conn, how),
             Effect::Cross { shard, crossing } => {
-                if let Some(batch) = self.outbox.get_mut(shard) {
+                let is_answer = matches!(crossing, Crossing::Gathered { .. });
+                let outbox = if is_answer { &mut self.answers } else { &mut self.outbox };
+                if let Some(batch) = outbox.get_mut(shard) {
                     batch.push(crossing);
                 }
             }

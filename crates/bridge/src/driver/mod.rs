@@ -73,6 +73,9 @@ pub(crate) struct Driver {
     closings: BinaryHeap<Reverse<(Instant, ConnId)>>,
     /// For each other shard, what it gets at the end of the turn.
     outbox: Vec<Vec<Crossing>>,
+    /// And after all of that: what it has asked for. When it tells a third shard that a message is stored, that one
+    /// must have been given it.
+    answers: Vec<Vec<Crossing>>,
     incoming: Vec<ToShard>,
     orders: HashMap<u64, oneshot::Sender<OrderOutcome>>,
     journal: Journal,
@@ -132,7 +135,7 @@ impl Driver {
             .map(|(door, listener)| Doorway::open(&poll, Token(FIRST_DOOR + door), listener))
             .collect::<Result<_, _>>()?;
         let refused = shared.meters.get(index).map(|meter| Arc::clone(&meter.refused)).unwrap_or_default();
-        let outbox = shared.inboxes.iter().map(|_| Vec::new()).collect();
+        let outbox: Vec<Vec<Crossing>> = shared.inboxes.iter().map(|_| Vec::new()).collect();
         Ok(Self {
             index,
             shared,
@@ -149,6 +152,7 @@ impl Driver {
             waiting: Waiting::new(),
             leaving: Vec::new(),
             closings: BinaryHeap::new(),
+            answers: outbox.clone(),
             outbox,
             incoming: Vec::new(),
             orders: HashMap::new(),
@@ -320,7 +324,8 @@ impl Driver {
         if self.shard.take_statistics_wanted() {
             shared.statistics_wanted.notify_one();
         }
-        for (batch, inbox) in self.outbox.iter_mut().zip(&shared.inboxes) {
+        let batches = self.outbox.iter_mut().zip(&shared.inboxes);
+        for (batch, inbox) in batches.chain(self.answers.iter_mut().zip(&shared.inboxes)) {
             if !batch.is_empty() {
                 inbox.push(ToShard::Crossings(std::mem::take(batch)));
             }

@@ -205,6 +205,14 @@ impl Flow {
         None
     }
 
+    /// The identifier under which a stored message was sent, if it waits for its answer at QoS 1.
+    pub(super) fn sent_under(&self, message: MessageId) -> Option<PacketId> {
+        // It came a moment ago.
+        let is_it = |sent: &&Sent| sent.owed.as_ref().is_some_and(|owed| owed.id == Some(message));
+        let sent = self.inflight.iter().rev().find(is_it)?;
+        (sent.qos == Qos::AtLeastOnce && sent.again).then(|| sent.packet_id())
+    }
+
     /// The client has answered it to its end.
     pub(super) fn done(&mut self, at: usize) -> Option<Sent> {
         let sent = self.inflight.remove(at)?;

@@ -677,7 +677,12 @@ impl Shard {
                     }
                 }
             }
-            let conn = state.conn;
+            let (conn, sent) = (state.conn, state.flow.sent_under(message));
+            if let Some(packet_id) = sent {
+                // It went out before its record was written. Without its identifier it would come back behind
+                // messages that went out later, if the process ended now.
+                self.remember(Record::Sending { session, message, packet_id });
+            }
             if done && !is_owed {
                 self.remember(Record::Done { session, message });
             } else if let Some(conn) = conn {

@@ -500,6 +500,7 @@ impl Sim {
         known(owner)
             && known(publisher)
             && !publisher.muted
+            && !owner.muted
             && self.may_receive(sess.rights, &p.topic)
             && self.may_receive(owner.rights, &p.topic)
             && self.may_publish(publisher.rights, &p.topic)

@@ -2,14 +2,24 @@
 //! broker did not hold a rule against a peer that breaks it on purpose.
 
 use std::collections::BTreeSet;
-use std::net::Shutdown;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use drawbridge_device::{MqttClient, MqttOptions};
+use drawbridge_mqtt::codec::ProtocolVersion;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::bytes::{
     Connect, PINGREQ, Publish, SESSION_EXPIRY, Said, Version, WILL_DELAY, Will, connect_head, field, p32,
     packet, section, subscribe, unsubscribe, user, variable,
 };
 use crate::client::Client;
+use crate::harness::{DRAWBRIDGE, wait_for};
 use crate::world::{Case, Via, World, every, every_v5, name};
 
 /// Over TCP alone: for what needs a server of its own, or many connections.
@@ -18,12 +28,17 @@ fn plain(version: Version) -> Case {
 }
 
 /// What `work` has made the server grow by, in bytes; the first part of it warms it up.
-fn growth(world: &World, mut work: impl FnMut(usize)) -> u64 {
-    for n in 0..300 {
+fn growth(world: &World, work: impl FnMut(usize)) -> u64 {
+    growth_of(world, 2_000, work)
+}
+
+fn growth_of(world: &World, times: usize, mut work: impl FnMut(usize)) -> u64 {
+    let warm = times * 3 / 20;
+    for n in 0..warm {
         work(n);
     }
     let before = world.core().resident_bytes();
-    for n in 300..2_000 {
+    for n in warm..times {
         work(n);
     }
     world.core().resident_bytes().saturating_sub(before)
@@ -337,9 +352,23 @@ fn cve_2021_41039_many_user_properties_cost_no_more_than_their_bytes() {
 
 #[test]
 fn cve_2023_3592_and_cve_2021_34431_refused_connects_with_broken_wills_leave_nothing_behind() {
+    let grown = growth_by_refusals(2_000);
+    assert!(grown < 5 << 20, "{grown} bytes");
+}
+
+/// The long form: a million refusals.
+#[test]
+#[ignore = "runs for half an hour"]
+fn soak_of_cve_2023_3592_refused_connects() {
+    let grown = growth_by_refusals(1_000_000);
+    println!("1,000,000 refused CONNECTs: {grown} bytes more");
+    assert!(grown < 5 << 20, "{grown} bytes");
+}
+
+fn growth_by_refusals(times: usize) -> u64 {
     let world = World::start(&[]);
     let case = plain(Version::V5);
-    let grown = growth(&world, |n| {
+    growth_of(&world, times, |n| {
         let mut client = Client::silent(&world, case);
         let long = user("k", &"v".repeat(200)).repeat(20);
         // A property that no will has; a will that may not be; a name and password that are good nowhere.
@@ -360,8 +389,7 @@ fn cve_2023_3592_and_cve_2021_34431_refused_connects_with_broken_wills_leave_not
         };
         client.send(&bytes);
         while client.next().is_some() {}
-    });
-    assert!(grown < 5 << 20, "{grown} bytes");
+    })
 }
 
 #[test]
@@ -440,18 +468,35 @@ fn cve_2024_8376_any_sequence_of_subscribe_and_unsubscribe_leaves_what_it_says()
 #[test]
 fn cve_2021_33175_a_thousand_hostile_connections_take_bounded_memory() {
     let world = World::start(&[]);
+    hostile_connections(&world);
+}
+
+/// The long form: again and again, and no round leaves anything to the next.
+#[test]
+#[ignore = "runs for minutes"]
+fn soak_of_cve_2021_33175_hostile_connections() {
+    let world = World::start(&[]);
+    (0..3).for_each(|_| hostile_connections(&world));
+    let before = world.core().resident_bytes();
+    (0..60).for_each(|_| hostile_connections(&world));
+    let grown = world.core().resident_bytes().saturating_sub(before);
+    println!("60 rounds of 760 hostile connections: {grown} bytes more");
+    assert!(grown < 16 << 20, "{grown} bytes");
+}
+
+fn hostile_connections(world: &World) {
     let case = plain(Version::V5);
-    let mut all: Vec<Client> = (0..20).map(|_| Client::silent(&world, case)).collect();
+    let mut all: Vec<Client> = (0..20).map(|_| Client::silent(world, case)).collect();
     let before = world.core().resident_bytes();
     // Each holds as much as it may before it is known: nearly 16 KiB of a CONNECT that never ends.
     for _ in 0..700 {
-        let mut client = Client::silent(&world, case);
+        let mut client = Client::silent(world, case);
         client.send(&[&[0x10][..], &variable(16_000), &vec![0; 15_900]].concat());
         all.push(client);
     }
     // And who is let in holds a packet of 250 KB that never ends.
     for _ in 0..40 {
-        let mut client = Client::new(&world, case);
+        let mut client = Client::new(world, case);
         client.send(&[&[0x30][..], &variable(250_000), &vec![0; 249_000]].concat());
         all.push(client);
     }
@@ -460,7 +505,7 @@ fn cve_2021_33175_a_thousand_hostile_connections_take_bounded_memory() {
     // Twice what was sent.
     assert!(grown < 2 * (700 * 16_000 + 40 * 250_000), "{grown} bytes");
     drop(all);
-    assert_eq!(Client::new(&world, case).ping(), []);
+    assert_eq!(Client::new(world, case).ping(), []);
 }
 
 #[test]
@@ -491,6 +536,36 @@ fn cve_2026_22040_a_storm_of_connects_with_one_client_id_leaves_one_alive() {
             while older.answer().is_some() {}
         }
     }
+}
+
+/// The long form: 10 min without a pause, and the one that is alive is the last that was let in.
+#[test]
+#[ignore = "runs for 10 min"]
+fn soak_of_cve_2026_22040_a_storm_of_connects_with_one_client_id() {
+    let world = World::start(&[]);
+    let case = plain(Version::V5);
+    let (mut connects, mut let_in, mut before) = (0_u64, 0_u64, 0);
+    let mut live: Option<Client> = None;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(600) {
+        let mut client = Client::silent(&world, case);
+        client.send(&Connect::clean("kicked").encode(case.version, None));
+        connects += 1;
+        if let Some(Said::ConnAck { code: 0, .. }) = client.next() {
+            client.try_send(&subscribe(case.version, 1, &[], &[(&format!("kicked/{connects}"), 0)]));
+            let_in += 1;
+            if let Some(mut older) = live.replace(client) {
+                while older.answer().is_some() {}
+            }
+        }
+        if connects == 3_000 {
+            before = world.core().resident_bytes();
+        }
+    }
+    live.expect("the first one at least").send(&PINGREQ);
+    let grown = world.core().resident_bytes().saturating_sub(before);
+    println!("{connects} connects, {let_in} let in, {grown} bytes more");
+    assert!(connects > 30_000 && grown < 8 << 20, "{connects} connects, {grown} bytes");
 }
 
 #[test]
@@ -536,4 +611,110 @@ fn cve_2020_13849_a_connect_that_dribbles_in_is_cut_off_whatever_keep_alive_it_a
     }
     let lived = begun.elapsed();
     assert!(lived > Duration::from_secs(8) && lived < Duration::from_secs(15), "10 s in all (I1): {lived:?}");
+}
+
+/// Nothing is read anew while the server runs, so the start itself must not do with less than it needs.
+#[test]
+fn cve_2017_7652_a_start_without_file_descriptors_ends_or_lets_nobody_in() {
+    let place = tempfile::tempdir().expect("a folder");
+    let (mut ended, mut served) = (0, 0);
+    for limit in [4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 36, 40, 48, 64, 256] {
+        let data = place.path().join(limit.to_string());
+        let log = File::create(place.path().join("log")).expect("a file");
+        let serve = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+        let mut server = Command::new("sh")
+            .args(["-c", &serve, DRAWBRIDGE, "--data", &data.to_string_lossy(), "serve"])
+            .args(["--mqtts-port", "0", "--https-port", "0", "--insecure-mqtt-port", "0"])
+            .stdout(log.try_clone().expect("a file"))
+            .stderr(log)
+            .spawn()
+            .expect("a shell");
+        let told = wait_for("an end or a listener", Duration::from_secs(60), || {
+            if let Some(status) = server.try_wait().expect("a child") {
+                return Some(Err(status));
+            }
+            let endpoints = fs::read_to_string(data.join("endpoints.json")).ok()?;
+            serde_json::from_str::<serde_json::Value>(&endpoints).ok().map(Ok)
+        });
+        match told {
+            Err(status) => {
+                assert!(!status.success(), "{limit}: it ended as if all was well");
+                ended += 1;
+            }
+            Ok(endpoints) => {
+                // Whether it has enough for a connection or not: nobody is let in without a credential.
+                let address = endpoints["mqtt"].as_str().expect("a plain listener");
+                let mut socket = TcpStream::connect(address).expect("it listens");
+                socket.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+                let mut said = [0; 4];
+                let asked = socket.write_all(&Connect::clean("c").encode(Version::V311, None));
+                let read = asked.and_then(|()| socket.read(&mut said)).unwrap_or(0);
+                assert!(read < 4 || said[3] != 0, "{limit}: let in with {said:?}");
+                served += 1;
+            }
+        }
+        let _ = server.kill();
+        server.wait().expect("it ends");
+    }
+    assert!(ended > 3 && served > 0, "{ended} ended, {served} served");
+}
+
+/// A server of which only the answers to CONNECT and SUBSCRIBE are said, the second one by the test.
+fn hostile_server(answer: Vec<u8>) -> (String, String, std::thread::JoinHandle<()>) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .expect("a server");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let serving = std::thread::spawn(move || {
+        let (socket, _) = listener.accept().expect("a client");
+        let tls = ServerConnection::new(Arc::new(config)).expect("TLS");
+        let mut stream = StreamOwned::new(tls, socket);
+        let mut asked = [0; 1_024];
+        for said in [vec![0x20, 3, 0, 0, 0], answer] {
+            let _ = stream.read(&mut asked);
+            let _ = stream.write_all(&said).and_then(|()| stream.flush());
+        }
+        stream.conn.send_close_notify();
+        let _ = stream.flush();
+    });
+    (address, made.cert.pem(), serving)
+}
+
+#[test]
+fn cve_2024_10525_the_client_library_bears_a_suback_without_codes_and_whatever_else_a_server_says() {
+    let answers: [&[u8]; 10] = [
+        &[0x90, 3, 0, 1, 0],
+        &[0x90, 2, 0, 1],
+        &[0x90, 0],
+        &[0x90, 4, 0, 1, 0, 0x80],
+        &[0x90, 4, 0, 1, 0, 0x55],
+        &[0x90, 0xff, 0xff, 0xff, 0x7f],
+        &[0x90, 0x80, 0x80, 0x80, 0x80, 0x01],
+        &[0x40, 2, 0, 0],
+        &[0x30, 3, 0, 9, b'a'],
+        &[0xe0, 1, 0x99],
+    ];
+    for answer in answers {
+        let (server, ca_pem, serving) = hostile_server(answer.to_vec());
+        let options = MqttOptions {
+            server,
+            ca_pem,
+            version: ProtocolVersion::V5,
+            client_id: "c".to_owned(),
+            username: None,
+            password: b"p".to_vec(),
+            keep_alive_s: 0,
+        };
+        let mut client = MqttClient::connect(&options).expect("it was let in");
+        let error = client.subscribe("a/#").expect_err("it was not told that it has it");
+        assert!(!error.to_string().is_empty(), "{answer:02x?}");
+        serving.join().expect("the server");
+    }
 }

@@ -54,7 +54,7 @@ impl Disk {
         let journal = fs::read_to_string(&self.journal).expect("the journal");
         let mut lost = Lost::default();
         for (path, file) in read(&journal) {
-            let is_kept = |random: &mut dyn FnMut() -> u64| keep == Keep::Any && random() % 2 == 0;
+            let is_kept = |random: &mut dyn FnMut() -> u64| keep == Keep::Any && random().is_multiple_of(2);
             if !file.name_is_synced && !is_kept(&mut random) {
                 lost.names += 1;
                 match file.name_before {
