@@ -136,6 +136,11 @@ impl OpenStore {
         }
     }
 
+    /// Whether this server may lose the store to another one at all.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.sole.is_some()
+    }
+
     /// Whether this server is known to be alone on the store.
     pub(crate) fn is_held(&self) -> bool {
         self.sole.as_ref().is_none_or(|sole| sole.open_for().is_none())

@@ -45,6 +45,8 @@ impl KeyRing {
     #[must_use]
     pub fn new(mut keys: Vec<RingKey>) -> Self {
         keys.sort_by_key(|key| key.in_grace);
+        // It is kept for every principal: most have one key, and a vector begins with room for four.
+        keys.shrink_to_fit();
         Self(keys)
     }
 

@@ -41,12 +41,14 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
             let found = format!("SQLite's journal mode is `{mode}`, wanted `wal`; use a local disk");
             return Err(StoreError::Unavailable(found).into());
         }
+        // 2 MiB of pages: the system keeps the others at hand, and each of ours would be there twice. What one
+        // commit changes may go beyond it.
         // FULL: a commit is on disk before it is answered. The two `fullfsync` mean macOS only,
         // whose ordinary flush stops at the disk's cache.
         conn.execute_batch(
             "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;
              PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
-             PRAGMA cache_size = -16384; PRAGMA journal_size_limit = 67108864;",
+             PRAGMA cache_size = -2048; PRAGMA cache_spill = OFF; PRAGMA journal_size_limit = 67108864;",
         )?;
         migrate(&conn)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);

@@ -123,6 +123,8 @@ pub(crate) fn read_known(registry: &RegistryName, mut rows: Rows<'_>) -> Result<
             known.keys.push(read_key(row, KEY_AT)?);
         }
     }
+    // Kept for every principal that logs in: most have one key, and a vector begins with room for four.
+    found.iter_mut().for_each(|known| known.keys.shrink_to_fit());
     Ok(found)
 }
 

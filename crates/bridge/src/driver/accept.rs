@@ -19,7 +19,7 @@ use crate::tls::Tls;
 use crate::{BridgeError, Listener};
 
 /// Sockets accepted in one turn, so that those who are in are served between.
-const ACCEPTS_PER_TURN: usize = 64;
+const ACCEPTS_PER_TURN: usize = 16;
 /// Connections that may wait in the kernel; the system may allow fewer (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 /// How long accepting rests after the system refused (no file descriptor, no memory).

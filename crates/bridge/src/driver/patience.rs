@@ -18,7 +18,7 @@ use crate::gate::origin;
 /// How long somebody waits at most; few clients wait so long for an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Sockets that go on in one turn, so that those who are in are served between.
-const RELEASED_PER_TURN: usize = 64;
+const RELEASED_PER_TURN: usize = 16;
 
 /// The sockets of a shard that wait, by listener and address, each queue in the order in which they came and
 /// never empty.

@@ -217,7 +217,7 @@ impl Flow {
     pub(super) fn done(&mut self, at: usize) -> Option<Sent> {
         let sent = self.inflight.remove(at)?;
         self.wired -= usize::from(at < self.wired);
-        if self.inflight.is_empty() && self.inflight.capacity() > 64 {
+        if self.inflight.is_empty() && self.inflight.capacity() > INFLIGHT_KEPT {
             self.inflight = VecDeque::new();
         }
         Some(sent)
@@ -321,7 +321,7 @@ impl Flow {
     pub(super) fn dequeue(&mut self) -> Option<Owed> {
         let owed = self.queue.pop_front()?;
         self.queue_bytes -= owed.bytes;
-        if self.queue.is_empty() && self.queue.capacity() > 64 {
+        if self.queue.is_empty() && self.queue.capacity() > QUEUE_KEPT {
             self.queue = VecDeque::new();
         }
         Some(owed)
@@ -344,6 +344,10 @@ impl Flow {
     }
 }
 
+/// Room for so many messages stays when there are none: most sessions are idle most of the time, and there are
+/// very many.
+const INFLIGHT_KEPT: usize = 8;
+const QUEUE_KEPT: usize = 4;
 /// A longer queue is not looked through for one message.
 const LOOKED_THROUGH: usize = 64;
 /// How many packet identifiers there are.

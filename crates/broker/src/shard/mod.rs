@@ -527,7 +527,7 @@ impl Shard {
 const POOLED_BYTES_MAX: usize = 64 << 10;
 const POOL_MAX: usize = 1_024;
 /// What all of them together may hold.
-const POOL_BYTES_MAX: usize = 4 << 20;
+const POOL_BYTES_MAX: usize = 1 << 20;
 /// A buffer of its own begins with this much.
 const BUFFER_BYTES_MIN: usize = 1_024;
 
