@@ -230,7 +230,8 @@ fn i4_what_a_deleted_device_said_before_the_restart_is_not_delivered_after_it() 
     }
     first.bridge.take().expect("running").shutdown(Duration::from_millis(500));
     log.close();
-    let deleted = first.admission.delete(&registry(), &gone.name, &Actor::Admin);
+    let registry = registry();
+    let deleted = first.admission.delete(&registry, &gone.name, &Actor::Admin);
     first.runtime.block_on(deleted).expect("deleted");
     // The clock of the next start must show a later time than the messages.
     std::thread::sleep(Duration::from_millis(5));
