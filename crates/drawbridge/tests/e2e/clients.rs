@@ -151,7 +151,7 @@ fn mqtt_js_sessions_over_websocket_work_and_are_refused_as_they_should() {
     std::fs::write(&path, world.to_string()).expect("write");
     let ca = core.data().join("ca.pem");
     let text = run_node("mqtt_over_websocket.mjs", &ca, &[&path.to_string_lossy()]);
-    assert!(text.contains("33 checks passed"), "{text}");
+    assert!(text.contains("35 checks passed"), "{text}");
 }
 
 #[test]
