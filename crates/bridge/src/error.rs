@@ -101,10 +101,7 @@ pub(crate) enum Turned {
     #[error("{max} connections of this address are unauthenticated, the most allowed on a listener")]
     AddressFull { max: usize },
     /// Too many connections in all.
-    #[error(
-        "{max} connections are open, the most that the limit of open files allows; raise LimitNOFILE or \
-         `bridge.connections_max`"
-    )]
+    #[error("{max} connections are open, the most that the limit of open files allows; raise LimitNOFILE")]
     ConnectionsFull { max: usize },
     /// The process has no descriptor left: accepting pauses.
     #[error("no file descriptor is left, accepting pauses: {source}")]
