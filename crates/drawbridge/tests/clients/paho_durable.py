@@ -243,10 +243,10 @@ def what_mqtt_5_adds():
 def shared_subscriptions():
     members = [Peer(f"member-{n}") for n in range(3)]
     for member in members:
-        member.subscribe("$share/team/lab/work/#", 2)
+        member.subscribe("$share/team/lab/jobs/#", 2)
     wanted = sorted(str(n) for n in range(60))
     for n in wanted:
-        say.publish("lab/work/x", n, qos=1 + int(n) % 2)
+        say.publish("lab/jobs/x", n, qos=1 + int(n) % 2)
     found = []
     while len(found) < 60:
         for member in members:

@@ -106,8 +106,8 @@ for (const protocolVersion of [4, 5]) {
   }
 
   const members = await Promise.all([0, 1, 2].map((n) => enter(`member-${n}`)));
-  for (const member of members) await member.subscribeAsync("$share/team/lab/work/#", { qos: 1 });
-  for (const n of numbers(60)) await say.publishAsync("lab/work/x", n, { qos: 1 });
+  for (const member of members) await member.subscribeAsync("$share/team/lab/jobs/#", { qos: 1 });
+  for (const n of numbers(60)) await say.publishAsync("lab/jobs/x", n, { qos: 1 });
   const all = () => members.flatMap(({ got }) => got.map(({ text }) => Number(text)));
   for (let waited = 0; all().length < 60 && waited < 10_000; waited += 10) await sleep(10);
   await sleep(300);
