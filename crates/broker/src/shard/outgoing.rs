@@ -63,6 +63,26 @@ pub(super) struct Publication<'a> {
     pub(super) payload_shared: Option<&'a Arc<[u8]>>,
 }
 
+impl<'a> Publication<'a> {
+    /// A message that was published before, or elsewhere. `topic`: its own.
+    pub(super) fn of(registry: usize, topic: TopicName<'a>, message: &'a Arc<Message>) -> Self {
+        Self {
+            registry,
+            topic,
+            payload: &message.payload,
+            qos: message.qos,
+            retain: message.retain,
+            expires: message.expires,
+            properties: unstored(&message.properties),
+            publisher: message.publisher,
+            from: None,
+            stored: Some(Arc::clone(message)),
+            kept: None,
+            payload_shared: Some(&message.payload),
+        }
+    }
+}
+
 /// Properties as a stored message keeps them: an encoded block, nothing when there are none.
 pub(super) fn stored(properties: &PublishProperties<'_>) -> Box<[u8]> {
     let mut block = Vec::new();

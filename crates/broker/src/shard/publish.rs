@@ -11,7 +11,7 @@ use drawbridge_policy::Rights;
 
 use super::flow::{Kept, Owed, Stage};
 use super::known::Generation;
-use super::outgoing::{Offered, Outgoing, Publication, inner_topic, stored, unstored};
+use super::outgoing::{Offered, Outgoing, Publication, inner_topic, stored};
 use super::session::{OrderStage, Session, WaitingOrder};
 use super::shared::{Member, Turn, group_of};
 use super::speech::{Speech, Waits};
@@ -596,20 +596,8 @@ impl Shard {
             if message.retain {
                 self.registries[registry].retained.put(Arc::clone(message), now);
             }
-            let mut publication = Publication {
-                registry,
-                topic,
-                payload: &message.payload,
-                qos: message.qos,
-                retain: message.retain,
-                expires: message.expires,
-                properties: unstored(&message.properties),
-                publisher: message.publisher,
-                from: None,
-                stored: Some(Arc::clone(&own)),
-                kept: None,
-                payload_shared: Some(&message.payload),
-            };
+            let stored = Some(Arc::clone(&own));
+            let mut publication = Publication { stored, ..Publication::of(registry, topic, message) };
             self.route(now, &mut publication, To::FindAgain, gather.is_some(), &mut owing, fx);
         }
         if unasked && !owing.to.is_empty() {

@@ -15,7 +15,7 @@ use drawbridge_mqtt::codec::Qos;
 use drawbridge_names::{RegistryName, TopicFilter, TopicName};
 
 use super::flow::Stage;
-use super::outgoing::{Publication, unstored};
+use super::outgoing::Publication;
 use super::publish::{Fate, Met, Owing, Route};
 use super::session::Session;
 use super::stored::Waiter;
@@ -332,21 +332,8 @@ impl Shard {
         fx: &mut Vec<Effect>,
     ) {
         let Ok(topic) = TopicName::parse(&message.topic) else { return };
-        let mut publication = Publication {
-            registry,
-            topic,
-            payload: &message.payload,
-            qos: message.qos,
-            retain: message.retain,
-            expires: message.expires,
-            properties: unstored(&message.properties),
-            publisher: message.publisher,
-            from: None,
-            // It is stored anew: the record of old may be gone with the session it was owed to.
-            stored: None,
-            kept: None,
-            payload_shared: Some(&message.payload),
-        };
+        // It is stored anew: the record of old may be gone with the session it was owed to.
+        let mut publication = Publication { stored: None, ..Publication::of(registry, topic, message) };
         let mut owing = Owing::default();
         let place = self.outbox.mark();
         self.templates.clear();
@@ -382,20 +369,7 @@ impl Shard {
         if let (Some(session), Some(id)) = (stored, message.id) {
             self.note_foreign_one(id, session);
         }
-        let mut publication = Publication {
-            registry,
-            topic,
-            payload: &message.payload,
-            qos: message.qos,
-            retain: message.retain,
-            expires: message.expires,
-            properties: unstored(&message.properties),
-            publisher: message.publisher,
-            from: None,
-            stored: Some(Arc::clone(message)),
-            kept: None,
-            payload_shared: Some(&message.payload),
-        };
+        let mut publication = Publication::of(registry, topic, message);
         let met = Met::of_member(member, share.clone());
         let mut owing = Owing::default();
         self.templates.clear();
