@@ -186,7 +186,11 @@ impl Shard {
             }
             None => {
                 self.counter += 1;
-                let session = Session::of(admitted, registry, conn, owner_epoch, self.counter, pending.will);
+                let session = Session {
+                    conn: Some(conn),
+                    will: pending.will,
+                    ..Session::of(admitted, registry, owner_epoch, self.counter)
+                };
                 let slot = slot_of(self.sessions.insert(Box::new(session)));
                 self.registries[registry].sessions.insert((key.0, slot));
                 slot

@@ -183,20 +183,13 @@ pub(super) fn last_will(will: &Will<'_>, session_expiry_s: u32) -> StoredWill {
 }
 
 impl Session {
-    /// A session that has just been admitted.
-    pub(super) fn of(
-        admitted: Admitted,
-        registry: usize,
-        conn: ConnId,
-        owner_epoch: u64,
-        tag: u64,
-        will: Option<Box<StoredWill>>,
-    ) -> Self {
+    /// A session of whoever was admitted, as yet without connection, and with nothing.
+    pub(super) fn of(admitted: Admitted, registry: usize, owner_epoch: u64, tag: u64) -> Self {
         Self {
             shares: 0,
             tag,
             registry,
-            conn: Some(conn),
+            conn: None,
             publisher: Publisher { uid: admitted.uid, policy_epoch: admitted.policy_epoch },
             name: admitted.name,
             kind: admitted.kind,
@@ -219,7 +212,7 @@ impl Session {
             resumes: None,
             orders: Vec::new(),
             controls: 0,
-            will,
+            will: None,
             stored: None,
         }
     }
@@ -558,7 +551,13 @@ impl Shard {
     }
 
     /// What is to become of the will of a connection that has ended.
-    fn delayed(&self, now: Instant, conn: ConnId, slot: u32, will: Box<StoredWill>) -> DelayedWill {
+    pub(super) fn delayed(
+        &self,
+        now: Instant,
+        conn: ConnId,
+        slot: u32,
+        will: Box<StoredWill>,
+    ) -> DelayedWill {
         let session = &self.sessions[slot as usize];
         DelayedWill {
             at: now + Duration::from_millis(will.delay_ms),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use drawbridge_mqtt::codec::{PacketId, Qos};
 use drawbridge_mqtt::connection::Connection;
-use drawbridge_names::{RegistryName, TopicName, Uid};
+use drawbridge_names::{Epoch, RegistryName, TopicName, Uid};
 use drawbridge_policy::Rights;
 
 use super::flow::{Flow, Kept, Owed, Stage};
@@ -194,35 +194,9 @@ impl Shard {
         // By a clock that was wrong it may not have ended yet.
         let ended = time.to_instant(ended_ms).min(now);
         let expires = ended + Duration::from_secs(u64::from(stored.expiry_s));
-        let policy_epoch = stored.will.as_ref().map_or(0, |will| will.policy_epoch);
+        let rights = standing.unwrap_or_else(|| Arc::new(Rights::none()));
         let session = Session {
-            registry,
-            conn: None,
-            publisher: Publisher { uid: stored.uid, policy_epoch },
-            name: stored.name.clone(),
-            kind: stored.kind,
-            client_id: stored.client_id.clone(),
-            rights: standing.unwrap_or_else(|| Arc::new(Rights::none())),
-            ends: None,
-            kid: stored.kid.clone(),
-            ticket: None,
-            owner_epoch: stored.owner_epoch,
-            leading_slash: stored.leading_slash,
-            filters: Default::default(),
-            shares: 0,
-            tag: self.next_tag(),
-            filter_bytes: 0,
-            met: (0, 0),
-            known: None,
             flow: self.restore_flow(image),
-            behind_since: 0,
-            speeches: VecDeque::new(),
-            awaits: 0,
-            walks: Default::default(),
-            resumes: None,
-            orders: Vec::new(),
-            controls: 0,
-            will: None,
             stored: Some(Box::new(Stored {
                 id: stored.id,
                 expiry_s: stored.expiry_s,
@@ -231,6 +205,7 @@ impl Shard {
                 armed: None,
                 will: stored.will.clone().map(Box::new),
             })),
+            ..Session::of(stored.admitted(rights), registry, stored.owner_epoch, self.next_tag())
         };
         let slot = slot_of(self.sessions.insert(Box::new(session)));
         let Registry { name, .. } = &self.registries[registry];
@@ -258,21 +233,9 @@ impl Shard {
         self.arm_session(now, slot, expires);
         let session = &self.sessions[slot as usize];
         if let Some(will) = session.stored.as_ref().and_then(|stored| stored.will.clone()) {
-            let will = DelayedWill {
-                at: (ended + Duration::from_millis(will.delay_ms)).min(expires),
-                armed: now,
-                conn: ConnId::new(u32::MAX, 0),
-                registry,
-                publisher: session.publisher,
-                name: session.name.clone(),
-                kind: session.kind,
-                kid: session.kid.clone(),
-                ticket: None,
-                client_id: session.client_id.clone(),
-                rights: Arc::clone(&session.rights),
-                will,
-                session: Some(stored.id),
-            };
+            let at = (ended + Duration::from_millis(will.delay_ms)).min(expires);
+            let nobody = ConnId::new(u32::MAX, 0);
+            let will = DelayedWill { at, ..self.delayed(now, nobody, slot, will) };
             self.see_to_will(now, will, false);
         }
     }
@@ -722,6 +685,28 @@ impl Shard {
     pub(super) fn await_stored(&mut self, waiters: impl Iterator<Item = Waiter>) {
         let batch = self.outbox.taken + 1;
         self.outbox.waiting.extend(waiters.map(|waiter| (batch, waiter)));
+    }
+}
+
+impl StoredSession {
+    /// Whose it is, by his rights of now.
+    fn admitted(&self, rights: Arc<Rights>) -> Admitted {
+        Admitted {
+            registry: self.registry.clone(),
+            uid: self.uid,
+            name: self.name.clone(),
+            kind: self.kind,
+            client_id: self.client_id.clone(),
+            assigned_client_id: false,
+            rights,
+            ends: None,
+            kid: self.kid.clone(),
+            epoch: Epoch(0),
+            policy_epoch: self.will.as_ref().map_or(0, |will| will.policy_epoch),
+            sessions_max: 0,
+            leading_slash: self.leading_slash,
+            ticket: None,
+        }
     }
 }
 
