@@ -163,6 +163,10 @@ pub enum Refusal {
     StatementInvalid(String),
     /// The name that a device asks for is another's, or its own with another key.
     NameInUse,
+    /// The authentication method of MQTT 5 is none that is served here.
+    AuthMethod,
+    /// This way in is closed here: its word.
+    WayClosed(&'static str),
 }
 
 /// What stands behind [`Refusal::NotProven`]; for the log alone.
@@ -280,6 +284,8 @@ impl Refusal {
             Self::EnrolmentOver(_) => ("DB-1060", "enrolment-over", "enrolment"),
             Self::StatementInvalid(_) => ("DB-1061", "invalid-statement", "statement"),
             Self::NameInUse => ("DB-1062", "name-in-use", "dup"),
+            Self::AuthMethod => ("DB-1090", "authentication-method", "method"),
+            Self::WayClosed(_) => ("DB-1091", "way-closed", "way"),
         }
     }
 
@@ -302,6 +308,8 @@ impl Refusal {
     pub fn is_proven(&self) -> bool {
         match self {
             Self::NoCredential
+            | Self::AuthMethod
+            | Self::WayClosed(_)
             | Self::Malformed(_)
             | Self::JwsFormat(_)
             | Self::Algorithm(_)
@@ -468,6 +476,13 @@ impl fmt::Display for Refusal {
             Self::Busy => f.write_str("too many password checks at once; try again in a moment"),
             Self::EnrolmentOver(why) => write!(f, "the enrolment token {why}; ask the operator for another"),
             Self::StatementInvalid(found) => write!(f, "the software statement is not valid: {found}"),
+            Self::AuthMethod => f.write_str(
+                "this authentication method is not served; use `ace`, `OAUTH2-JWT` or `CUSTOM-JWT` where they are \
+                 open, or send the token as password",
+            ),
+            Self::WayClosed(way) => {
+                write!(f, "the way in `{way}` is closed on this listener; open it in `ways`, or use another")
+            }
             Self::NameInUse => f.write_str(
                 "a device or application of this name is registered with another key; choose another name, or ask the operator",
             ),

@@ -154,6 +154,12 @@ impl Rights {
         Self { rules: self.rules.clone(), grants: Arc::new([]) }
     }
 
+    /// These rights for a session that has had `old` ones: narrowed by the grants of its token, as those are.
+    #[must_use]
+    pub fn succeeding(&self, old: &Self) -> Self {
+        Self { rules: self.rules.clone(), grants: Arc::clone(&old.grants) }
+    }
+
     /// Whether a message may be published to `topic`. Asked for live, retained and will messages,
     /// and again when a stored one is delivered.
     pub fn may_publish(&self, topic: TopicName<'_>) -> Decision<'_> {

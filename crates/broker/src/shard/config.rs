@@ -64,6 +64,8 @@ pub struct ShardConfig {
     pub queue_messages_max: usize,
     /// Their bytes. Default 16 MiB.
     pub queue_bytes_max: usize,
+    /// From one renewal of a session to the next, at least. Default 1 s.
+    pub renewal_interval: Duration,
 }
 
 impl Default for ShardConfig {
@@ -91,6 +93,7 @@ impl Default for ShardConfig {
             kept_subscription_bytes_max: 256 << 20,
             queue_messages_max: 100_000,
             queue_bytes_max: 16 << 20,
+            renewal_interval: Duration::from_secs(1),
         }
     }
 }

@@ -12,6 +12,7 @@ use drawbridge_policy::Rights;
 use super::flow::{Kept, Owed, Stage};
 use super::known::Generation;
 use super::outgoing::{Offered, Outgoing, Publication, inner_topic, stored};
+use super::renew::AUTH_TOPIC;
 use super::session::{OrderStage, Session, WaitingOrder};
 use super::shared::{Member, Turn, group_of};
 use super::speech::{Speech, Waits};
@@ -156,6 +157,10 @@ impl Shard {
             _ => TopicName::parse(inner),
         };
         let Ok(topic) = topic else { return }; // the codec has judged it
+        if topic.is_dollar() && topic.as_str() == AUTH_TOPIC {
+            self.on_auth_publish(now, conn, slot, inbound, fx);
+            return;
+        }
         let mut publication = Publication {
             registry: session.registry,
             topic,
@@ -239,7 +244,7 @@ impl Shard {
     /// QoS 0, where there is no answer, DISCONNECT; in 3.1.1 the connection is closed.
     ///
     /// Source: RFC 9431 sections 3.1 and 6.
-    fn refuse_publish(
+    pub(super) fn refuse_publish(
         &mut self,
         now: Instant,
         conn: ConnId,

@@ -13,6 +13,7 @@ use super::Shard;
 use super::flow::{Kept, Owed, Stage};
 use super::outgoing::{Offered, Outgoing, inner_filter};
 use super::publish::{Met, window_of};
+use super::renew::{AUTH_NONCE_TOPIC, is_private};
 use super::session::{OrderStage, RetainedWalk, Subscription, filter_cost};
 use super::shared::{Change, parse_share};
 use super::speech::{Speech, Waits};
@@ -49,6 +50,11 @@ impl Shard {
         }
         let waits = self.subscriptions_are_stored(conn);
         self.say(now, conn, Speech::SubAck { packet_id: subscribe.packet_id, codes }, waits, fx);
+        if let Some(slot) = self.session_of(conn)
+            && subscribe.entries.iter().any(|entry| entry.filter == AUTH_NONCE_TOPIC)
+        {
+            self.ask_for_nonce(conn, slot, fx);
+        }
     }
 
     /// What the answer to a change of subscriptions waits for: a session that outlives its connection must
@@ -83,7 +89,7 @@ impl Shard {
             return Err(refused(ReasonCode::TopicFilterInvalid, "it has more than 128 levels"));
         }
         let decision = session.rights.may_subscribe(&filter);
-        if !decision.allowed {
+        if !decision.allowed && !is_private(filter.as_str()) {
             let rule = decision.to_string();
             return Err((ReasonCode::NotAuthorized, What::SubscribeDenied { filter, rule }));
         }
@@ -191,10 +197,18 @@ impl Shard {
         let Ok(filter) = TopicFilter::parse(&inner_filter(text, session.leading_slash)) else {
             return ReasonCode::TopicFilterInvalid;
         };
-        let Some(old) = session.filters.remove(&filter) else {
-            return ReasonCode::NoSubscriptionExisted;
-        };
-        let cost = filter_cost(&filter);
+        if self.unsubscribe_from(slot, &filter) {
+            ReasonCode::Success
+        } else {
+            ReasonCode::NoSubscriptionExisted
+        }
+    }
+
+    /// Takes a subscription from a session; `false` when it had none.
+    pub(super) fn unsubscribe_from(&mut self, slot: u32, filter: &TopicFilter) -> bool {
+        let session = &mut self.sessions[slot as usize];
+        let Some(old) = session.filters.remove(filter) else { return false };
+        let cost = filter_cost(filter);
         session.filter_bytes -= cost;
         if let Some(kept) = self.registries[session.registry].kept.get_mut(&session.publisher.uid)
             && session.stored.is_some()
@@ -207,17 +221,17 @@ impl Shard {
         if old.shared.is_some() {
             session.shares -= 1;
         } else {
-            self.registries[registry].routes.remove(&filter, slot);
+            self.registries[registry].routes.remove(filter, slot);
         }
         let stored = session.stored.as_ref().map(|stored| stored.id);
         if old.shared.is_some() {
-            self.tell_home(registry, &filter, Change::Leaves { shard, slot });
+            self.tell_home(registry, filter, Change::Leaves { shard, slot });
         }
         if let Some(session) = stored {
             self.interest.keep_less(shard, 1);
-            self.remember(Record::Unsubscribed { session, filter });
+            self.remember(Record::Unsubscribed { session, filter: filter.clone() });
         }
-        ReasonCode::Success
+        true
     }
 
     /// Hands a session what it can take of what waits for it: first what was sent on an earlier connection,
