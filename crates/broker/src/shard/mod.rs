@@ -153,11 +153,35 @@ struct Registry {
 }
 
 /// What the stored sessions of one principal amount to.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Kept {
     sessions: usize,
     /// What their filters cost.
     filter_bytes: usize,
+}
+
+impl Registry {
+    /// What the stored sessions of a principal amount to now.
+    fn kept(&self, uid: Uid) -> Kept {
+        self.kept.get(&uid).copied().unwrap_or_default()
+    }
+
+    /// So much more of a principal is stored.
+    fn keep_more(&mut self, uid: Uid, more: Kept) {
+        let kept = self.kept.entry(uid).or_default();
+        kept.sessions += more.sessions;
+        kept.filter_bytes += more.filter_bytes;
+    }
+
+    /// So much less of a principal is stored.
+    fn keep_less(&mut self, uid: Uid, less: Kept) {
+        let Some(kept) = self.kept.get_mut(&uid) else { return };
+        kept.sessions -= less.sessions;
+        kept.filter_bytes -= less.filter_bytes;
+        if kept.sessions == 0 {
+            self.kept.remove(&uid);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

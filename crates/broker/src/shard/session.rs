@@ -15,7 +15,7 @@ use super::outgoing::{Publication, unstored};
 use super::publish::{Origin, Speaker};
 use super::shared::Change;
 use super::speech::Waiting;
-use super::{ConnId, Later, Shard};
+use super::{ConnId, Kept, Later, Shard};
 use crate::deliver::{Audience, Voices, may_deliver};
 use crate::effect::{Admitted, Close, Crossing, Effect, Ended, EndedWhy, OrderOutcome, Ticket};
 use crate::message::Publisher;
@@ -527,13 +527,8 @@ impl Shard {
             let id = stored.id;
             self.interest.keep_less(self.config.index, session.filters.len());
             registry.stored.remove(&(session.publisher.uid, session.client_id.clone()));
-            if let Some(kept) = registry.kept.get_mut(&session.publisher.uid) {
-                kept.sessions = kept.sessions.saturating_sub(1);
-                kept.filter_bytes = kept.filter_bytes.saturating_sub(session.filter_bytes);
-                if kept.sessions == 0 {
-                    registry.kept.remove(&session.publisher.uid);
-                }
-            }
+            let kept = Kept { sessions: 1, filter_bytes: session.filter_bytes };
+            registry.keep_less(session.publisher.uid, kept);
             self.directory.forget(&registry.name, session.publisher.uid, &session.client_id);
             self.by_id.remove(&id);
             self.remember(Record::SessionGone { session: id });

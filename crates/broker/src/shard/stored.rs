@@ -213,7 +213,6 @@ impl Shard {
         self.by_id.insert(stored.id, slot);
         self.registries[registry].sessions.insert((stored.uid, slot));
         self.registries[registry].stored.insert((stored.uid, stored.client_id.clone()), slot);
-        self.registries[registry].kept.entry(stored.uid).or_default().sessions += 1;
         for (filter, terms) in image.filters() {
             let shared = parse_share(filter.as_str()).is_some().then_some(terms);
             if shared.is_none() {
@@ -222,13 +221,13 @@ impl Shard {
             let session = &mut self.sessions[slot as usize];
             session.shares += usize::from(shared.is_some());
             session.filter_bytes += filter_cost(&filter);
-            if let Some(kept) = self.registries[registry].kept.get_mut(&stored.uid) {
-                kept.filter_bytes += filter_cost(&filter);
-            }
             session.filters.insert(filter, Subscription { walk: 0, shared });
             self.interest.add(self.config.index, 1);
             self.interest.keep_more(self.config.index, 1);
         }
+        let session = &self.sessions[slot as usize];
+        let kept = super::Kept { sessions: 1, filter_bytes: session.filter_bytes };
+        self.registries[registry].keep_more(stored.uid, kept);
         self.tell_groups(slot);
         self.arm_session(now, slot, expires);
         let session = &self.sessions[slot as usize];
