@@ -1,12 +1,15 @@
 //! One shard: its connections, its sessions, its filters. Single-threaded.
 
+mod answers;
 mod config;
 mod filters;
 mod flow;
 mod known;
 mod open;
+mod orders;
 mod outgoing;
 mod publish;
+mod readers;
 mod session;
 mod shared;
 mod speech;
@@ -39,7 +42,7 @@ pub use config::{ShardConfig, Stats};
 use flow::Room;
 use open::Pending;
 use outgoing::Templates;
-use publish::Met;
+use readers::Met;
 use session::{DelayedWill, Leaving, Session};
 use shared::Group;
 pub use shared::{Given, Member, Sharing};

@@ -13,7 +13,7 @@ use drawbridge_policy::Rights;
 
 use super::flow::{Flow, Kept, Owed, Stage};
 use super::open::Pending;
-use super::publish::Owing;
+use super::readers::Owing;
 use super::session::{DelayedWill, Session, Stored, Subscription, filter_cost, slot_of};
 use super::shared::parse_share;
 use super::{Conn, Registry, Shard, Timer};

@@ -4,20 +4,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use drawbridge_mqtt::codec::{
-    PacketId, Qos, ReasonCode, RetainHandling, Subscribe, SubscribeEntry, Unsubscribe,
-};
+use drawbridge_mqtt::codec::{Qos, ReasonCode, RetainHandling, Subscribe, SubscribeEntry, Unsubscribe};
 use drawbridge_names::{TopicFilter, TopicName};
 
 use super::Shard;
 use super::flow::{Kept, Owed, Stage};
 use super::outgoing::{Offered, Outgoing, inner_filter};
-use super::publish::{Met, window_of};
-use super::session::{OrderStage, RetainedWalk, Subscription, filter_cost};
+use super::readers::{Met, window_of};
+use super::session::{RetainedWalk, Subscription, filter_cost};
 use super::shared::{Change, parse_share};
 use super::speech::{Speech, Waits};
 use super::statistics::names_sys;
-use crate::effect::{ConnId, Effect, OrderOutcome};
+use crate::effect::{ConnId, Effect};
 use crate::message::Message;
 use crate::report::What;
 use crate::retained::{Next, Walk};
@@ -514,23 +512,6 @@ impl Shard {
         let may = self.sessions[slot as usize].may_have(now, voices, message.publisher.uid, topic);
         self.counters.withheld += u64::from(!may);
         may
-    }
-
-    /// An order that waited is on its way.
-    fn order_sent(&mut self, slot: u32, ticket: u64, packet_id: PacketId) {
-        let orders = &mut self.sessions[slot as usize].orders;
-        if let Some(order) = orders.iter_mut().find(|order| order.stage == OrderStage::Queued(ticket)) {
-            order.stage = OrderStage::Sent(packet_id);
-        }
-    }
-
-    /// An order that waited may not be delivered any more.
-    fn order_withheld(&mut self, slot: u32, ticket: u64, fx: &mut Vec<Effect>) {
-        let orders = &mut self.sessions[slot as usize].orders;
-        if let Some(at) = orders.iter().position(|order| order.stage == OrderStage::Queued(ticket)) {
-            let order = orders.swap_remove(at);
-            fx.push(Effect::OrderDone { order: order.id, outcome: OrderOutcome::Withheld });
-        }
     }
 }
 
