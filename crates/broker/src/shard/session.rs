@@ -338,18 +338,19 @@ impl Shard {
             Ended::Principal { .. } | Ended::Key { .. } | Ended::Ticket { .. } | Ended::All => return,
         };
         self.registries[registry].voices.judge_by(uid, rights.clone());
-        if had_session {
+        if had_session || self.registries[registry].voices.was_spread(uid) {
             self.spread_standing(registry, uid, rights.as_ref(), fx);
         }
     }
 
     pub(super) fn spread_standing(
-        &self,
+        &mut self,
         registry: usize,
         uid: Uid,
         rights: Option<&Arc<Rights>>,
         fx: &mut Vec<Effect>,
     ) {
+        self.registries[registry].voices.note_spread(uid);
         for shard in (0..self.config.shards).filter(|&shard| shard != self.config.index) {
             let registry = self.registries[registry].name.clone();
             let crossing = Crossing::Standing { registry, uid, rights: rights.cloned() };
