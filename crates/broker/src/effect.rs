@@ -444,10 +444,12 @@ impl ControlKind {
     }
 }
 
-/// A control publish that waits for its answer; at QoS 1 the client waits for its PUBACK.
+/// A control publish that waits for its answer; at QoS 1 the client waits for its PUBACK, at QoS 2 for its PUBREC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlAck {
     pub(crate) packet_id: Option<drawbridge_mqtt::codec::PacketId>,
+    /// The stored session that said it at QoS 2: it may come back for its answer on another connection.
+    pub(crate) inbound: Option<SessionId>,
 }
 
 /// What one shard tells another.

@@ -702,6 +702,82 @@ fn the_identifier_of_a_refused_control_message_is_free_again_also_after_a_restar
     assert_eq!(net.controls.len(), 1, "another message, not the one that was refused");
 }
 
+/// What control is asked next is refused or not.
+fn control_says(net: &mut Net, outcome: Result<(), ReasonCode>) {
+    let (shard, conn, ack, _) = net.controls.pop().expect("control is asked");
+    net.run(shard, |shard, now, fx| shard.control_done(now, conn, ack.expect("QoS 2"), outcome, fx));
+}
+
+#[test]
+fn what_control_says_of_a_message_at_qos_2_is_not_lost_with_the_connection() {
+    for outcome in [Ok(()), Err(ReasonCode::NotAuthorized)] {
+        let told = [Got::PubRec(7, outcome.err().unwrap_or(ReasonCode::Success))];
+        let state = publish_bytes(V5, a_publish("devices/lamp/state", b"on", QOS2, Some(7)));
+        for comes_back_first in [false, true] {
+            let mut net = Net::durable(1);
+            let (speaker, _) = net.rejoin(0, V5, app(1), 3_600);
+            net.send_bytes(speaker, &state);
+            net.hang_up(speaker);
+            if comes_back_first {
+                let (speaker, _) = net.rejoin(0, V5, app(1), 3_600);
+                net.send_bytes(speaker, &state);
+                assert_eq!(answers(&mut net, speaker), [], "control has not said yet");
+                control_says(&mut net, outcome);
+                assert_eq!(answers(&mut net, speaker), told);
+            } else {
+                control_says(&mut net, outcome);
+                let (speaker, _) = net.rejoin(0, V5, app(1), 3_600);
+                net.send_bytes(speaker, &state);
+                // What it refused it is asked again; what it has taken it has.
+                assert_eq!(net.controls.len(), usize::from(outcome.is_err()));
+                if outcome.is_err() {
+                    control_says(&mut net, outcome);
+                }
+                assert_eq!(answers(&mut net, speaker), told);
+            }
+            assert!(net.controls.is_empty(), "{outcome:?} {comes_back_first}");
+        }
+    }
+}
+
+#[test]
+fn a_message_that_comes_again_does_not_wait_for_what_another_session_in_its_place_had_asked() {
+    let mut net = Net::durable(2);
+    let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS2);
+    let once = publish_bytes(V5, a_publish("a", b"1", QOS2, Some(7)));
+    // The other shard never hears of the question of the first.
+    let first = net.join(0, V5, app(2));
+    let conn = net.clients[first].conn;
+    net.shards[0].receive(net.now, conn, &once, &mut Vec::new());
+    net.hang_up(first);
+    let (second, _) = net.rejoin(0, V5, app(3), 3_600);
+    net.send_bytes(second, &once);
+    net.hang_up(second);
+    let (second, _) = net.rejoin(0, V5, app(3), 3_600);
+    net.send_bytes(second, &once);
+    assert_eq!(answers(&mut net, second), [Got::PubRec(7, ReasonCode::Success)]);
+}
+
+#[test]
+fn a_release_that_comes_before_its_answer_is_not_undone_by_a_restart() {
+    let mut net = Net::durable(2);
+    let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    let (speaker, _) = net.rejoin(0, V5, app(2), 3_600);
+    // The other shard is still to say to whom there the message is owed.
+    let one = publish_bytes(V5, a_publish("a", b"1", QOS2, Some(7)));
+    let release = encode(V5, &Packet::PubRel(Ack::success(id(7))));
+    net.send_bytes(speaker, &[one, release].concat());
+    let expected = [Got::PubRec(7, ReasonCode::Success), Got::PubComp(7, ReasonCode::Success)];
+    assert_eq!(answers(&mut net, speaker), expected);
+    net.restart();
+    let (speaker, _) = net.rejoin(0, V5, app(2), 3_600);
+    net.send_bytes(speaker, &publish_bytes(V5, a_publish("a", b"2", QOS2, Some(7))));
+    let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+    assert_eq!(net.payloads(reader), ["1", "2"]);
+}
+
 #[test]
 fn a_message_at_qos_2_that_is_repeated_before_its_answer_holds_up_no_later_answer() {
     for version in [V311, V5] {

@@ -18,12 +18,12 @@ mod stored;
 mod subscribe;
 mod timers;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drawbridge_mqtt::codec::ReasonCode;
+use drawbridge_mqtt::codec::{PacketId, ReasonCode};
 use drawbridge_mqtt::connection::{Connection, Event, Limits, Step};
 use drawbridge_names::{MqttClientId, RegistryName, TopicFilter, Uid};
 use drawbridge_policy::Rights;
@@ -91,6 +91,8 @@ pub struct Shard {
     outbox: Outbox,
     /// Messages that other shards were asked about, by what they are called there.
     gathers: HashMap<u64, Gather>,
+    /// Control publishes at QoS 2 of stored sessions that the edge has.
+    handed: HashSet<(SessionId, PacketId)>,
     /// Messages that are not known to be stored yet, and that sessions here are owed.
     foreign: HashMap<MessageId, Foreign>,
     /// Numbers routes and messages.
@@ -238,6 +240,7 @@ impl Shard {
             templates: Templates::default(),
             outbox: Outbox::default(),
             gathers: HashMap::new(),
+            handed: HashSet::new(),
             foreign: HashMap::new(),
             counter: 0,
             counters: Counters::default(),
@@ -436,11 +439,22 @@ impl Shard {
         outcome: Result<(), ReasonCode>,
         fx: &mut Vec<Effect>,
     ) {
-        let Some(slot) = self.session_of(conn) else { return };
-        let session = &mut self.sessions[slot as usize];
-        session.controls = session.controls.saturating_sub(1);
-        if let Some(packet_id) = ack.packet_id {
-            self.other_is_done(now, slot, packet_id, 0, outcome.err(), fx);
+        let ControlAck { packet_id, inbound } = ack;
+        if let Some(session) = self.session(conn) {
+            session.controls = session.controls.saturating_sub(1);
+        }
+        if let Some(handed) = inbound.zip(packet_id) {
+            self.handed.remove(&handed);
+        }
+        // It may be on another connection by now, or on none.
+        let returns = inbound.and_then(|id| self.by_id.get(&id).copied());
+        if let Some((slot, packet_id)) = self.session_of(conn).or(returns).zip(packet_id) {
+            let refusal = outcome.err();
+            let is_told = self.other_is_done(now, slot, packet_id, 0, refusal, fx);
+            if refusal.is_some() && !is_told {
+                // When it says it again, it is asked anew.
+                self.forget_inbound(slot, packet_id);
+            }
         }
         self.replay(now, conn, fx);
         self.settle(now, fx);

@@ -20,7 +20,7 @@ use crate::deliver::may_publish;
 use crate::effect::{ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect};
 use crate::message::Message;
 use crate::report::What;
-use crate::storage::Record;
+use crate::storage::{Record, SessionId};
 
 /// Who speaks in a message that came from a client.
 pub(super) struct Speaker<'a> {
@@ -150,11 +150,17 @@ impl Shard {
         }
         let owner_epoch = session.owner_epoch;
         let mut waits = Waits { after: self.outbox.everything_so_far(), others: 0 };
-        let is_same = |asker: &Asker| matches!(asker, Asker::Client { slot: s, packet_id: p, .. } if (*s, *p) == (slot, packet_id));
-        for gather in self.gathers.values_mut().filter(|gather| is_same(&gather.asker)) {
-            if let Asker::Client { owner_epoch: asked, .. } = &mut gather.asker {
-                *asked = owner_epoch;
-                waits.others = 1;
+        // On another connection: what was asked for it then is asked for it still.
+        if let Some(id) = session.stored.as_ref().map(|stored| stored.id) {
+            waits.others += u8::from(self.handed.contains(&(id, packet_id)));
+            for gather in self.gathers.values_mut() {
+                if let Asker::Client { owner_epoch: asked, packet_id: of, inbound: Some(by), .. } =
+                    &mut gather.asker
+                    && (*by, *of) == (id, packet_id)
+                {
+                    *asked = owner_epoch;
+                    waits.others += 1;
+                }
             }
         }
         self.say(now, conn, Speech::to_publish(packet_id, true, ReasonCode::Success), waits, fx);
@@ -234,18 +240,28 @@ impl Shard {
         let mut waits = Waits::default();
         if publish.kind == ControlKind::State {
             waits = self.spread(now, conn, publication, To::FindAgain, origin, fx).waits;
-        } else if let Origin::Client { slot, packet_id, exactly_once: true } = origin
-            && let Some(session) = self.sessions[slot as usize].stored.as_ref().map(|stored| stored.id)
+        } else if let (Some(session), Origin::Client { packet_id, .. }) =
+            (self.stored_inbound(origin), origin)
         {
             waits.after = self.remember_now(Record::Inbound { session, packet_id });
         }
         let ack = match origin {
             Origin::Nobody | Origin::Order(_) => None,
-            Origin::Unanswered => Some(ControlAck { packet_id: None }),
-            Origin::Client { packet_id, .. } => Some(ControlAck { packet_id: Some(packet_id) }),
+            Origin::Unanswered => Some(ControlAck { packet_id: None, inbound: None }),
+            Origin::Client { packet_id, .. } => {
+                let inbound = self.stored_inbound(origin);
+                self.handed.extend(inbound.map(|session| (session, packet_id)));
+                Some(ControlAck { packet_id: Some(packet_id), inbound })
+            }
         };
         fx.push(Effect::Control { conn, ack, publish });
         Ok(Spoken::Handed(waits))
+    }
+
+    /// The stored session that says it at QoS 2, and must remember that it did.
+    fn stored_inbound(&self, origin: Origin) -> Option<SessionId> {
+        let Origin::Client { slot, exactly_once: true, .. } = origin else { return None };
+        self.sessions[slot as usize].stored.as_ref().map(|stored| stored.id)
     }
 
     /// A message that another shard has let in. `gather`: the shard that wants to hear to whom it is owed
@@ -318,12 +334,7 @@ impl Shard {
             }
         }
         let answered = acknowledged && !matches!(origin, Origin::Nobody);
-        let session = match origin {
-            Origin::Client { slot, exactly_once: true, .. } => {
-                self.sessions[slot as usize].stored.as_ref().map(|stored| stored.id)
-            }
-            _ => None,
-        };
+        let session = self.stored_inbound(origin);
         if left > 0 {
             let message = self.stored(now, publication);
             let asker = match origin {

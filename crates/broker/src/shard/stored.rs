@@ -596,7 +596,9 @@ impl Shard {
         let registry = self.registry(&message.registry);
         retained &= self.registries[registry].retained.has(&message.topic);
         let mut after = 0;
-        if let Asker::Client { inbound: Some(session), packet_id, .. } = asker {
+        if let Asker::Client { inbound: Some(session), packet_id, .. } = asker
+            && self.has_inbound(session, packet_id)
+        {
             after = self.remember_now(Record::Inbound { session, packet_id });
         }
         // One batch holds both, or neither.
@@ -623,6 +625,12 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Whether the message under this identifier is not released yet.
+    fn has_inbound(&self, session: SessionId, packet_id: PacketId) -> bool {
+        let session = self.by_id.get(&session).and_then(|slot| self.sessions.get(*slot as usize));
+        session.is_some_and(|session| session.flow.inbound.contains(&packet_id.get()))
     }
 
     /// A message that came from another shard is stored.
