@@ -114,7 +114,7 @@ pub enum Effect {
         /// What the broker knows of it.
         moving: Box<Moving>,
     },
-    /// The client was not listened to because too much of what it said waited; it is from now on.
+    /// The client was not listened to because too much of what it, or everybody, said waited; it is from now on.
     Resume {
         /// The connection.
         conn: ConnId,

@@ -871,25 +871,84 @@ fn while_nothing_can_be_stored_nobody_fills_the_memory() {
     assert_eq!(net.subscribe(other, "c", QOS1), [Got::SubAck(vec![ReasonCode::GrantedQos1])]);
 }
 
+/// What waits to be stored, about.
+fn unsaved_bytes(net: &Net) -> usize {
+    let records = net.disk.batches.iter().skip(net.disk.stored).flat_map(|(_, batch)| &batch.records);
+    let messages = records.filter_map(|record| match record {
+        Record::Message { message, .. } => Some(message.payload.len()),
+        _ => None,
+    });
+    messages.sum()
+}
+
 #[test]
-fn a_storage_that_hangs_and_says_nothing_does_not_fill_the_memory_either() {
-    let settle = |config: &mut drawbridge_broker::ShardConfig| {
-        (config.durable, config.queue_bytes_max) = (true, 1 << 30);
-    };
-    let mut net = Net::with(1, settle);
+fn a_storage_that_is_slow_or_hangs_and_says_nothing_is_waited_for_and_does_not_fill_the_memory() {
+    for version in [V311, V5] {
+        let settle = |config: &mut drawbridge_broker::ShardConfig| {
+            (config.durable, config.queue_bytes_max) = (true, 1 << 30);
+        };
+        let mut net = Net::with(1, settle);
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        net.subscribe(reader, "a", QOS1);
+        net.hang_up(reader);
+        let bystander = net.join(0, version, app(2));
+        let held = |net: &mut Net, client: usize| {
+            let conn = net.clients[client].conn;
+            net.shards[0].is_held(conn)
+        };
+        net.disk.slow = true;
+        let payload = vec![0; 200 << 10];
+        let speaker = net.connect_with(0, version, app(3), |connect| connect.keep_alive_s = 10);
+        net.expect_welcome(speaker);
+        let mut sent = 0;
+        while !held(&mut net, speaker) {
+            net.publish(speaker, "a", &payload, QOS1);
+            sent += 1;
+            assert!(unsaved_bytes(&net) < 70 << 20, "it is listened to however much waits");
+        }
+        assert!(unsaved_bytes(&net) > 60 << 20, "a disk that is only slow is given its time");
+        assert!(!held(&mut net, bystander), "it waits for nothing");
+        // What was read already is kept, and its silence is not its fault.
+        net.publish(speaker, "a", &payload, QOS1);
+        net.pass(Duration::from_secs(60));
+        // Whoever comes is listened to until it waits, and nobody at last.
+        let mut speakers = vec![(speaker, sent + 1)];
+        while !held(&mut net, bystander) {
+            let uid = 10 + speakers.len() as u64;
+            let speaker = net.join(0, version, app(uid));
+            net.publish(speaker, "a", &payload, QOS1);
+            net.publish(speaker, "a", &payload, QOS1);
+            speakers.push((speaker, 2));
+            assert!(unsaved_bytes(&net) < 130 << 20, "nobody is held back");
+        }
+        assert_eq!(net.reported("DB-2045"), 0, "nothing was refused");
+        // It has caught up: all are heard, and answered.
+        net.commit();
+        net.commit();
+        assert!(!held(&mut net, bystander));
+        for (speaker, sent) in speakers {
+            assert!(!held(&mut net, speaker));
+            assert_eq!((answers(&mut net, speaker).len(), net.clients[speaker].closed), (sent, None));
+        }
+    }
+}
+
+#[test]
+fn who_is_held_back_for_a_slow_storage_is_told_once_that_says_that_it_stalls() {
+    let mut net = Net::with(1, |config| (config.durable, config.queue_bytes_max) = (true, 1 << 30));
     let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
     net.subscribe(reader, "a", QOS1);
     net.hang_up(reader);
     let speaker = net.join(0, V5, app(2));
+    let conn = net.clients[speaker].conn;
     net.disk.slow = true;
-    let payload = vec![0; 200 << 10];
-    let mut sent = 0;
-    while net.reported("DB-2045") == 0 {
-        net.publish(speaker, "a", &payload, QOS1);
-        sent += 1;
-        assert!(sent * payload.len() < 200 << 20, "nothing was refused");
+    while !net.shards[0].is_held(conn) {
+        net.publish(speaker, "a", &vec![0; 200 << 10], QOS1);
     }
-    assert!(sent * payload.len() > 100 << 20, "a disk that is only slow is waited for");
+    net.publish(speaker, "a", b"one more", QOS1);
+    assert_eq!(net.reported("DB-2045"), 0);
+    net.run(0, |shard, now, fx| shard.stalled(now, true, fx));
+    assert_eq!((net.reported("DB-2045"), net.shards[0].is_held(conn)), (1, false));
 }
 
 #[test]

@@ -89,6 +89,8 @@ pub struct Shard {
     met_groups: Vec<usize>,
     templates: Templates,
     outbox: Outbox,
+    /// Clients that are not listened to until the storage has caught up.
+    held_back: BTreeSet<ConnId>,
     /// Messages that other shards were asked about, by what they are called there.
     gathers: HashMap<u64, Gather>,
     /// Control publishes at QoS 2 of stored sessions that the edge has.
@@ -239,6 +241,7 @@ impl Shard {
             met_groups: Vec::new(),
             templates: Templates::default(),
             outbox: Outbox::default(),
+            held_back: BTreeSet::new(),
             gathers: HashMap::new(),
             handed: HashSet::new(),
             foreign: HashMap::new(),
@@ -344,6 +347,10 @@ impl Shard {
                 if session.is_held() {
                     return used;
                 }
+                if self.outbox.holds(session) {
+                    self.held_back.insert(conn);
+                    return used;
+                }
                 // I5: the timer ends the session; this check makes the end exact.
                 if session.has_ended(now) {
                     self.end(now, conn, What::Expired, fx);
@@ -392,6 +399,7 @@ impl Shard {
             self.report_of(conn, slot, What::Disconnected { by_client: false }, fx);
             self.leave(now, conn, slot, Leaving { with_will: true, discard: false }, fx);
         }
+        self.held_back.remove(&conn);
         let place = &mut self.places[conn.slot() as usize];
         place.conn = None;
         place.generation = place.generation.wrapping_add(1);
@@ -421,13 +429,22 @@ impl Shard {
     }
 
     /// Whether the client is not listened to for now, because too much of what it said waits for
-    /// [`Self::control_done`]. The driver reads on after that; what it reads before is kept.
+    /// [`Self::control_done`] or the storage. The driver reads on after that, or after [`Effect::Resume`]; what it
+    /// reads before is kept.
     #[must_use]
     pub fn is_held(&mut self, conn: ConnId) -> bool {
         let committed = self.outbox.committed;
         // What it hears waits for the storage: more answers would only pile up behind that.
-        self.conn(conn).is_some_and(|state| state.output_after > committed)
-            || self.session(conn).is_some_and(|session| session.is_held())
+        if self.conn(conn).is_some_and(|state| state.output_after > committed) {
+            return true;
+        }
+        let session = self.session_of(conn).and_then(|slot| self.sessions.get(slot as usize));
+        let Some(session) = session else { return false };
+        let holds = self.outbox.holds(session);
+        if holds {
+            self.held_back.insert(conn);
+        }
+        holds || session.is_held()
     }
 
     /// The edge has dealt with a control publish: its PUBACK goes out.

@@ -16,7 +16,7 @@ use super::open::Pending;
 use super::readers::Owing;
 use super::session::{DelayedWill, Session, Stored, Subscription, filter_cost, slot_of};
 use super::shared::parse_share;
-use super::{Conn, Registry, Shard, Timer};
+use super::{Conn, Later, Registry, Shard, Timer};
 use crate::effect::{Admitted, ConnId, Crossing, Effect, OrderOutcome};
 use crate::message::{Message, Publisher};
 use crate::routes::Subscriber;
@@ -81,7 +81,10 @@ pub(super) enum Waiter {
 
 /// While the storage stalls, what must be stored is refused once so much waits.
 const UNSAVED_BYTES_MAX: usize = 32 << 20;
-/// The same while it does not say that it stalls: it may be slow, or hang.
+/// While it does not say that it stalls, and is slow or hangs: from here on a client that waits for it is not
+/// listened to until it has caught up.
+const UNSAVED_BYTES_WAITED_FOR: usize = 64 << 20;
+/// From here on none is; what comes without being listened to is refused.
 const UNSAVED_BYTES_MAX_EVER: usize = 128 << 20;
 /// A message from another shard that is stored now has no more older ones behind it.
 const OLDER_MAX: usize = 1_024;
@@ -104,6 +107,12 @@ impl Outbox {
         let next = !self.records.is_empty();
         self.urgent |= next;
         self.taken + u64::from(next)
+    }
+
+    /// Whether the storage is so far behind that the client is not to be listened to.
+    pub(super) fn holds(&self, session: &Session) -> bool {
+        let waits = self.unsaved_bytes > UNSAVED_BYTES_WAITED_FOR && !session.speeches.is_empty();
+        (waits || self.unsaved_bytes > UNSAVED_BYTES_MAX_EVER) && !self.stalled
     }
 }
 
@@ -311,6 +320,7 @@ impl Shard {
                 }
             }
         }
+        self.listen_to_those_held_back(fx);
         self.settle(now, fx);
     }
 
@@ -365,8 +375,20 @@ impl Shard {
     }
 
     /// The storage cannot store for now, or can again.
-    pub fn stalled(&mut self, _now: Instant, stalled: bool, _fx: &mut Vec<Effect>) {
+    pub fn stalled(&mut self, now: Instant, stalled: bool, fx: &mut Vec<Effect>) {
         self.outbox.stalled = stalled;
+        self.listen_to_those_held_back(fx);
+        self.settle(now, fx);
+    }
+
+    /// The storage has caught up, or has said that it stalls: then a client is told so instead.
+    fn listen_to_those_held_back(&mut self, fx: &mut Vec<Effect>) {
+        if self.outbox.stalled || self.outbox.unsaved_bytes <= UNSAVED_BYTES_WAITED_FOR {
+            for conn in mem::take(&mut self.held_back) {
+                self.later.push_back(Later::Replay(conn));
+                fx.push(Effect::Resume { conn });
+            }
+        }
     }
 
     /// Whether nothing more can be taken that must be stored.
