@@ -224,7 +224,9 @@ impl Shard {
         let uid = publication.publisher.uid;
         may_publish(Some(speaker.rights), &registry.voices, uid, publication.topic)?;
         let Some((device, kind)) = ControlKind::of(publication.topic.as_str()) else {
-            return Ok(Spoken::Routed(self.spread(now, conn, publication, To::Find, origin, fx).waits));
+            // What a session that is away found out is of no use to it.
+            let readers = if matches!(origin, Origin::Nobody) { To::FindAgain } else { To::Find };
+            return Ok(Spoken::Routed(self.spread(now, conn, publication, readers, origin, fx).waits));
         };
         let publish = ControlPublish {
             registry: registry.name.clone(),

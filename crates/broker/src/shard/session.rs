@@ -601,7 +601,8 @@ impl Shard {
             expires: last.expiry_s.map(|s| now + Duration::from_secs(u64::from(s))),
             properties: unstored(&last.properties),
             publisher: will.publisher,
-            from: None,
+            // [MQTT-3.8.3-3] (5.0): it is published for the client, under its client id.
+            from: will.session.and_then(|id| self.by_id.get(&id).copied()),
             stored: None,
             kept: None,
             payload_shared: Some(&last.payload),
