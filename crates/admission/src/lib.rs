@@ -103,7 +103,7 @@ pub use standing::Standing;
 pub use stats::AdmissionStats;
 pub use tokens::TokenMark;
 pub use watch::{EndReason, SessionsEnd, Watcher};
-pub use ways::{ACE_METHOD, PeerProof, TOKEN_METHODS, TlsFacts, TlsVersion, Way, Ways};
+pub use ways::{ACE_METHOD, PeerProof, TOKEN_METHODS, TlsFacts, TlsVersion, Way, Ways, refresh_context};
 
 use cache::{Cache, Loaded};
 use limits::Limits;

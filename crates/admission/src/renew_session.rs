@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use drawbridge_identity::{NotProven, Refusal};
+use drawbridge_identity::{NoncePurpose, NotProven, Refusal};
 use drawbridge_names::{MqttClientId, RegistryName, Uid};
 
 use crate::connect::{ConnectRequest, Connected, Credential, Proof, Verdict};
@@ -76,6 +76,12 @@ impl Admission {
             self.tally_admitted("renew", &connected.registry, connected.kind, &connected.name);
         }
         Ok(verdict)
+    }
+
+    /// A nonce for the assertion that renews a session.
+    #[must_use]
+    pub fn renewal_nonce(&self, registry: &RegistryName) -> Option<String> {
+        self.challenge(registry, NoncePurpose::Assertion).ok().map(|challenge| challenge.nonce)
     }
 
     async fn judge_renewal(&self, session: &SessionRenewal<'_>) -> Result<Verdict, Refusal> {

@@ -169,6 +169,12 @@ impl fmt::Debug for TlsFacts {
     }
 }
 
+/// The context of [`TlsFacts::refresh_exporter`] for a new token.
+#[must_use]
+pub fn refresh_context(token: &[u8]) -> [u8; 32] {
+    drawbridge_jose::sha256(token)
+}
+
 /// What a client has proven to hold in the TLS handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerProof {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use drawbridge_admission::{Admission, Clock};
+use drawbridge_admission::{Admission, Clock, Ways};
 use drawbridge_broker::storage::Storage;
 use drawbridge_broker::{Directory, Interest, Shard, ShardConfig};
 use drawbridge_control::ControlPublishes;
@@ -72,6 +72,7 @@ pub(crate) struct Door {
     pub(crate) confidential: bool,
     pub(crate) anonymous_as: Option<PrincipalName>,
     pub(crate) registry: Option<RegistryName>,
+    pub(crate) ways: Ways,
     pub(crate) gate: Gate,
 }
 
@@ -87,6 +88,7 @@ impl Door {
             tls,
             anonymous_as,
             registry: listener.and_then(|listener| listener.registry.clone()),
+            ways: listener.map_or(config.web_socket_ways, |listener| listener.ways),
             gate: Gate::new(config.unauthenticated_max, config.unauthenticated_per_address_max),
         }
     }

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 
+use drawbridge_admission::TlsFacts;
 use mio::net::TcpStream;
 
 use crate::error::Turned;
@@ -137,6 +138,15 @@ impl Channel {
     /// Whether what comes next costs a handshake: far more than any message.
     pub(crate) fn is_handshaking(&self) -> bool {
         matches!(self, Self::Tls(_, tls) if tls.is_handshaking())
+    }
+
+    /// What TLS says of the connection; `None` without TLS of our own. `renewal`: the new token, if one has come.
+    pub(crate) fn tls_facts(&self, renewal: Option<&[u8]>) -> Option<TlsFacts> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(_, tls) => Some(tls.facts(renewal)),
+            Self::WebSocket(_, inside) => Some(inside.tls.facts(renewal)),
+        }
     }
 
     /// The client has been admitted: what holds for strangers alone is over.

@@ -5,6 +5,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drawbridge_admission::Ways;
 use drawbridge_names::{PrincipalName, RegistryName};
 
 use crate::{BridgeError, Durable};
@@ -38,6 +39,8 @@ pub struct BridgeConfig {
     pub logins_max: usize,
     /// Connections in all. Default: the soft limit of open files at start, less a reserve.
     pub connections_max: Option<usize>,
+    /// The ways in that are open over WebSocket. Default: [`Ways::default`].
+    pub web_socket_ways: Ways,
     /// How often the numbers below `$SYS` are published to those who may listen and do; zero: never. Default 10 s.
     pub statistics_interval: Duration,
     /// Where sessions and messages outlive the process. Default none: no session outlives its connection.
@@ -61,6 +64,7 @@ impl Default for BridgeConfig {
             handshakes_waiting_max: 512,
             logins_max: 1024,
             connections_max: None,
+            web_socket_ways: Ways::default(),
             statistics_interval: Duration::from_secs(10),
             storage: None,
             shard: drawbridge_broker::ShardConfig::default(),
@@ -77,6 +81,8 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// The registry of clients that name none by client id or token; `None` for the default one.
     pub registry: Option<RegistryName>,
+    /// The ways in that are open here.
+    pub ways: Ways,
 }
 
 /// How a listener protects what crosses it.

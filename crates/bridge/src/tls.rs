@@ -4,9 +4,10 @@
 use std::io::{self, BufRead, IoSlice, Write};
 use std::sync::Arc;
 
+use drawbridge_admission::{ClientCertificate, PeerProof, TlsFacts, TlsVersion, refresh_context};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ServerConnection};
-use rustls::{CipherSuite, ServerConfig, crypto::aws_lc_rs};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, crypto::aws_lc_rs};
 
 use crate::BridgeError;
 use crate::client_certificate::AnyClientCertificate;
@@ -109,6 +110,32 @@ impl Tls {
     /// One whose handshake is done already.
     pub(crate) fn begun(session: ServerConnection) -> Self {
         Self { session, handshake_bytes_left: 0, handshake_bytes_max: 0 }
+    }
+
+    /// What is known of the connection once its handshake is done. `renewal`: the new token, if one has come.
+    pub(crate) fn facts(&self, renewal: Option<&[u8]>) -> TlsFacts {
+        let version = match self.session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => TlsVersion::V12,
+            _ => TlsVersion::V13,
+        };
+        let peer = self.session.peer_certificates().map(|chain| {
+            let chain_der = chain.iter().map(|der| der.to_vec()).collect();
+            PeerProof::Certificate(ClientCertificate { chain_der })
+        });
+        TlsFacts {
+            version,
+            resumed: self.session.handshake_kind() == Some(HandshakeKind::Resumed),
+            peer,
+            // An empty context, not none: the two differ in TLS 1.2 (RFC 5705 section 4).
+            ace_exporter: self.export(b"EXPORTER-ACE-MQTT-Sign-Challenge", b""),
+            channel_binding: self.export(b"EXPORTER-Channel-Binding", b""),
+            refresh_exporter: renewal
+                .and_then(|token| self.export(b"EXPORTER-drawbridge-refresh", &refresh_context(token))),
+        }
+    }
+
+    fn export(&self, label: &[u8], context: &[u8]) -> Option<[u8; 32]> {
+        self.session.export_keying_material([0; 32], label, Some(context)).ok()
     }
 
     /// Takes in all of `ciphertext` and appends what it decrypts to `plaintext`: at most as many

@@ -1,7 +1,7 @@
 //! May this message be published, may it be delivered: the two questions that every path asks
 //! (invariant I4). Live, retained, queued, will and command messages all come through here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use drawbridge_names::{TopicName, Uid};
@@ -15,6 +15,8 @@ pub(crate) struct Voices {
     /// `None`: blocked or deleted, nothing of it is delivered. Else what it left behind is judged by
     /// these.
     changed: HashMap<Uid, Option<Arc<Rights>>>,
+    /// Of these the other shards have heard from this one how they stand.
+    spread: HashSet<Uid>,
 }
 
 impl Voices {
@@ -28,6 +30,17 @@ impl Voices {
     pub(crate) fn learn(&mut self, uid: Uid, rights: Option<Arc<Rights>>) {
         self.generation += 1;
         self.changed.entry(uid).or_insert(rights);
+    }
+
+    /// The other shards hear from this one how the principal stands now.
+    pub(crate) fn note_spread(&mut self, uid: Uid) {
+        self.spread.insert(uid);
+    }
+
+    /// Whether they have heard so before: then they must hear of what comes after it, too, or an older word would be
+    /// the last.
+    pub(crate) fn was_spread(&self, uid: Uid) -> bool {
+        self.spread.contains(&uid)
     }
 
     /// Whether nothing of this principal is delivered.

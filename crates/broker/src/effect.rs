@@ -129,7 +129,7 @@ pub enum Effect {
         /// What the broker knows of it.
         moving: Box<Moving>,
     },
-    /// The client was not listened to because too much of what it said waited; it is from now on.
+    /// The client was not listened to because too much of what it, or everybody, said waited; it is from now on.
     Resume {
         /// The connection.
         conn: ConnId,
@@ -567,10 +567,12 @@ impl ControlKind {
     }
 }
 
-/// A control publish that waits for its answer; at QoS 1 the client waits for its PUBACK.
+/// A control publish that waits for its answer; at QoS 1 the client waits for its PUBACK, at QoS 2 for its PUBREC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlAck {
     pub(crate) packet_id: Option<drawbridge_mqtt::codec::PacketId>,
+    /// The stored session that said it at QoS 2: it may come back for its answer on another connection.
+    pub(crate) inbound: Option<SessionId>,
 }
 
 /// What one shard tells another.
@@ -680,6 +682,9 @@ mod tests {
             clean_start: true,
             keep_alive_s: 60,
             will_topic: None,
+            method: Some("ace".to_owned()),
+            data: Some(Zeroizing::new(b"hunter2".to_vec())),
+            challenged: None,
         };
         let shown = format!("{request:?}");
         assert!(!shown.contains("secret") && !shown.contains("hunter2"), "{shown}");

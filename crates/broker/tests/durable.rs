@@ -702,6 +702,82 @@ fn the_identifier_of_a_refused_control_message_is_free_again_also_after_a_restar
     assert_eq!(net.controls.len(), 1, "another message, not the one that was refused");
 }
 
+/// What control is asked next is refused or not.
+fn control_says(net: &mut Net, outcome: Result<(), ReasonCode>) {
+    let (shard, conn, ack, _) = net.controls.pop().expect("control is asked");
+    net.run(shard, |shard, now, fx| shard.control_done(now, conn, ack.expect("QoS 2"), outcome, fx));
+}
+
+#[test]
+fn what_control_says_of_a_message_at_qos_2_is_not_lost_with_the_connection() {
+    for outcome in [Ok(()), Err(ReasonCode::NotAuthorized)] {
+        let told = [Got::PubRec(7, outcome.err().unwrap_or(ReasonCode::Success))];
+        let state = publish_bytes(V5, a_publish("devices/lamp/state", b"on", QOS2, Some(7)));
+        for comes_back_first in [false, true] {
+            let mut net = Net::durable(1);
+            let (speaker, _) = net.rejoin(0, V5, app(1), 3_600);
+            net.send_bytes(speaker, &state);
+            net.hang_up(speaker);
+            if comes_back_first {
+                let (speaker, _) = net.rejoin(0, V5, app(1), 3_600);
+                net.send_bytes(speaker, &state);
+                assert_eq!(answers(&mut net, speaker), [], "control has not said yet");
+                control_says(&mut net, outcome);
+                assert_eq!(answers(&mut net, speaker), told);
+            } else {
+                control_says(&mut net, outcome);
+                let (speaker, _) = net.rejoin(0, V5, app(1), 3_600);
+                net.send_bytes(speaker, &state);
+                // What it refused it is asked again; what it has taken it has.
+                assert_eq!(net.controls.len(), usize::from(outcome.is_err()));
+                if outcome.is_err() {
+                    control_says(&mut net, outcome);
+                }
+                assert_eq!(answers(&mut net, speaker), told);
+            }
+            assert!(net.controls.is_empty(), "{outcome:?} {comes_back_first}");
+        }
+    }
+}
+
+#[test]
+fn a_message_that_comes_again_does_not_wait_for_what_another_session_in_its_place_had_asked() {
+    let mut net = Net::durable(2);
+    let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS2);
+    let once = publish_bytes(V5, a_publish("a", b"1", QOS2, Some(7)));
+    // The other shard never hears of the question of the first.
+    let first = net.join(0, V5, app(2));
+    let conn = net.clients[first].conn;
+    net.shards[0].receive(net.now, conn, &once, &mut Vec::new());
+    net.hang_up(first);
+    let (second, _) = net.rejoin(0, V5, app(3), 3_600);
+    net.send_bytes(second, &once);
+    net.hang_up(second);
+    let (second, _) = net.rejoin(0, V5, app(3), 3_600);
+    net.send_bytes(second, &once);
+    assert_eq!(answers(&mut net, second), [Got::PubRec(7, ReasonCode::Success)]);
+}
+
+#[test]
+fn a_release_that_comes_before_its_answer_is_not_undone_by_a_restart() {
+    let mut net = Net::durable(2);
+    let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+    net.subscribe(reader, "a", QOS1);
+    let (speaker, _) = net.rejoin(0, V5, app(2), 3_600);
+    // The other shard is still to say to whom there the message is owed.
+    let one = publish_bytes(V5, a_publish("a", b"1", QOS2, Some(7)));
+    let release = encode(V5, &Packet::PubRel(Ack::success(id(7))));
+    net.send_bytes(speaker, &[one, release].concat());
+    let expected = [Got::PubRec(7, ReasonCode::Success), Got::PubComp(7, ReasonCode::Success)];
+    assert_eq!(answers(&mut net, speaker), expected);
+    net.restart();
+    let (speaker, _) = net.rejoin(0, V5, app(2), 3_600);
+    net.send_bytes(speaker, &publish_bytes(V5, a_publish("a", b"2", QOS2, Some(7))));
+    let (reader, _) = net.rejoin(1, V5, app(1), 3_600);
+    assert_eq!(net.payloads(reader), ["1", "2"]);
+}
+
 #[test]
 fn a_message_at_qos_2_that_is_repeated_before_its_answer_holds_up_no_later_answer() {
     for version in [V311, V5] {
@@ -716,6 +792,40 @@ fn a_message_at_qos_2_that_is_repeated_before_its_answer_holds_up_no_later_answe
         let got = answers(&mut net, speaker);
         assert_eq!(got.first(), Some(&Got::PubRec(1, ReasonCode::Success)));
         assert_eq!(got.last(), Some(&Got::PubAck { id: 2, reason: ReasonCode::Success, text: None }));
+    }
+}
+
+#[test]
+fn no_local_keeps_a_will_from_the_session_that_left_it() {
+    for restarts in [false, true] {
+        for delay_s in [0, 10] {
+            let mut net = Net::durable(1);
+            let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+            net.subscribe(reader, "w/#", QOS1);
+            let client = net.connect_with(0, V5, app(2), |connect| {
+                connect.properties.session_expiry_s = Some(3_600);
+                let mut last = will("w/client", b"gone");
+                last.properties.delay_s = Some(delay_s);
+                connect.will = Some(last);
+            });
+            net.expect_welcome(client);
+            let not_own = SubscribeEntry { no_local: true, ..SubscribeEntry::of("w/+", QOS1) };
+            net.subscribe_as(client, not_own, None);
+            if restarts {
+                net.restart();
+            } else {
+                net.hang_up(client);
+            }
+            net.pass(Duration::from_secs(11));
+            let (client, _) = net.rejoin(0, V5, app(2), 3_600);
+            let reader = if restarts { net.rejoin(0, V5, app(1), 3_600).0 } else { reader };
+            assert_eq!(net.payloads(reader), ["gone"], "{restarts} {delay_s}");
+            assert!(net.messages(client).is_empty(), "{restarts} {delay_s}");
+            // Without No Local it hears what it says itself.
+            net.subscribe(client, "w/+", QOS1);
+            net.publish(client, "w/client", b"back", QOS0);
+            assert_eq!(net.payloads(client), ["back"]);
+        }
     }
 }
 
@@ -795,25 +905,84 @@ fn while_nothing_can_be_stored_nobody_fills_the_memory() {
     assert_eq!(net.subscribe(other, "c", QOS1), [Got::SubAck(vec![ReasonCode::GrantedQos1])]);
 }
 
+/// What waits to be stored, about.
+fn unsaved_bytes(net: &Net) -> usize {
+    let records = net.disk.batches.iter().skip(net.disk.stored).flat_map(|(_, batch)| &batch.records);
+    let messages = records.filter_map(|record| match record {
+        Record::Message { message, .. } => Some(message.payload.len()),
+        _ => None,
+    });
+    messages.sum()
+}
+
 #[test]
-fn a_storage_that_hangs_and_says_nothing_does_not_fill_the_memory_either() {
-    let settle = |config: &mut drawbridge_broker::ShardConfig| {
-        (config.durable, config.queue_bytes_max) = (true, 1 << 30);
-    };
-    let mut net = Net::with(1, settle);
+fn a_storage_that_is_slow_or_hangs_and_says_nothing_is_waited_for_and_does_not_fill_the_memory() {
+    for version in [V311, V5] {
+        let settle = |config: &mut drawbridge_broker::ShardConfig| {
+            (config.durable, config.queue_bytes_max) = (true, 1 << 30);
+        };
+        let mut net = Net::with(1, settle);
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        net.subscribe(reader, "a", QOS1);
+        net.hang_up(reader);
+        let bystander = net.join(0, version, app(2));
+        let held = |net: &mut Net, client: usize| {
+            let conn = net.clients[client].conn;
+            net.shards[0].is_held(conn)
+        };
+        net.disk.slow = true;
+        let payload = vec![0; 200 << 10];
+        let speaker = net.connect_with(0, version, app(3), |connect| connect.keep_alive_s = 10);
+        net.expect_welcome(speaker);
+        let mut sent = 0;
+        while !held(&mut net, speaker) {
+            net.publish(speaker, "a", &payload, QOS1);
+            sent += 1;
+            assert!(unsaved_bytes(&net) < 70 << 20, "it is listened to however much waits");
+        }
+        assert!(unsaved_bytes(&net) > 60 << 20, "a disk that is only slow is given its time");
+        assert!(!held(&mut net, bystander), "it waits for nothing");
+        // What was read already is kept, and its silence is not its fault.
+        net.publish(speaker, "a", &payload, QOS1);
+        net.pass(Duration::from_secs(60));
+        // Whoever comes is listened to until it waits, and nobody at last.
+        let mut speakers = vec![(speaker, sent + 1)];
+        while !held(&mut net, bystander) {
+            let uid = 10 + speakers.len() as u64;
+            let speaker = net.join(0, version, app(uid));
+            net.publish(speaker, "a", &payload, QOS1);
+            net.publish(speaker, "a", &payload, QOS1);
+            speakers.push((speaker, 2));
+            assert!(unsaved_bytes(&net) < 130 << 20, "nobody is held back");
+        }
+        assert_eq!(net.reported("DB-2045"), 0, "nothing was refused");
+        // It has caught up: all are heard, and answered.
+        net.commit();
+        net.commit();
+        assert!(!held(&mut net, bystander));
+        for (speaker, sent) in speakers {
+            assert!(!held(&mut net, speaker));
+            assert_eq!((answers(&mut net, speaker).len(), net.clients[speaker].closed), (sent, None));
+        }
+    }
+}
+
+#[test]
+fn who_is_held_back_for_a_slow_storage_is_told_once_that_says_that_it_stalls() {
+    let mut net = Net::with(1, |config| (config.durable, config.queue_bytes_max) = (true, 1 << 30));
     let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
     net.subscribe(reader, "a", QOS1);
     net.hang_up(reader);
     let speaker = net.join(0, V5, app(2));
+    let conn = net.clients[speaker].conn;
     net.disk.slow = true;
-    let payload = vec![0; 200 << 10];
-    let mut sent = 0;
-    while net.reported("DB-2045") == 0 {
-        net.publish(speaker, "a", &payload, QOS1);
-        sent += 1;
-        assert!(sent * payload.len() < 200 << 20, "nothing was refused");
+    while !net.shards[0].is_held(conn) {
+        net.publish(speaker, "a", &vec![0; 200 << 10], QOS1);
     }
-    assert!(sent * payload.len() > 100 << 20, "a disk that is only slow is waited for");
+    net.publish(speaker, "a", b"one more", QOS1);
+    assert_eq!(net.reported("DB-2045"), 0);
+    net.run(0, |shard, now, fx| shard.stalled(now, true, fx));
+    assert_eq!((net.reported("DB-2045"), net.shards[0].is_held(conn)), (1, false));
 }
 
 #[test]

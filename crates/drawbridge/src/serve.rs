@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use drawbridge_admission::{Actor, Admission, Clock, NewRegistry};
+use drawbridge_admission::{Actor, Admission, Clock, NewRegistry, Ways};
 use drawbridge_bridge::{
     Bridge, BridgeConfig, BridgeHandle, Durable, Listener, ListenerKind, WebSocketPlace, raise_open_files,
     server_tls, server_tls_asking,
@@ -322,8 +322,12 @@ fn bridge_config(
     tls: &Arc<rustls::ServerConfig>,
     durable: Durable,
 ) -> Result<BridgeConfig, StartError> {
-    let mut listeners =
-        vec![Listener { socket: sockets.mqtts, kind: ListenerKind::Tls(Arc::clone(tls)), registry: None }];
+    let mut listeners = vec![Listener {
+        socket: sockets.mqtts,
+        kind: ListenerKind::Tls(Arc::clone(tls)),
+        registry: None,
+        ways: Ways::ALL,
+    }];
     if let Some(socket) = sockets.mqtt {
         let anonymous_as = match &settings.serve.insecure_anonymous {
             Some(name) => Some(PrincipalName::parse(name)?),
@@ -333,11 +337,17 @@ fn bridge_config(
             anonymous_as = anonymous_as.as_ref().map(tracing::field::display),
             "MQTT without TLS is on, for development only: no token is accepted there"
         );
-        listeners.push(Listener { socket, kind: ListenerKind::Plain { anonymous_as }, registry: None });
+        listeners.push(Listener {
+            socket,
+            kind: ListenerKind::Plain { anonymous_as },
+            registry: None,
+            ways: Ways::ALL,
+        });
     }
     let bridge = &settings.bridge;
     let mut config = BridgeConfig {
         listeners,
+        web_socket_ways: Ways::ALL,
         unauthenticated_max: bridge.unauthenticated_max,
         unauthenticated_per_address_max: bridge.unauthenticated_per_address_max,
         address_queue_max: bridge.address_queue_max,

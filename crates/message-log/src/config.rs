@@ -10,7 +10,8 @@ pub struct LogConfig {
     /// A segment is closed when it has as many bytes as this. Default 64 MiB, from 4 KiB to 1 GiB.
     pub segment_bytes: u64,
     /// As much as the log takes on the disk, checkpoints apart, as long as retained messages leave room for
-    /// anything else. Messages that are still owed are dropped, oldest first, when they alone take 7/10 of it.
+    /// anything else. When messages that are still owed alone take 7/10 of it, the oldest of the principals that are
+    /// owed most are dropped.
     /// Default 4 GiB, at least 8 segments.
     pub bytes_max: u64,
     /// A message that nobody came for is dropped when it is older than this. Default 7 days. Retained messages

@@ -223,26 +223,16 @@ impl Keeper {
         self.shared.counters.dropped_age.fetch_add(dropped, Relaxed);
     }
 
-    /// Drops the oldest when messages that are still owed leave no room: at 7/10 of the bytes allowed, down to 13/20.
-    /// What is left above is for what nobody needs and was not yet given back.
+    /// Drops when messages that are still owed leave no room: at 7/10 of the bytes allowed, down to 13/20, from
+    /// whoever is owed most. What is left above is for what nobody needs and was not yet given back.
     fn drop_too_much(&mut self) {
         let (live, bytes_max) = (self.mirror.live_bytes(), self.shared.config.bytes_max);
         if live <= bytes_max / 10 * 7 {
             return;
         }
-        let mut excess = live - bytes_max / 20 * 13;
-        let retained = self.mirror.retained();
-        let oldest: HashSet<MessageId> = {
-            let places = self.mirror.places.lock();
-            let oldest = places.iter().filter(|(id, _)| !retained.contains(id)).take_while(|(_, place)| {
-                let before = excess;
-                excess = excess.saturating_sub(place.cost());
-                before > 0
-            });
-            oldest.map(|(id, _)| *id).collect()
-        };
-        let dropped = self.forget_but_retained(oldest);
-        self.shared.counters.dropped_bytes.fetch_add(dropped, Relaxed);
+        let chosen = self.mirror.too_much(live - bytes_max / 20 * 13);
+        self.mirror.forget_of(&chosen);
+        self.shared.counters.dropped_bytes.fetch_add(chosen.len() as u64, Relaxed);
     }
 
     fn forget_but_retained(&mut self, mut ids: HashSet<MessageId>) -> u64 {

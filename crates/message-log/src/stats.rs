@@ -49,7 +49,7 @@ pub struct LogStats {
     pub moved: u64,
     /// Messages that were dropped because of their age.
     pub dropped_age: u64,
-    /// Messages that were dropped because there were too many bytes.
+    /// Messages that were dropped because there were too many bytes, of whoever was owed most.
     pub dropped_bytes: u64,
     /// Messages that were read back.
     pub fetched: u64,

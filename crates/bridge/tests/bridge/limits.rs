@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use drawbridge_admission::Ways;
 use drawbridge_bridge::{Bridge, BridgeConfig, Listener, ListenerKind};
 
 use crate::client::{Client, End, Level, PINGREQ, publish, tcp};
@@ -128,7 +129,7 @@ fn a_plain_listener_beyond_loopback_is_refused_at_start() {
     let socket = TcpListener::bind("0.0.0.0:0").expect("a port");
     let kind = ListenerKind::Plain { anonymous_as: None };
     let config = BridgeConfig {
-        listeners: vec![Listener { socket, kind, registry: None }],
+        listeners: vec![Listener { socket, kind, registry: None, ways: Ways::ALL }],
         ..BridgeConfig::default()
     };
     let clock = std::sync::Arc::new(RealClock);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use drawbridge_admission::{
     Actor, Admission, AdmissionConfig, Clock, NewApplication, NewDevice, NewRegistry,
 };
+use drawbridge_admission::Ways;
 use drawbridge_bridge::{Bridge, BridgeConfig, BridgeHandle, Listener, ListenerKind, server_tls};
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::memory::MemoryStore;
@@ -72,8 +73,18 @@ fn start(
     let mut config = BridgeConfig {
         shards: 2,
         listeners: vec![
-            Listener { socket: tls, kind: ListenerKind::Tls(Arc::clone(&server_tls)), registry: None },
-            Listener { socket: plain, kind: ListenerKind::Plain { anonymous_as }, registry: None },
+            Listener {
+                socket: tls,
+                kind: ListenerKind::Tls(Arc::clone(&server_tls)),
+                registry: None,
+                ways: Ways::ALL,
+            },
+            Listener {
+                socket: plain,
+                kind: ListenerKind::Plain { anonymous_as },
+                registry: None,
+                ways: Ways::ALL,
+            },
         ],
         ..BridgeConfig::default()
     };

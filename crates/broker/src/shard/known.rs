@@ -4,7 +4,7 @@
 //! changed, what was found holds, and neither policy nor routes are asked again. What a message itself decides
 //! (its size, its expiry, the window of its reader, the end of a right by the clock) is asked each time.
 
-use super::publish::Met;
+use super::readers::Met;
 
 /// So many topics are remembered for each publisher.
 const TOPICS: usize = 4;

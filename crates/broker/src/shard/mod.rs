@@ -1,12 +1,15 @@
 //! One shard: its connections, its sessions, its filters. Single-threaded.
 
+mod answers;
 mod config;
 mod filters;
 mod flow;
 mod known;
 mod open;
+mod orders;
 mod outgoing;
 mod publish;
+mod readers;
 mod renew;
 mod session;
 mod shared;
@@ -16,12 +19,12 @@ mod stored;
 mod subscribe;
 mod timers;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
-use drawbridge_mqtt::codec::ReasonCode;
+use drawbridge_mqtt::codec::{PacketId, ReasonCode};
 use drawbridge_mqtt::connection::{Connection, Event, Limits, Step};
 use drawbridge_names::{MqttClientId, RegistryName, TopicFilter, Uid};
 use drawbridge_policy::Rights;
@@ -40,7 +43,7 @@ pub use config::{ShardConfig, Stats};
 use flow::Room;
 use open::Pending;
 use outgoing::Templates;
-use publish::Met;
+use readers::Met;
 pub use renew::{AUTH_NONCE_TOPIC, AUTH_RESULT_TOPIC, AUTH_TOPIC};
 use session::{DelayedWill, Leaving, Session};
 use shared::Group;
@@ -88,8 +91,12 @@ pub struct Shard {
     met_groups: Vec<usize>,
     templates: Templates,
     outbox: Outbox,
+    /// Clients that are not listened to until the storage has caught up.
+    held_back: BTreeSet<ConnId>,
     /// Messages that other shards were asked about, by what they are called there.
     gathers: HashMap<u64, Gather>,
+    /// Control publishes at QoS 2 of stored sessions that the edge has.
+    handed: HashSet<(SessionId, PacketId)>,
     /// Messages that are not known to be stored yet, and that sessions here are owed.
     foreign: HashMap<MessageId, Foreign>,
     /// Numbers routes and messages.
@@ -155,11 +162,35 @@ struct Registry {
 }
 
 /// What the stored sessions of one principal amount to.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Kept {
     sessions: usize,
     /// What their filters cost.
     filter_bytes: usize,
+}
+
+impl Registry {
+    /// What the stored sessions of a principal amount to now.
+    fn kept(&self, uid: Uid) -> Kept {
+        self.kept.get(&uid).copied().unwrap_or_default()
+    }
+
+    /// So much more of a principal is stored.
+    fn keep_more(&mut self, uid: Uid, more: Kept) {
+        let kept = self.kept.entry(uid).or_default();
+        kept.sessions += more.sessions;
+        kept.filter_bytes += more.filter_bytes;
+    }
+
+    /// So much less of a principal is stored.
+    fn keep_less(&mut self, uid: Uid, less: Kept) {
+        let Some(kept) = self.kept.get_mut(&uid) else { return };
+        kept.sessions -= less.sessions;
+        kept.filter_bytes -= less.filter_bytes;
+        if kept.sessions == 0 {
+            self.kept.remove(&uid);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -212,7 +243,9 @@ impl Shard {
             met_groups: Vec::new(),
             templates: Templates::default(),
             outbox: Outbox::default(),
+            held_back: BTreeSet::new(),
             gathers: HashMap::new(),
+            handed: HashSet::new(),
             foreign: HashMap::new(),
             counter: 0,
             counters: Counters::default(),
@@ -316,6 +349,10 @@ impl Shard {
                 if session.is_held() {
                     return used;
                 }
+                if self.outbox.holds(session) {
+                    self.held_back.insert(conn);
+                    return used;
+                }
                 // I5: the timer ends the session; this check makes the end exact.
                 if session.has_ended(now) {
                     self.end(now, conn, What::Expired, fx);
@@ -365,6 +402,7 @@ impl Shard {
             self.report_of(conn, slot, What::Disconnected { by_client: false }, fx);
             self.leave(now, conn, slot, Leaving { with_will: true, discard: false }, fx);
         }
+        self.held_back.remove(&conn);
         let place = &mut self.places[conn.slot() as usize];
         place.conn = None;
         place.generation = place.generation.wrapping_add(1);
@@ -394,13 +432,22 @@ impl Shard {
     }
 
     /// Whether the client is not listened to for now, because too much of what it said waits for
-    /// [`Self::control_done`]. The driver reads on after that; what it reads before is kept.
+    /// [`Self::control_done`] or the storage. The driver reads on after that, or after [`Effect::Resume`]; what it
+    /// reads before is kept.
     #[must_use]
     pub fn is_held(&mut self, conn: ConnId) -> bool {
         let committed = self.outbox.committed;
         // What it hears waits for the storage: more answers would only pile up behind that.
-        self.conn(conn).is_some_and(|state| state.output_after > committed)
-            || self.session(conn).is_some_and(|session| session.is_held())
+        if self.conn(conn).is_some_and(|state| state.output_after > committed) {
+            return true;
+        }
+        let session = self.session_of(conn).and_then(|slot| self.sessions.get(slot as usize));
+        let Some(session) = session else { return false };
+        let holds = self.outbox.holds(session);
+        if holds {
+            self.held_back.insert(conn);
+        }
+        holds || session.is_held()
     }
 
     /// The edge has dealt with a control publish: its PUBACK goes out.
@@ -412,11 +459,22 @@ impl Shard {
         outcome: Result<(), ReasonCode>,
         fx: &mut Vec<Effect>,
     ) {
-        let Some(slot) = self.session_of(conn) else { return };
-        let session = &mut self.sessions[slot as usize];
-        session.controls = session.controls.saturating_sub(1);
-        if let Some(packet_id) = ack.packet_id {
-            self.other_is_done(now, slot, packet_id, 0, outcome.err(), fx);
+        let ControlAck { packet_id, inbound } = ack;
+        if let Some(session) = self.session(conn) {
+            session.controls = session.controls.saturating_sub(1);
+        }
+        if let Some(handed) = inbound.zip(packet_id) {
+            self.handed.remove(&handed);
+        }
+        // It may be on another connection by now, or on none.
+        let returns = inbound.and_then(|id| self.by_id.get(&id).copied());
+        if let Some((slot, packet_id)) = self.session_of(conn).or(returns).zip(packet_id) {
+            let refusal = outcome.err();
+            let is_told = self.other_is_done(now, slot, packet_id, 0, refusal, fx);
+            if refusal.is_some() && !is_told {
+                // When it says it again, it is asked anew.
+                self.forget_inbound(slot, packet_id);
+            }
         }
         self.replay(now, conn, fx);
         self.settle(now, fx);

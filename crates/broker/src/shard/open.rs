@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::outgoing::inner_topic;
 use super::session::{AWAY_MAX, Session, Stored, last_will, slot_of};
-use super::{Later, Shard, disconnect_reason};
+use super::{Kept, Later, Shard, disconnect_reason};
 use crate::deliver::may_publish;
 use crate::directory::Claim;
 use crate::effect::{
@@ -314,11 +314,11 @@ impl Shard {
                 // Its home was forgotten if an older session had to end for it.
                 self.directory.keep(&self.registries[registry].name, key.0, &key.1, self.config.index);
                 self.registries[registry].stored.insert(key.clone(), slot);
-                let kept = self.registries[registry].kept.entry(key.0).or_default();
-                kept.sessions += 1;
+                let one = Kept { sessions: 1, filter_bytes: 0 };
+                self.registries[registry].keep_more(key.0, one);
                 let few = sessions_max <= AWAY_MAX;
                 let kept_max = if few { AWAY_MAX } else { self.config.kept_sessions_max };
-                if kept.sessions > kept_max {
+                if self.registries[registry].kept(key.0).sessions > kept_max {
                     self.make_room(registry, key.0);
                 }
             }

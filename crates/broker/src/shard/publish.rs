@@ -1,4 +1,5 @@
-//! From a message to all who want it: clients, retained store, other shards, the edge.
+//! From a message to where it goes: the retained store, other shards, the edge, the storage; and, by `readers.rs`, the
+//! readers here.
 
 use std::mem;
 use std::sync::Arc;
@@ -6,87 +7,21 @@ use std::time::{Duration, Instant};
 
 use drawbridge_mqtt::codec::{PacketId, ProtocolVersion, Qos, ReasonCode};
 use drawbridge_mqtt::connection::{Inbound, InboundTopic};
-use drawbridge_names::{PrincipalKind, PrincipalName, TopicFilter, TopicName};
+use drawbridge_names::{PrincipalKind, PrincipalName, TopicName};
 use drawbridge_policy::Rights;
 
-use super::flow::{Kept, Owed, Stage};
-use super::known::Generation;
-use super::outgoing::{Offered, Outgoing, Publication, inner_topic, stored};
+use super::Shard;
+use super::flow::Kept;
+use super::outgoing::{Publication, inner_topic, stored};
+use super::readers::{Fate, Owing, To};
 use super::renew::AUTH_TOPIC;
-use super::session::{OrderStage, Session, WaitingOrder};
-use super::shared::{Member, Turn, group_of};
 use super::speech::{Speech, Waits};
 use super::stored::{Asker, Gather, Waiter};
-use super::{Later, Place, Shard};
-use crate::deliver::{Audience, may_publish};
-use crate::effect::{ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect, Order, OrderOutcome};
-use crate::message::{Message, expiry_s};
+use crate::deliver::may_publish;
+use crate::effect::{ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect};
+use crate::message::Message;
 use crate::report::What;
-use crate::routes::Subscriber;
-use crate::storage::{Destination, Record};
-
-/// A client that a message goes to, and on what terms: all its matching subscriptions in one.
-#[derive(Clone)]
-pub(super) struct Met {
-    slot: u32,
-    qos: Qos,
-    retain_as_published: bool,
-    /// 0 for none.
-    identifier: u32,
-    more_identifiers: Vec<u32>,
-    /// The shared subscription through which it gets it.
-    share: Option<TopicFilter>,
-}
-
-/// Who is owed a message, for its record.
-#[derive(Default)]
-pub(super) struct Owing {
-    /// The stored sessions.
-    pub(super) to: Vec<Destination>,
-    /// Other shards that owe it to one of them.
-    pub(super) shards: Vec<usize>,
-}
-
-impl Met {
-    pub(super) fn of(route: &Subscriber) -> Self {
-        Self {
-            slot: route.slot,
-            qos: route.qos,
-            retain_as_published: route.retain_as_published,
-            identifier: route.identifier,
-            more_identifiers: Vec::new(),
-            share: None,
-        }
-    }
-
-    /// A member of a group, chosen for this message.
-    pub(super) fn of_member(member: &Member, share: TopicFilter) -> Self {
-        Self { share: Some(share), ..Self::of(&member.terms.route(member.slot)) }
-    }
-
-    /// One copy for overlapping subscriptions: the highest QoS, every identifier.
-    ///
-    /// Source: MQTT 5.0 section 3.3.4, MQTT 3.1.1 section 3.3.5.
-    fn add(&mut self, route: &Subscriber) {
-        self.qos = self.qos.max(route.qos);
-        self.retain_as_published |= route.retain_as_published;
-        match (self.identifier, route.identifier) {
-            (_, 0) => {}
-            (0, identifier) => self.identifier = identifier,
-            (_, identifier) => self.more_identifiers.push(identifier),
-        }
-    }
-
-    /// The message on these terms.
-    pub(super) fn adapt<'m>(&'m self, message: Outgoing<'m>) -> Outgoing<'m> {
-        Outgoing {
-            qos: message.qos.min(self.qos),
-            retain: message.retain && self.retain_as_published,
-            identifiers: (self.identifier, &self.more_identifiers),
-            ..message
-        }
-    }
-}
+use crate::storage::{Record, SessionId};
 
 /// Who speaks in a message that came from a client.
 pub(super) struct Speaker<'a> {
@@ -116,21 +51,11 @@ pub(super) enum Spoken {
     Handed(Waits),
 }
 
-/// What became of a message for the device that an order waits for.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Fate {
-    NotMet,
-    Withheld,
-    Dropped,
-    Sent(Option<PacketId>),
-    Queued(u64),
-}
-
 /// What became of a message on its way to all.
-struct Spread {
+pub(super) struct Spread {
     /// For the addressee of an order.
-    fate: Fate,
-    waits: Waits,
+    pub(super) fate: Fate,
+    pub(super) waits: Waits,
 }
 
 impl Shard {
@@ -230,11 +155,17 @@ impl Shard {
         }
         let owner_epoch = session.owner_epoch;
         let mut waits = Waits { after: self.outbox.everything_so_far(), others: 0 };
-        let is_same = |asker: &Asker| matches!(asker, Asker::Client { slot: s, packet_id: p, .. } if (*s, *p) == (slot, packet_id));
-        for gather in self.gathers.values_mut().filter(|gather| is_same(&gather.asker)) {
-            if let Asker::Client { owner_epoch: asked, .. } = &mut gather.asker {
-                *asked = owner_epoch;
-                waits.others = 1;
+        // On another connection: what was asked for it then is asked for it still.
+        if let Some(id) = session.stored.as_ref().map(|stored| stored.id) {
+            waits.others += u8::from(self.handed.contains(&(id, packet_id)));
+            for gather in self.gathers.values_mut() {
+                if let Asker::Client { owner_epoch: asked, packet_id: of, inbound: Some(by), .. } =
+                    &mut gather.asker
+                    && (*by, *of) == (id, packet_id)
+                {
+                    *asked = owner_epoch;
+                    waits.others += 1;
+                }
             }
         }
         self.say(now, conn, Speech::to_publish(packet_id, true, ReasonCode::Success), waits, fx);
@@ -280,33 +211,6 @@ impl Shard {
         is_too_much
     }
 
-    /// PUBREL: the client will not send this message again.
-    ///
-    /// Source: [MQTT-4.3.3-11], [MQTT-4.3.3-12] (5.0), [MQTT-4.3.3-2] (3.1.1).
-    pub(super) fn on_released(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        packet_id: PacketId,
-        fx: &mut Vec<Effect>,
-    ) {
-        let Some(session) = self.session(conn) else { return };
-        let at = session.flow.inbound.iter().position(|id| *id == packet_id.get());
-        let reason = match at {
-            Some(at) => {
-                session.flow.inbound.swap_remove(at);
-                ReasonCode::Success
-            }
-            None => ReasonCode::PacketIdentifierNotFound,
-        };
-        let mut waits = Waits::default();
-        if let Some(session) = session.stored.as_ref().map(|stored| stored.id).filter(|_| at.is_some()) {
-            // Else a crash could forget it, and the next message under this number would pass for this one.
-            waits.after = self.remember_now(Record::Released { session, packet_id });
-        }
-        self.say(now, conn, Speech::PubComp { packet_id, reason }, waits, fx);
-    }
-
     /// A client or its will speaks: asks whether it may, then hands control messages to the edge and
     /// all others to their subscribers.
     ///
@@ -325,7 +229,9 @@ impl Shard {
         let uid = publication.publisher.uid;
         may_publish(Some(speaker.rights), &registry.voices, uid, publication.topic)?;
         let Some((device, kind)) = ControlKind::of(publication.topic.as_str()) else {
-            return Ok(Spoken::Routed(self.spread(now, conn, publication, To::Find, origin, fx).waits));
+            // What a session that is away found out is of no use to it.
+            let readers = if matches!(origin, Origin::Nobody) { To::FindAgain } else { To::Find };
+            return Ok(Spoken::Routed(self.spread(now, conn, publication, readers, origin, fx).waits));
         };
         let publish = ControlPublish {
             registry: registry.name.clone(),
@@ -341,240 +247,28 @@ impl Shard {
         let mut waits = Waits::default();
         if publish.kind == ControlKind::State {
             waits = self.spread(now, conn, publication, To::FindAgain, origin, fx).waits;
-        } else if let Origin::Client { slot, packet_id, exactly_once: true } = origin
-            && let Some(session) = self.sessions[slot as usize].stored.as_ref().map(|stored| stored.id)
+        } else if let (Some(session), Origin::Client { packet_id, .. }) =
+            (self.stored_inbound(origin), origin)
         {
             waits.after = self.remember_now(Record::Inbound { session, packet_id });
         }
         let ack = match origin {
             Origin::Nobody | Origin::Order(_) => None,
-            Origin::Unanswered => Some(ControlAck { packet_id: None }),
-            Origin::Client { packet_id, .. } => Some(ControlAck { packet_id: Some(packet_id) }),
+            Origin::Unanswered => Some(ControlAck { packet_id: None, inbound: None }),
+            Origin::Client { packet_id, .. } => {
+                let inbound = self.stored_inbound(origin);
+                self.handed.extend(inbound.map(|session| (session, packet_id)));
+                Some(ControlAck { packet_id: Some(packet_id), inbound })
+            }
         };
         fx.push(Effect::Control { conn, ack, publish });
         Ok(Spoken::Handed(waits))
     }
 
-    /// A message from the server itself, as a rule on behalf of somebody: a command, a configuration,
-    /// a publish over HTTP. Answered by [`Effect::OrderDone`].
-    pub fn publish(&mut self, now: Instant, order: Order, fx: &mut Vec<Effect>) {
-        let outcome = self.carry_out(now, &order, fx);
-        if let Some(outcome) = outcome {
-            fx.push(Effect::OrderDone { order: order.id, outcome });
-        }
-        self.settle(now, fx);
-    }
-
-    /// `None` when the PUBACK is waited for.
-    fn carry_out(&mut self, now: Instant, order: &Order, fx: &mut Vec<Effect>) -> Option<OrderOutcome> {
-        let Ok(topic) = TopicName::parse(&order.topic) else { return Some(OrderOutcome::Denied) };
-        if order.to.is_some() && order.deadline <= now {
-            return Some(OrderOutcome::TimedOut);
-        }
-        let registry = self.registry(&order.registry);
-        // The edge has just found it in good standing.
-        if let Some(rights) = &order.rights
-            && let Some(rights) = self.registries[registry].voices.admitted(order.publisher.uid, rights)
-        {
-            self.spread_standing(registry, order.publisher.uid, Some(&rights), fx);
-        }
-        let voices = &self.registries[registry].voices;
-        if may_publish(order.rights.as_deref(), voices, order.publisher.uid, topic).is_err() {
-            return Some(OrderOutcome::Denied);
-        }
-        let mut publication = Publication {
-            registry,
-            topic,
-            payload: &order.payload,
-            qos: if order.to.is_some() { Qos::AtLeastOnce } else { order.qos },
-            retain: order.retain,
-            expires: None,
-            properties: Default::default(),
-            publisher: order.publisher,
-            from: None,
-            stored: None,
-            kept: None,
-            payload_shared: Some(&order.payload),
-        };
-        if self.is_too_much_to_store(&publication) {
-            return Some(OrderOutcome::TimedOut);
-        }
-        let nobody = ConnId::new(u32::MAX, 0);
-        let Some(uid) = order.to else {
-            let origin = Origin::Order(order.id);
-            let waits = self.spread(now, nobody, &mut publication, To::FindAgain, origin, fx).waits;
-            if waits.others > 0 {
-                return None;
-            }
-            if waits.after > self.outbox.committed {
-                self.order_awaits_batch(order.id, waits.after);
-                return None;
-            }
-            return Some(OrderOutcome::Stored);
-        };
-        let found = self.directory.find(&order.registry, uid);
-        let target = found.filter(|(shard, _)| *shard == self.config.index).map(|(_, conn)| conn);
-        let failure = match target {
-            None => Some(OrderOutcome::NotConnected),
-            Some(target) => self.obstacle(now, target, &publication),
-        };
-        // Nobody else is to hear of a command that its device does not get. What is retained is for
-        // later, so it goes out all the same.
-        if failure.is_some() && !order.retain {
-            return failure;
-        }
-        let to = target.map_or(To::FindAgain, To::FindAnd);
-        let fate = self.spread(now, nobody, &mut publication, to, Origin::Nobody, fx).fate;
-        let (Some(target), None) = (target, failure) else { return failure };
-        self.wait_for(now, target, order, fate)
-    }
-
-    fn wait_for(&mut self, now: Instant, target: ConnId, order: &Order, fate: Fate) -> Option<OrderOutcome> {
-        let stage = match fate {
-            // What goes out at QoS 0 has no PUBACK; that no subscription of QoS 1 matched was asked before.
-            Fate::NotMet | Fate::Sent(None) => return Some(OrderOutcome::NotSubscribed),
-            Fate::Withheld => return Some(OrderOutcome::Withheld),
-            Fate::Dropped => return Some(OrderOutcome::TimedOut),
-            Fate::Sent(Some(packet_id)) => OrderStage::Sent(packet_id),
-            Fate::Queued(ticket) => OrderStage::Queued(ticket),
-        };
-        let Some(session) = self.session(target) else { return Some(OrderOutcome::NotConnected) };
-        session.orders.push(WaitingOrder { id: order.id, deadline: order.deadline, stage });
-        self.arm(now, target);
-        None
-    }
-
-    /// Why the session that an order waits for cannot get it at QoS 1; asked before anybody gets it.
-    fn obstacle(
-        &mut self,
-        now: Instant,
-        target: ConnId,
-        publication: &Publication<'_>,
-    ) -> Option<OrderOutcome> {
-        let Some(slot) = self.session_of(target) else { return Some(OrderOutcome::NotConnected) };
-        let Publication { topic, publisher, .. } = *publication;
-        let registry = &mut self.registries[publication.registry];
-        let mut acknowledges = false;
-        registry.routes.each(topic, |route| {
-            acknowledges |= route.slot == slot && route.qos != Qos::AtMostOnce;
-        });
-        if !acknowledges {
-            return Some(OrderOutcome::NotSubscribed);
-        }
-        let session = &self.sessions[slot as usize];
-        if session.may_have(now, &registry.voices, publisher.uid, topic) {
-            return None;
-        }
-        self.counters.withheld += 1;
-        Some(OrderOutcome::Withheld)
-    }
-
-    /// PUBACK came: the window has room, and an order may be done.
-    pub(super) fn on_acknowledged(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        packet_id: PacketId,
-        reason: ReasonCode,
-        fx: &mut Vec<Effect>,
-    ) {
-        let Some(slot) = self.session_of(conn) else { return };
-        let session = &mut self.sessions[slot as usize];
-        let Some((at, sent)) = session.flow.sent(packet_id) else { return };
-        if sent.qos != Qos::AtLeastOnce {
-            return; // the answer to another kind of message: harmless, and no answer to this one
-        }
-        let sent = session.flow.done(at);
-        if !session.orders.is_empty()
-            && let Some(at) = session.orders.iter().position(|o| o.stage == OrderStage::Sent(packet_id))
-        {
-            let order = session.orders.swap_remove(at);
-            let outcome =
-                if reason.is_error() { OrderOutcome::Rejected(reason) } else { OrderOutcome::Acknowledged };
-            fx.push(Effect::OrderDone { order: order.id, outcome });
-        }
-        let behind = session.is_behind();
-        if let Some(id) = sent.and_then(|sent| sent.owed?.id) {
-            self.is_done(slot, id);
-        }
-        if behind {
-            self.catch_up(now, conn, fx);
-        }
-    }
-
-    /// PUBREC came: the client has the message and need not be sent it again.
-    ///
-    /// Source: [MQTT-4.3.3-4] (5.0), [MQTT-4.3.3-1] (3.1.1).
-    pub(super) fn on_received(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        packet_id: PacketId,
-        reason: ReasonCode,
-        fx: &mut Vec<Effect>,
-    ) {
-        let Some(slot) = self.session_of(conn) else { return };
-        let session = &mut self.sessions[slot as usize];
-        let Some((at, sent)) = session.flow.sent(packet_id).filter(|(_, s)| s.qos == Qos::ExactlyOnce) else {
-            let speech = Speech::PubRel { packet_id, reason: ReasonCode::PacketIdentifierNotFound };
-            self.say(now, conn, speech, Waits::default(), fx);
-            return;
-        };
-        if reason.is_error() {
-            // The exchange is over, and the client does not have it.
-            let sent = session.flow.done(at);
-            if let Some(id) = sent.and_then(|sent| sent.owed?.id) {
-                self.is_done(slot, id);
-            }
-            self.catch_up(now, conn, fx);
-            return;
-        }
-        let first = sent.stage == Stage::Publish;
-        sent.stage = Stage::Release;
-        let mut message = None;
-        if let Some(owed) = &mut sent.owed {
-            (owed.message, message) = (None, owed.id);
-        }
-        let mut waits = Waits::default();
-        if let (Some(message), Some(stored), true) = (message, &session.stored, first) {
-            // After a restart the message must not be sent anew: the client may have answered it to its end.
-            let session = stored.id;
-            waits.after = self.remember_now(Record::Received { session, message });
-            if let Some((_, sent)) = self.sessions[slot as usize].flow.sent(packet_id) {
-                sent.after = waits.after;
-            }
-        }
-        self.say(now, conn, Speech::PubRel { packet_id, reason: ReasonCode::Success }, waits, fx);
-    }
-
-    /// PUBCOMP came: the exchange is over.
-    pub(super) fn on_completed(
-        &mut self,
-        now: Instant,
-        conn: ConnId,
-        packet_id: PacketId,
-        fx: &mut Vec<Effect>,
-    ) {
-        let Some(slot) = self.session_of(conn) else { return };
-        let session = &mut self.sessions[slot as usize];
-        let found = session.flow.sent(packet_id).filter(|(_, sent)| sent.stage == Stage::Release);
-        let Some((at, _)) = found else { return };
-        let sent = session.flow.done(at);
-        if let Some(id) = sent.and_then(|sent| sent.owed?.id) {
-            self.is_done(slot, id);
-        }
-        self.catch_up(now, conn, fx);
-    }
-
-    pub(super) fn time_out_orders(&mut self, now: Instant, conn: ConnId, fx: &mut Vec<Effect>) {
-        let Some(session) = self.session(conn) else { return };
-        session.orders.retain(|order| {
-            let waits = order.deadline > now;
-            if !waits {
-                fx.push(Effect::OrderDone { order: order.id, outcome: OrderOutcome::TimedOut });
-            }
-            waits
-        });
+    /// The stored session that says it at QoS 2, and must remember that it did.
+    fn stored_inbound(&self, origin: Origin) -> Option<SessionId> {
+        let Origin::Client { slot, exactly_once: true, .. } = origin else { return None };
+        self.sessions[slot as usize].stored.as_ref().map(|stored| stored.id)
     }
 
     /// A message that another shard has let in. `gather`: the shard that wants to hear to whom it is owed
@@ -614,7 +308,7 @@ impl Shard {
     }
 
     /// To the retained store, to the other shards, to the subscribers here.
-    fn spread(
+    pub(super) fn spread(
         &mut self,
         now: Instant,
         conn: ConnId,
@@ -647,12 +341,7 @@ impl Shard {
             }
         }
         let answered = acknowledged && !matches!(origin, Origin::Nobody);
-        let session = match origin {
-            Origin::Client { slot, exactly_once: true, .. } => {
-                self.sessions[slot as usize].stored.as_ref().map(|stored| stored.id)
-            }
-            _ => None,
-        };
+        let session = self.stored_inbound(origin);
         if left > 0 {
             let message = self.stored(now, publication);
             let asker = match origin {
@@ -738,7 +427,7 @@ impl Shard {
     }
 
     /// The same, counted among what waits in memory here.
-    fn kept(&mut self, now: Instant, publication: &mut Publication<'_>) -> Arc<Kept> {
+    pub(super) fn kept(&mut self, now: Instant, publication: &mut Publication<'_>) -> Arc<Kept> {
         if let Some(kept) = &publication.kept {
             return Arc::clone(kept);
         }
@@ -746,325 +435,5 @@ impl Shard {
         let kept = Kept::new(message, &self.registries[publication.registry].room);
         publication.kept = Some(Arc::clone(&kept));
         kept
-    }
-
-    /// Who gets a message of this session on this topic, if it is known that it may say it, and that they may
-    /// have it.
-    fn recall(&mut self, slot: u32, publication: &Publication<'_>) -> Option<To> {
-        let now = self.generation(publication.registry);
-        let known = self.sessions[slot as usize].known.as_mut()?;
-        known.take(publication.topic.as_str(), now).map(|(at, met)| To::Known { at, met })
-    }
-
-    fn generation(&self, registry: usize) -> Generation {
-        let registry = &self.registries[registry];
-        Generation { routes: registry.routes.generation(), rights: registry.voices.generation() }
-    }
-
-    /// To the subscribers of this shard. `owing` is filled with the stored sessions that it is owed to.
-    pub(super) fn route(
-        &mut self,
-        now: Instant,
-        publication: &mut Publication<'_>,
-        readers: To,
-        foreign: bool,
-        owing: &mut Owing,
-        fx: &mut Vec<Effect>,
-    ) -> Fate {
-        self.templates.clear();
-        let (target, remember) = match readers {
-            To::Known { at, met } => {
-                let mut route = Route { foreign, ..Route::of(&met) };
-                for met in &met {
-                    self.deliver(now, publication, met, &mut route, owing, fx);
-                }
-                let publisher = publication.from.and_then(|slot| self.sessions.get_mut(slot as usize));
-                if let Some(known) = publisher.and_then(|publisher| publisher.known.as_mut()) {
-                    known.give_back(at, met);
-                }
-                return Fate::NotMet;
-            }
-            To::Find => (None, publication.from),
-            To::FindAgain => (None, None),
-            To::FindAnd(target) => (self.session_of(target), None),
-        };
-        let mut groups = mem::take(&mut self.met_groups);
-        let mut met = mem::take(&mut self.met);
-        self.counter += 1;
-        let mark = self.counter;
-        let sessions = &mut self.sessions;
-        let from = publication.from;
-        self.registries[publication.registry].routes.each(publication.topic, |route| {
-            if route.no_local && from == Some(route.slot) {
-                return; // [MQTT-3.8.3-3] (5.0)
-            }
-            if let Some(group) = group_of(route.slot) {
-                groups.push(group);
-                return;
-            }
-            let Some(session) = sessions.get_mut(route.slot as usize) else { return };
-            meet(session, mark, &mut met, route);
-        });
-        let mut route = Route { foreign, audience: Some(Audience::default()), ..Route::of(&met) };
-        let mut fate = Fate::NotMet;
-        let mut all = groups.is_empty();
-        for met in &met {
-            let what = self.deliver(now, publication, met, &mut route, owing, fx);
-            all &= !matches!(what, Fate::Withheld | Fate::NotMet);
-            if target == Some(met.slot) {
-                fate = what;
-            }
-        }
-        // Nothing changes rights or subscriptions within this call: ends of sessions wait in `later`.
-        if all && let Some(publisher) = remember {
-            let at = self.generation(publication.registry);
-            let publisher = self.sessions.get_mut(publisher as usize);
-            if let Some(publisher) = publisher {
-                let known = publisher.known.get_or_insert_default();
-                known.remember(publication.topic.as_str(), at, &met);
-            }
-        }
-        met.clear();
-        self.met = met;
-        for group in groups.drain(..) {
-            self.give(now, publication, Turn { group, foreign, not: Vec::new() }, owing, fx);
-        }
-        self.met_groups = groups;
-        fate
-    }
-
-    /// To one subscriber: now, later, or not at all.
-    pub(super) fn deliver(
-        &mut self,
-        now: Instant,
-        publication: &mut Publication<'_>,
-        met: &Met,
-        route: &mut Route,
-        owing: &mut Owing,
-        fx: &mut Vec<Effect>,
-    ) -> Fate {
-        let voices = &self.registries[publication.registry].voices;
-        let Some(session) = self.sessions.get_mut(met.slot as usize) else { return Fate::NotMet };
-        let (publisher, topic) = (publication.publisher.uid, publication.topic);
-        let may = match &mut route.audience {
-            Some(audience) => session.may_have_too(now, voices, publisher, topic, audience),
-            // It may, by its rights; they can have ended since.
-            None => !session.has_ended(now),
-        };
-        if !may {
-            self.counters.withheld += 1;
-            return Fate::Withheld;
-        }
-        let mut properties = publication.properties;
-        properties.message_expiry_s = expiry_s(publication.expires, now);
-        let message = met.adapt(Outgoing {
-            topic: topic.as_str(),
-            payload: publication.payload,
-            properties,
-            qos: publication.qos,
-            retain: publication.retain,
-            identifiers: (0, &[]),
-        });
-        if properties.message_expiry_s == Some(0) {
-            self.counters.expired += 1;
-            self.registries[publication.registry].tally.dropped += 1;
-            return Fate::Dropped;
-        }
-        let (conn, behind) = (session.conn, session.is_behind());
-        if message.qos == Qos::AtMostOnce {
-            let Some(conn) = conn else { return Fate::NotMet };
-            return match self.offer(conn, &message, None, route.shared, fx) {
-                Offered::Written => Fate::Sent(None),
-                Offered::TooLarge => Fate::Dropped,
-                Offered::Full => {
-                    self.counters.dropped_qos0 += 1;
-                    self.registries[publication.registry].tally.dropped += 1;
-                    Fate::Dropped
-                }
-            };
-        }
-        let id = session.stored.as_ref().map(|stored| stored.id);
-        let holds = route.foreign && id.is_some();
-        let window = conn.map_or(0, |conn| window_of(&self.places, conn));
-        let clear = !behind && session.flow.is_clear(window);
-        // At QoS 2 a stored session is sent the message once it is known to survive, identifier and all.
-        let at_once = clear && (id.is_none() || message.qos == Qos::AtLeastOnce);
-        let mut offered = Offered::Full;
-        let mut packet_id = None;
-        if let Some(conn) = conn.filter(|_| at_once) {
-            let id = session.flow.peek();
-            offered = self.offer(conn, &message, Some((id, false)), route.shared, fx);
-            packet_id = Some(id);
-        }
-        match (offered, id) {
-            (Offered::TooLarge, _) => return Fate::Dropped,
-            (Offered::Written, None) if met.share.is_none() => {
-                self.sessions[met.slot as usize].flow.send(message.qos, None);
-                return Fate::Sent(packet_id);
-            }
-            _ => {}
-        }
-        let kept = self.kept(now, publication);
-        let owed = self.owe(met, &message, kept, id.is_some(), holds);
-        let ticket = owed.ticket;
-        if let Some(session) = id {
-            owing.to.push(owed.destination(session));
-        }
-        let session = &mut self.sessions[met.slot as usize];
-        if offered == Offered::Written {
-            session.flow.send(message.qos, Some(Box::new(owed)));
-            if let (Some(packet_id), Some(session), false) = (packet_id, id, holds) {
-                self.note_sending(session, met.slot, packet_id);
-            }
-            return Fate::Sent(packet_id);
-        }
-        if clear && conn.is_some() && id.is_some() && message.qos == Qos::ExactlyOnce && !holds {
-            self.send_when_stored(met.slot, owed);
-            return Fate::Queued(ticket);
-        }
-        if !self.enqueue(met.slot, owed) {
-            owing.to.pop_if(|last| Some(last.session) == id);
-            return Fate::Dropped;
-        }
-        Fate::Queued(ticket)
-    }
-
-    /// What a session is owed of a message, on these terms.
-    pub(super) fn owe(
-        &mut self,
-        met: &Met,
-        message: &Outgoing<'_>,
-        kept: Arc<Kept>,
-        is_stored: bool,
-        held: bool,
-    ) -> Owed {
-        self.counter += 1;
-        Owed {
-            ticket: self.counter,
-            id: kept.message.id.filter(|_| is_stored),
-            bytes: kept.message.bytes(),
-            message: Some(kept),
-            qos: message.qos,
-            retain: message.retain,
-            identifiers: (met.identifier, met.more_identifiers.clone().into()),
-            held,
-            share: met.share.clone(),
-        }
-    }
-
-    /// Puts what a session is owed behind what waits already; `false` when there is no room for it.
-    fn enqueue(&mut self, slot: u32, owed: Owed) -> bool {
-        let (messages_max, bytes_max) = (self.config.queue_messages_max, self.config.queue_bytes_max);
-        let session = &mut self.sessions[slot as usize];
-        let queued = session.flow.queue.len();
-        let full =
-            queued >= messages_max || (queued > 0 && session.flow.queue_bytes + owed.bytes > bytes_max);
-        if full {
-            self.counters.queue_full += 1;
-            self.registries[session.registry].tally.dropped += 1;
-            // What was acknowledged first is owed first: a session that is kept keeps what it has. One that
-            // is not is told, by its end, that it has missed something.
-            if session.stored.is_none()
-                && let Some(conn) = session.conn
-            {
-                self.later.push_back(Later::FellBehind { conn, waiting: queued });
-            }
-            return false;
-        }
-        let mut owed = owed;
-        // What nobody reads soon is read from the storage when its time comes.
-        let in_memory = session.flow.queue_bytes < QUEUE_IN_MEMORY_BYTES && session.conn.is_some();
-        if owed.id.is_some() && !owed.held && !in_memory {
-            owed.message = None;
-        }
-        session.flow.enqueue(owed);
-        let registry = session.registry;
-        self.note_behind(slot);
-        self.make_space(registry);
-        true
-    }
-
-    /// When too much waits in memory, whoever is behind longest makes room.
-    pub(super) fn make_space(&mut self, registry: usize) {
-        let registry = &mut self.registries[registry];
-        for _ in 0..ASKED_FOR_ROOM {
-            if registry.room.bytes() <= self.config.waiting_bytes_max {
-                return;
-            }
-            let Some((since, slot)) = registry.behind.pop_first() else { return };
-            let session = &mut self.sessions[slot as usize];
-            if session.stored.is_none() {
-                debug_assert_eq!(session.behind_since, since);
-                let waiting = session.flow.queue.len();
-                let fell = session.conn.map(|conn| Later::FellBehind { conn, waiting });
-                self.later.extend(fell);
-                return;
-            }
-            // It may have nothing in memory.
-            session.flow.leave_memory(LOOKED_AT_FOR_ROOM);
-            // The next one is asked next time.
-            self.counter += 1;
-            session.behind_since = self.counter;
-            registry.behind.insert((self.counter, slot));
-        }
-    }
-}
-
-/// How a message is on its way.
-pub(super) struct Route {
-    /// Whom to ask whether they may have it; `None` when that is known.
-    pub(super) audience: Option<Audience>,
-    /// Several get it: encode it once.
-    pub(super) shared: bool,
-    /// Its record is not written with this call, but later, or by another shard.
-    pub(super) foreign: bool,
-}
-
-impl Route {
-    fn of(met: &[Met]) -> Self {
-        Self { audience: None, shared: met.len() > 1, foreign: false }
-    }
-
-    /// To one reader, who is asked.
-    pub(super) fn to_one(foreign: bool) -> Self {
-        Self { audience: Some(Audience::default()), shared: false, foreign }
-    }
-}
-
-/// To whom a message goes.
-pub(super) enum To {
-    /// To whoever subscribed, and who that is may be remembered for its publisher.
-    Find,
-    /// To whoever subscribed.
-    FindAgain,
-    /// The same, and what becomes of it for this connection is asked for.
-    FindAnd(ConnId),
-    /// To these, who may have it.
-    Known {
-        /// Where it is remembered.
-        at: usize,
-        met: Vec<Met>,
-    },
-}
-
-/// So many are asked at a time to make room.
-const ASKED_FOR_ROOM: usize = 16;
-/// A queue is long, and mostly not in memory: that is found out by so many.
-const LOOKED_AT_FOR_ROOM: usize = 256;
-/// Of a stored session, so much of what waits stays in memory.
-const QUEUE_IN_MEMORY_BYTES: usize = 256 << 10;
-
-pub(super) fn window_of(places: &[Place], conn: ConnId) -> usize {
-    let place = places.get(conn.slot() as usize).filter(|place| place.generation == conn.generation());
-    place.and_then(|place| place.conn.as_deref()).map_or(0, |state| state.protocol.window())
-}
-
-fn meet(session: &mut Session, mark: u64, met: &mut Vec<Met>, route: &Subscriber) {
-    let (seen, at) = session.met;
-    if seen == mark {
-        met[at as usize].add(route);
-    } else {
-        session.met = (mark, u32::try_from(met.len()).expect("a shard has fewer than 2^32 sessions"));
-        met.push(Met::of(route));
     }
 }

@@ -250,7 +250,9 @@ impl Shard {
                 told.extend(lost.will.then_some(("db-will", "dropped")));
                 self.write(conn, fx, |protocol, out| is_told |= protocol.renewed(&told, out));
             }
-            Way::Publish(packet_id) => self.other_is_done(now, slot, packet_id, 0, None, fx),
+            Way::Publish(packet_id) => {
+                self.other_is_done(now, slot, packet_id, 0, None, fx);
+            }
         }
         if !is_told && !lost.nothing() {
             self.end(now, conn, What::PolicyChanged, fx);

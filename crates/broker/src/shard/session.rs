@@ -16,7 +16,7 @@ use super::publish::{Origin, Speaker};
 use super::renew::Renewal;
 use super::shared::Change;
 use super::speech::Waiting;
-use super::{ConnId, Later, Shard};
+use super::{ConnId, Kept, Later, Shard};
 use crate::deliver::{Audience, Voices, may_deliver};
 use crate::effect::{Admitted, Close, Crossing, Effect, Ended, EndedWhy, OrderOutcome, Ticket};
 use crate::message::Publisher;
@@ -347,18 +347,19 @@ impl Shard {
             Ended::Principal { .. } | Ended::Key { .. } | Ended::Ticket { .. } | Ended::All => return,
         };
         self.registries[registry].voices.judge_by(uid, rights.clone());
-        if had_session {
+        if had_session || self.registries[registry].voices.was_spread(uid) {
             self.spread_standing(registry, uid, rights.as_ref(), fx);
         }
     }
 
     pub(super) fn spread_standing(
-        &self,
+        &mut self,
         registry: usize,
         uid: Uid,
         rights: Option<&Arc<Rights>>,
         fx: &mut Vec<Effect>,
     ) {
+        self.registries[registry].voices.note_spread(uid);
         for shard in (0..self.config.shards).filter(|&shard| shard != self.config.index) {
             let registry = self.registries[registry].name.clone();
             let crossing = Crossing::Standing { registry, uid, rights: rights.cloned() };
@@ -539,13 +540,8 @@ impl Shard {
             let id = stored.id;
             self.interest.keep_less(self.config.index, session.filters.len());
             registry.stored.remove(&(session.publisher.uid, session.client_id.clone()));
-            if let Some(kept) = registry.kept.get_mut(&session.publisher.uid) {
-                kept.sessions = kept.sessions.saturating_sub(1);
-                kept.filter_bytes = kept.filter_bytes.saturating_sub(session.filter_bytes);
-                if kept.sessions == 0 {
-                    registry.kept.remove(&session.publisher.uid);
-                }
-            }
+            let kept = Kept { sessions: 1, filter_bytes: session.filter_bytes };
+            registry.keep_less(session.publisher.uid, kept);
             self.directory.forget(&registry.name, session.publisher.uid, &session.client_id);
             self.by_id.remove(&id);
             self.remember(Record::SessionGone { session: id });
@@ -617,7 +613,8 @@ impl Shard {
             expires: last.expiry_s.map(|s| now + Duration::from_secs(u64::from(s))),
             properties: unstored(&last.properties),
             publisher: will.publisher,
-            from: None,
+            // [MQTT-3.8.3-3] (5.0): it is published for the client, under its client id.
+            from: will.session.and_then(|id| self.by_id.get(&id).copied()),
             stored: None,
             kept: None,
             payload_shared: Some(&last.payload),

@@ -16,7 +16,7 @@ use drawbridge_names::{RegistryName, TopicFilter, TopicName};
 
 use super::flow::Stage;
 use super::outgoing::Publication;
-use super::publish::{Fate, Met, Owing, Route};
+use super::readers::{Fate, Met, Owing, Route};
 use super::session::Session;
 use super::stored::Waiter;
 use super::{Later, Shard};

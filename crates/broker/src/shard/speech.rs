@@ -95,6 +95,7 @@ impl Shard {
     }
 
     /// One of the others that the answer to a publish waited for is done. `after`: what is to be stored yet.
+    /// `false` when no answer waits.
     pub(super) fn other_is_done(
         &mut self,
         now: Instant,
@@ -103,11 +104,11 @@ impl Shard {
         after: u64,
         refusal: Option<ReasonCode>,
         fx: &mut Vec<Effect>,
-    ) {
+    ) -> bool {
         let session = &mut self.sessions[slot as usize];
         let mut waiting = session.speeches.iter_mut();
         let Some(waiting) = waiting.find(|w| w.others > 0 && w.speech.answers_publish(packet_id)) else {
-            return;
+            return false;
         };
         waiting.others -= 1;
         waiting.after = waiting.after.max(after);
@@ -120,6 +121,7 @@ impl Shard {
             self.await_batch(slot, after);
         }
         self.say_what_is_ready(now, slot, fx);
+        true
     }
 
     /// Says what waited and need not wait any more, up to the first that must.
@@ -154,8 +156,8 @@ impl Shard {
                 });
             }
             Speech::PubRec { packet_id, reason, text } => {
-                if reason.is_error() {
-                    self.forget_inbound(conn, packet_id);
+                if let Some(slot) = self.session_of(conn).filter(|_| reason.is_error()) {
+                    self.forget_inbound(slot, packet_id);
                 }
                 if self.refuses_in_vain(now, conn, reason, fx) {
                     return;
@@ -181,8 +183,8 @@ impl Shard {
     }
 
     /// The exchange has ended with a refusal: the next message under this identifier is another one.
-    fn forget_inbound(&mut self, conn: ConnId, packet_id: PacketId) {
-        let Some(session) = self.session(conn) else { return };
+    pub(super) fn forget_inbound(&mut self, slot: u32, packet_id: PacketId) {
+        let session = &mut self.sessions[slot as usize];
         let known = session.flow.inbound.len();
         session.flow.inbound.retain(|id| *id != packet_id.get());
         let is_gone = session.flow.inbound.len() < known;

@@ -11,7 +11,7 @@ use drawbridge_mqtt::codec::{PublishProperties, Qos};
 use drawbridge_names::{RegistryName, TopicFilter, TopicName};
 
 use super::outgoing::{Offered, Outgoing, Publication};
-use super::publish::{Met, Owing, To};
+use super::readers::{Met, Owing, To};
 use super::shared::parse_share;
 use super::{Later, Shard};
 use crate::effect::{ConnId, Effect};

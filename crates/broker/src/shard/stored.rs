@@ -13,10 +13,10 @@ use drawbridge_policy::Rights;
 
 use super::flow::{Flow, Kept, Owed, Stage};
 use super::open::Pending;
-use super::publish::Owing;
+use super::readers::Owing;
 use super::session::{DelayedWill, Session, Stored, Subscription, filter_cost, slot_of};
 use super::shared::parse_share;
-use super::{Conn, Registry, Shard, Timer};
+use super::{Conn, Later, Registry, Shard, Timer};
 use crate::effect::{Admitted, ConnId, Crossing, Effect, OrderOutcome};
 use crate::message::{Message, Publisher};
 use crate::routes::Subscriber;
@@ -81,7 +81,10 @@ pub(super) enum Waiter {
 
 /// While the storage stalls, what must be stored is refused once so much waits.
 const UNSAVED_BYTES_MAX: usize = 32 << 20;
-/// The same while it does not say that it stalls: it may be slow, or hang.
+/// While it does not say that it stalls, and is slow or hangs: from here on a client that waits for it is not
+/// listened to until it has caught up.
+const UNSAVED_BYTES_WAITED_FOR: usize = 64 << 20;
+/// From here on none is; what comes without being listened to is refused.
 const UNSAVED_BYTES_MAX_EVER: usize = 128 << 20;
 /// A message from another shard that is stored now has no more older ones behind it.
 const OLDER_MAX: usize = 1_024;
@@ -104,6 +107,12 @@ impl Outbox {
         let next = !self.records.is_empty();
         self.urgent |= next;
         self.taken + u64::from(next)
+    }
+
+    /// Whether the storage is so far behind that the client is not to be listened to.
+    pub(super) fn holds(&self, session: &Session) -> bool {
+        let waits = self.unsaved_bytes > UNSAVED_BYTES_WAITED_FOR && !session.speeches.is_empty();
+        (waits || self.unsaved_bytes > UNSAVED_BYTES_MAX_EVER) && !self.stalled
     }
 }
 
@@ -213,7 +222,6 @@ impl Shard {
         self.by_id.insert(stored.id, slot);
         self.registries[registry].sessions.insert((stored.uid, slot));
         self.registries[registry].stored.insert((stored.uid, stored.client_id.clone()), slot);
-        self.registries[registry].kept.entry(stored.uid).or_default().sessions += 1;
         for (filter, terms) in image.filters() {
             let shared = parse_share(filter.as_str()).is_some().then_some(terms);
             if shared.is_none() {
@@ -222,13 +230,13 @@ impl Shard {
             let session = &mut self.sessions[slot as usize];
             session.shares += usize::from(shared.is_some());
             session.filter_bytes += filter_cost(&filter);
-            if let Some(kept) = self.registries[registry].kept.get_mut(&stored.uid) {
-                kept.filter_bytes += filter_cost(&filter);
-            }
             session.filters.insert(filter, Subscription { walk: 0, shared });
             self.interest.add(self.config.index, 1);
             self.interest.keep_more(self.config.index, 1);
         }
+        let session = &self.sessions[slot as usize];
+        let kept = super::Kept { sessions: 1, filter_bytes: session.filter_bytes };
+        self.registries[registry].keep_more(stored.uid, kept);
         self.tell_groups(slot);
         self.arm_session(now, slot, expires);
         let session = &self.sessions[slot as usize];
@@ -312,6 +320,7 @@ impl Shard {
                 }
             }
         }
+        self.listen_to_those_held_back(fx);
         self.settle(now, fx);
     }
 
@@ -366,8 +375,20 @@ impl Shard {
     }
 
     /// The storage cannot store for now, or can again.
-    pub fn stalled(&mut self, _now: Instant, stalled: bool, _fx: &mut Vec<Effect>) {
+    pub fn stalled(&mut self, now: Instant, stalled: bool, fx: &mut Vec<Effect>) {
         self.outbox.stalled = stalled;
+        self.listen_to_those_held_back(fx);
+        self.settle(now, fx);
+    }
+
+    /// The storage has caught up, or has said that it stalls: then a client is told so instead.
+    fn listen_to_those_held_back(&mut self, fx: &mut Vec<Effect>) {
+        if self.outbox.stalled || self.outbox.unsaved_bytes <= UNSAVED_BYTES_WAITED_FOR {
+            for conn in mem::take(&mut self.held_back) {
+                self.later.push_back(Later::Replay(conn));
+                fx.push(Effect::Resume { conn });
+            }
+        }
     }
 
     /// Whether nothing more can be taken that must be stored.
@@ -597,7 +618,9 @@ impl Shard {
         let registry = self.registry(&message.registry);
         retained &= self.registries[registry].retained.has(&message.topic);
         let mut after = 0;
-        if let Asker::Client { inbound: Some(session), packet_id, .. } = asker {
+        if let Asker::Client { inbound: Some(session), packet_id, .. } = asker
+            && self.has_inbound(session, packet_id)
+        {
             after = self.remember_now(Record::Inbound { session, packet_id });
         }
         // One batch holds both, or neither.
@@ -624,6 +647,12 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// Whether the message under this identifier is not released yet.
+    fn has_inbound(&self, session: SessionId, packet_id: PacketId) -> bool {
+        let session = self.by_id.get(&session).and_then(|slot| self.sessions.get(*slot as usize));
+        session.is_some_and(|session| session.flow.inbound.contains(&packet_id.get()))
     }
 
     /// A message that came from another shard is stored.

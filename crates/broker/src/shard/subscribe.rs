@@ -4,21 +4,19 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use drawbridge_mqtt::codec::{
-    PacketId, Qos, ReasonCode, RetainHandling, Subscribe, SubscribeEntry, Unsubscribe,
-};
+use drawbridge_mqtt::codec::{Qos, ReasonCode, RetainHandling, Subscribe, SubscribeEntry, Unsubscribe};
 use drawbridge_names::{TopicFilter, TopicName};
 
 use super::Shard;
 use super::flow::{Kept, Owed, Stage};
 use super::outgoing::{Offered, Outgoing, inner_filter};
-use super::publish::{Met, window_of};
+use super::readers::{Met, window_of};
 use super::renew::{AUTH_NONCE_TOPIC, is_private};
-use super::session::{OrderStage, RetainedWalk, Subscription, filter_cost};
+use super::session::{RetainedWalk, Subscription, filter_cost};
 use super::shared::{Change, parse_share};
 use super::speech::{Speech, Waits};
 use super::statistics::names_sys;
-use crate::effect::{ConnId, Effect, OrderOutcome};
+use crate::effect::{ConnId, Effect};
 use crate::message::Message;
 use crate::report::What;
 use crate::retained::{Next, Walk};
@@ -64,119 +62,125 @@ impl Shard {
         Waits { after: if stored { self.outbox.everything_so_far() } else { 0 }, others: 0 }
     }
 
+    /// # Errors
+    /// What the client is told, and what the log says.
     fn subscribe_one(
         &mut self,
         conn: ConnId,
         entry: &SubscribeEntry<'_>,
         identifier: u32,
     ) -> Result<ReasonCode, (ReasonCode, What)> {
-        let subscriptions_max = self.config.subscriptions_max;
-        let refused = |code, why| (code, What::SubscriptionRefused { filter: entry.filter.to_owned(), why });
+        let refused =
+            |(code, why)| (code, What::SubscriptionRefused { filter: entry.filter.to_owned(), why });
         let Some(slot) = self.session_of(conn) else {
-            return Err(refused(ReasonCode::UnspecifiedError, "the session has ended"));
+            return Err(refused((ReasonCode::UnspecifiedError, "the session has ended")));
         };
-        let session = &mut self.sessions[slot as usize];
-        let text = inner_filter(entry.filter, session.leading_slash);
-        let Ok(filter) = TopicFilter::parse(&text) else {
-            return Err(refused(ReasonCode::TopicFilterInvalid, "it is no topic filter"));
-        };
-        let is_shared = match parse_share(&text) {
-            Some(Err(why)) => return Err(refused(ReasonCode::TopicFilterInvalid, why)),
-            Some(Ok(_)) => true,
-            None => false,
-        };
-        if filter.levels().nth(LEVELS_MAX).is_some() {
-            return Err(refused(ReasonCode::TopicFilterInvalid, "it has more than 128 levels"));
-        }
+        let session = &self.sessions[slot as usize];
+        let (filter, is_shared) = parse_filter(entry.filter, session.leading_slash).map_err(refused)?;
         let decision = session.rights.may_subscribe(&filter);
         if !decision.allowed && !is_private(filter.as_str()) {
             let rule = decision.to_string();
             return Err((ReasonCode::NotAuthorized, What::SubscribeDenied { filter, rule }));
         }
         let old = session.filters.get(&filter).copied();
-        if old.is_none() && session.filters.len() >= subscriptions_max {
-            return Err(refused(
-                ReasonCode::QuotaExceeded,
-                "the session has too many; subscribe with wildcards, or from several sessions",
-            ));
-        }
-        if session.stored.is_some() && self.storage_is_full() {
-            self.counters.storage_full += 1;
-            return Err(refused(ReasonCode::QuotaExceeded, "it cannot be stored for now"));
-        }
-        let session = &mut self.sessions[slot as usize];
         let cost = if old.is_none() { filter_cost(&filter) } else { 0 };
-        if session.filter_bytes + cost > self.config.subscription_bytes_max {
-            return Err(refused(
-                ReasonCode::QuotaExceeded,
-                "the filters of the session take too much room; subscribe with wildcards, or from several sessions",
-            ));
-        }
-        if let Some(kept) = self.registries[session.registry].kept.get_mut(&session.publisher.uid)
-            && session.stored.is_some()
-        {
-            if kept.filter_bytes + cost > self.config.kept_subscription_bytes_max {
-                return Err(refused(
-                    ReasonCode::QuotaExceeded,
-                    "the filters of all kept sessions of its owner take too much room; end sessions that are not needed",
-                ));
-            }
-            kept.filter_bytes += cost;
-        }
-        session.filter_bytes += cost;
-        let qos = entry.qos;
-        let registry = &mut self.registries[session.registry];
+        self.has_room_for_filter(slot, old.is_none(), cost).map_err(refused)?;
         let route = Subscriber {
             slot,
             identifier,
-            qos,
+            qos: entry.qos,
             no_local: entry.no_local,
             retain_as_published: entry.retain_as_published,
         };
-        let terms = Terms::from(&route);
-        if is_shared {
-            session.shares += usize::from(old.is_none());
-        } else {
-            registry.routes.insert(&filter, route);
-        }
-        let stored = session.stored.as_ref().map(|stored| stored.id);
-        if old.is_none() {
-            self.interest.add(self.config.index, 1);
-            self.interest.keep_more(self.config.index, usize::from(stored.is_some()));
-        }
         let tell = match entry.retain_handling {
             RetainHandling::SendAtSubscribe => true,
             RetainHandling::SendIfNew => old.is_none(),
             RetainHandling::DoNotSend => false,
         };
-        // A walk that is under way begins anew: [MQTT-3.8.4-4] (5.0) wants all of them again.
-        let mut walk = old.map_or(0, |old| old.walk);
         // MQTT 5.0 4.8.2: not at all for a shared subscription.
-        if tell && !is_shared && registry.retained.len() > 0 {
-            session.walks.remove(&walk);
-            self.counter += 1;
-            walk = self.counter;
-            let waiting = RetainedWalk { filter: filter.clone(), route, walk: Walk::default() };
-            session.walks.insert(walk, waiting);
-        } else if let Some(waiting) = session.walks.get_mut(&walk) {
-            waiting.route = route;
-        }
+        let tell = tell && !is_shared;
+        let walk = self.walk_for(slot, &filter, route, old, tell);
+        let terms = Terms::from(&route);
+        let session = &mut self.sessions[slot as usize];
+        let registry = &mut self.registries[session.registry];
+        session.filter_bytes += cost;
         let shared = is_shared.then_some(terms);
         session.filters.insert(filter.clone(), Subscription { walk, shared });
+        let stored = session.stored.as_ref().map(|stored| stored.id);
+        if stored.is_some() {
+            registry.keep_more(session.publisher.uid, super::Kept { sessions: 0, filter_bytes: cost });
+        }
+        if old.is_none() {
+            session.shares += usize::from(is_shared);
+            self.interest.add(self.config.index, 1);
+            self.interest.keep_more(self.config.index, usize::from(stored.is_some()));
+        }
         if is_shared {
             self.share(slot, &filter, terms);
+        } else {
+            registry.routes.insert(&filter, route);
         }
         if names_sys(&filter) {
-            self.wants_statistics(conn, (tell && !is_shared).then(|| (filter.clone(), route)));
+            self.wants_statistics(conn, tell.then(|| (filter.clone(), route)));
         }
         if let Some(session) = stored {
             self.remember(Record::Subscribed { session, filter, terms });
         }
-        Ok(match qos {
+        Ok(match entry.qos {
             Qos::AtMostOnce => ReasonCode::GRANTED_QOS_0,
             Qos::AtLeastOnce => ReasonCode::GrantedQos1,
             Qos::ExactlyOnce => ReasonCode::GrantedQos2,
         })
+    }
+
+    /// Whether the session may have one more filter, if it `is_new`, that costs so much.
+    fn has_room_for_filter(
+        &mut self,
+        slot: u32,
+        is_new: bool,
+        cost: usize,
+    ) -> Result<(), (ReasonCode, &'static str)> {
+        let session = &self.sessions[slot as usize];
+        let is_stored = session.stored.is_some();
+        let kept = self.registries[session.registry].kept(session.publisher.uid);
+        let why = if is_new && session.filters.len() >= self.config.subscriptions_max {
+            "the session has too many; subscribe with wildcards, or from several sessions"
+        } else if is_stored && self.storage_is_full() {
+            self.counters.storage_full += 1;
+            "it cannot be stored for now"
+        } else if session.filter_bytes + cost > self.config.subscription_bytes_max {
+            "the filters of the session take too much room; subscribe with wildcards, or from several sessions"
+        } else if is_stored && kept.filter_bytes + cost > self.config.kept_subscription_bytes_max {
+            "the filters of all kept sessions of its owner take too much room; end sessions that are not needed"
+        } else {
+            return Ok(());
+        };
+        Err((ReasonCode::QuotaExceeded, why))
+    }
+
+    /// The key of the walk over the retained messages of a subscription, 0 for none. If the client is to be
+    /// told, one that is under way begins anew: [MQTT-3.8.4-4] (5.0) wants all of them again.
+    fn walk_for(
+        &mut self,
+        slot: u32,
+        filter: &TopicFilter,
+        route: Subscriber,
+        old: Option<Subscription>,
+        tell: bool,
+    ) -> u64 {
+        let session = &mut self.sessions[slot as usize];
+        let walk = old.map_or(0, |old| old.walk);
+        if tell && self.registries[session.registry].retained.len() > 0 {
+            session.walks.remove(&walk);
+            self.counter += 1;
+            let waiting = RetainedWalk { filter: filter.clone(), route, walk: Walk::default() };
+            session.walks.insert(self.counter, waiting);
+            return self.counter;
+        }
+        if let Some(waiting) = session.walks.get_mut(&walk) {
+            waiting.route = route;
+        }
+        walk
     }
 
     pub(super) fn on_unsubscribe(
@@ -210,11 +214,6 @@ impl Shard {
         let Some(old) = session.filters.remove(filter) else { return false };
         let cost = filter_cost(filter);
         session.filter_bytes -= cost;
-        if let Some(kept) = self.registries[session.registry].kept.get_mut(&session.publisher.uid)
-            && session.stored.is_some()
-        {
-            kept.filter_bytes = kept.filter_bytes.saturating_sub(cost);
-        }
         session.walks.remove(&old.walk);
         let (registry, shard) = (session.registry, self.config.index);
         self.interest.sub(shard, 1);
@@ -228,6 +227,8 @@ impl Shard {
             self.tell_home(registry, filter, Change::Leaves { shard, slot });
         }
         if let Some(session) = stored {
+            let uid = self.sessions[slot as usize].publisher.uid;
+            self.registries[registry].keep_less(uid, super::Kept { sessions: 0, filter_bytes: cost });
             self.interest.keep_less(shard, 1);
             self.remember(Record::Unsubscribed { session, filter: filter.clone() });
         }
@@ -526,23 +527,18 @@ impl Shard {
         self.counters.withheld += u64::from(!may);
         may
     }
+}
 
-    /// An order that waited is on its way.
-    fn order_sent(&mut self, slot: u32, ticket: u64, packet_id: PacketId) {
-        let orders = &mut self.sessions[slot as usize].orders;
-        if let Some(order) = orders.iter_mut().find(|order| order.stage == OrderStage::Queued(ticket)) {
-            order.stage = OrderStage::Sent(packet_id);
-        }
+/// The filter within, of one on the wire, and whether it is that of a shared subscription.
+fn parse_filter(text: &str, leading_slash: bool) -> Result<(TopicFilter, bool), (ReasonCode, &'static str)> {
+    let invalid = |why| (ReasonCode::TopicFilterInvalid, why);
+    let text = inner_filter(text, leading_slash);
+    let filter = TopicFilter::parse(&text).map_err(|_| invalid("it is no topic filter"))?;
+    let share = parse_share(&text).transpose().map_err(invalid)?;
+    if filter.levels().nth(LEVELS_MAX).is_some() {
+        return Err(invalid("it has more than 128 levels"));
     }
-
-    /// An order that waited may not be delivered any more.
-    fn order_withheld(&mut self, slot: u32, ticket: u64, fx: &mut Vec<Effect>) {
-        let orders = &mut self.sessions[slot as usize].orders;
-        if let Some(at) = orders.iter().position(|order| order.stage == OrderStage::Queued(ticket)) {
-            let order = orders.swap_remove(at);
-            fx.push(Effect::OrderDone { order: order.id, outcome: OrderOutcome::Withheld });
-        }
-    }
+    Ok((filter, share.is_some()))
 }
 
 /// The terms on which a message is owed, apart from it.

@@ -118,7 +118,10 @@ impl Shard {
             }
             Some(session) if session.has_ended(now) => self.end(now, conn, What::Expired, fx),
             // It is not listened to for a reason of ours.
-            Some(session) if session.is_held() && timeout.is_some_and(|timeout| timeout <= now) => {
+            Some(session)
+                if (session.is_held() || self.held_back.contains(&conn))
+                    && timeout.is_some_and(|timeout| timeout <= now) =>
+            {
                 if let Some(state) = self.conn(conn) {
                     state.protocol.excuse(now);
                 }

@@ -283,13 +283,16 @@ impl Sim {
         }
         self.quiet(rng, true);
         let shards = self.world.shards.len();
-        self.world.now += Duration::from_secs(11); // take-overs are counted for 10 s
-        for client in 0..self.clients.len() {
-            if !self.clients[client].connected || self.clients[client].ends.is_some() {
-                self.connect(client, rng.below(shards), rng, Some(true));
+        // What all say again when they are back may be too much for one of them.
+        for _ in 0..3 {
+            self.world.now += Duration::from_secs(11); // take-overs are counted for 10 s
+            for client in 0..self.clients.len() {
+                if !self.clients[client].connected || self.clients[client].ends.is_some() {
+                    self.connect(client, rng.below(shards), rng, Some(true));
+                }
             }
+            self.quiet(rng, true);
         }
-        self.quiet(rng, true);
         for client in 0..self.clients.len() {
             let there = self.clients[client].connected;
             let state = &self.clients[client];

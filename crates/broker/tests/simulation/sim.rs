@@ -958,8 +958,6 @@ impl Sim {
         let publisher = &self.people[p.person];
         if let Some(since) = publisher.told {
             let may = !publisher.blocked && !publisher.deleted && self.may_publish(publisher.rights, &topic);
-            // How publishers of waiting messages stand is not known after a restart, but that they are blocked.
-            let may = may || (p.crashed && (!publisher.blocked || publisher.deleted));
             assert!(may || made.1 <= since, "I4: client {client} got {n} of a publisher without right");
         }
         if p.is_will {
@@ -979,6 +977,7 @@ impl Sim {
         }
         let (p, sess) = (&self.pubs[at(n)], &self.sess[sess_at]);
         if sess.lenient {
+            self.sess[sess_at].seen.entry(n).or_default();
             self.settle_owed(sess_at, n, None);
             return;
         }
@@ -1144,7 +1143,8 @@ impl Sim {
 
     pub fn unblock(&mut self, person: usize) {
         let state = &mut self.people[person];
-        if state.blocked && !state.deleted {
+        // Unblocked before all shards have heard of the block, and let in by one meanwhile, it may stay silent.
+        if state.blocked && !state.deleted && state.told.is_some() {
             state.blocked = false;
             state.told = None;
         }

@@ -1,14 +1,16 @@
 //! What a driver does: a turn of a shard, from its inputs to what leaves it; and what the model learns by it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use drawbridge_broker::storage::SessionId;
 use drawbridge_broker::{Admitted, ConnId, Crossing, Effect, Message, Refused, RefusedReason, What};
 use drawbridge_mqtt::codec::{Frame, Packet, Side, decode};
 use drawbridge_names::{Epoch, KeyId, MqttClientId, PrincipalKind, PrincipalName, Uid};
 
 use crate::model::{Answer, Heard, Owed, Pub, Sess, Wanted, Word, last_words, matches};
 use crate::sim::{Sim, registry_name};
-use crate::world::{Input, News, Told, lets_read};
+use crate::world::{Fetched, Input, News, Told, lets_read};
 
 pub fn number_of(message: &Message) -> Option<u64> {
     std::str::from_utf8(&message.payload).ok()?.parse().ok()
@@ -162,11 +164,38 @@ impl Sim {
             }
             Input::News(News::Ends(which)) => self.world.shards[shard].end_sessions(now, &which, fx),
             Input::Told(Told::Committed(number)) => self.world.shards[shard].committed(now, number, fx),
-            Input::Told(Told::Fetched(session, messages)) => {
+            Input::Told(Told::Fetched(session, messages)) => self.fetched(shard, session, messages, fx),
+            Input::Told(Told::Judged(standing, session, messages)) => {
+                for (registry, uid, rights) in standing {
+                    self.world.shards[shard].learn_standing(&registry_name(registry), Uid(uid), rights);
+                    self.world.voices_known.insert((shard, registry, uid));
+                }
                 self.world.shards[shard].fetched(now, session, messages, fx);
             }
             Input::Told(Told::Stalled(stalled)) => self.world.shards[shard].stalled(now, stalled, fx),
         }
+    }
+
+    /// As the bridge does: how publishers stand who spoke before the start is asked first.
+    fn fetched(&mut self, shard: usize, session: SessionId, messages: Fetched, fx: &mut Vec<Effect>) {
+        let old = messages.iter().filter_map(|(id, message)| Some((id, message.as_ref()?)));
+        let old = old.filter(|(id, _)| id.0 <= self.world.restored_message_max);
+        let publishers = old.map(|(_, message)| (message.registry.clone(), message.publisher.uid.0));
+        let publishers: BTreeSet<_> = publishers
+            .filter_map(|(name, uid)| Some(((0..2).find(|registry| registry_name(*registry) == name)?, uid)))
+            .filter(|(registry, uid)| !self.world.voices_known.contains(&(shard, *registry, *uid)))
+            .collect();
+        if publishers.is_empty() {
+            self.world.shards[shard].fetched(self.world.now, session, messages, fx);
+            return;
+        }
+        let standing = publishers.into_iter().map(|(registry, uid)| {
+            let person = self.people.iter().find(|person| person.uid == uid).expect("it has spoken");
+            let rights = (!person.blocked && !person.deleted).then(|| self.rights[person.rights].clone());
+            (registry, uid, rights)
+        });
+        let judged = Told::Judged(standing.collect(), session, messages);
+        self.world.told[shard].push_back(judged);
     }
 
     /// What must be done before the next input; the rest is kept for the end of the turn.
@@ -246,7 +275,7 @@ impl Sim {
         let person = &self.people[asked.person];
         if person.blocked || person.deleted {
             let reason = RefusedReason::NotAuthorized;
-            return Err(Refused { reason, for_owner: None, server_time_s: None });
+            return Err(Refused { reason, for_owner: None, server_time_s: None, hint: None });
         }
         Ok(Admitted {
             registry: registry_name(person.registry),
@@ -262,6 +291,7 @@ impl Sim {
             policy_epoch: 0,
             sessions_max: 100,
             leading_slash: false,
+            proven: false,
             ticket: None,
         })
     }

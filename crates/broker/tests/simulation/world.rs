@@ -10,6 +10,7 @@ use drawbridge_broker::{
     Close, ConnId, Crossing, Directory, Ended, Interest, Message, Moving, Restored, Shard, ShardConfig, Stats,
 };
 use drawbridge_mqtt::codec::ProtocolVersion;
+use drawbridge_policy::Rights;
 
 use crate::model::Heard;
 
@@ -19,10 +20,14 @@ pub enum News {
     Ends(Ended),
 }
 
+pub type Fetched = Vec<(MessageId, Option<Arc<Message>>)>;
+
 /// What the storage tells a shard.
 pub enum Told {
     Committed(u64),
-    Fetched(SessionId, Vec<(MessageId, Option<Arc<Message>>)>),
+    Fetched(SessionId, Fetched),
+    /// The same, and how publishers stand that were not known.
+    Judged(Vec<(usize, u64, Option<Arc<Rights>>)>, SessionId, Fetched),
     Stalled(bool),
 }
 
@@ -115,6 +120,10 @@ pub struct World {
     pub sockets: Vec<Socket>,
     /// Counted by processes that have ended.
     pub before: Vec<Stats>,
+    /// The highest number of a message when the process started.
+    pub restored_message_max: u64,
+    /// Publishers of older messages whose standing each shard has asked for: shard, registry, number.
+    pub voices_known: BTreeSet<(usize, usize, u64)>,
 }
 
 impl World {
@@ -133,6 +142,8 @@ impl World {
             disk: Disk::default(),
             sockets: Vec::new(),
             before: Vec::new(),
+            restored_message_max: 0,
+            voices_known: BTreeSet::new(),
         };
         world.start(&Image::default());
         world
@@ -187,12 +198,11 @@ impl World {
         let mut image = self.disk.image();
         let retained = image.retained.values().flat_map(|topics| topics.values());
         let retained: Vec<_> = retained.filter_map(|id| Some((*id, self.disk.message(*id)?))).collect();
-        // A known fault: a message at QoS 2 that was sent and is forgotten here leaves its identifier too early.
-        let sent = image.sessions.values().flat_map(|s| &s.pending).filter(|(_, p)| p.packet_id.is_some());
-        self.disk.lost.retain(|id| !sent.clone().any(|(sent, _)| sent == id));
         let lost: Vec<MessageId> = self.disk.lost.iter().copied().collect();
         // As the log does: what it keeps no more is owed to nobody when it opens.
         lost.into_iter().for_each(|id| image.forget(id));
+        self.restored_message_max = image.message_max;
+        self.voices_known.clear();
         self.start(&image);
         Restored { image: Arc::new(image), retained, standing: Default::default() }
     }

@@ -92,6 +92,55 @@ fn too_much_drops_the_oldest_that_are_owed_and_never_a_retained_one() {
 }
 
 #[test]
+fn a_greedy_session_loses_its_own_messages_and_ten_modest_ones_nothing() {
+    let disk = FaultyDisk::new(1);
+    let config = LogConfig { bytes_max: 64 << 10, ..small() };
+    let world = open(disk.clone(), &config);
+    let mut number = 0;
+    submit_and_wait(&world, &mut number, (1..=11).map(session).collect());
+    // The modest are owed the oldest; session 11 waits for all of that too, and for what is said ten times as often.
+    let modest = |id: u64| id.is_multiple_of(10) && id <= 200;
+    for id in 1..=600 {
+        let record = match modest(id) {
+            true => message(id, &[1 + id / 10 % 10, 11], false, vec![1; 500]),
+            false => message(id, &[11], false, vec![1; 500]),
+        };
+        submit_and_wait(&world, &mut number, vec![record]);
+        if id % 50 == 0 {
+            // House is kept once a second: what may be on the disk is not exceeded by far.
+            let before = world.log.stats().dropped_bytes;
+            eventually("room is made", || {
+                let stats = world.log.stats();
+                stats.dropped_bytes > before || stats.live_bytes <= config.bytes_max / 10 * 7
+            });
+        }
+    }
+    // Though what has to stay lies in nearly every segment, the space comes back.
+    let mut unneeded = 1000..;
+    eventually("it fits again", || {
+        submit_and_wait(
+            &world,
+            &mut number,
+            vec![message(unneeded.next().unwrap(), &[], false, vec![0; 500])],
+        );
+        let stats = world.log.stats();
+        stats.live_bytes <= config.bytes_max / 10 * 7 && disk_bytes(&disk) < 80 << 10
+    });
+    let stats = world.log.stats();
+    assert!(stats.dropped_bytes > 400 && stats.moved > 0, "{stats:?}");
+    drop(world);
+    let world = open(disk, &config);
+    for session in 1..=10 {
+        assert_eq!(world.image.sessions[&SessionId(session)].pending.len(), 2, "session {session}");
+    }
+    let greedy = &world.image.sessions[&SessionId(11)].pending;
+    assert!(greedy.len() > 40, "it keeps its share: {}", greedy.len());
+    // And what it keeps of its own is the newest.
+    let own: Vec<u64> = greedy.keys().map(|id| id.0).filter(|id| !modest(*id)).collect();
+    assert!(own.iter().copied().eq(601 - own.len() as u64..=600), "{own:?}");
+}
+
+#[test]
 fn what_is_too_old_is_dropped_and_sessions_and_retained_messages_stay() {
     let disk = FaultyDisk::new(1);
     let world = open(disk.clone(), &small());
