@@ -539,7 +539,11 @@ impl Shard {
             self.tell_home(index, &share, Change::Leaves { shard, slot });
         }
         let session = self.sessions.remove(slot as usize);
-        let waited = session.flow.unanswered().filter(|(_, sent, owed)| !sent && owed.share.is_none());
+        // What is not in memory is not handed back either.
+        let waited = session
+            .flow
+            .unanswered()
+            .filter(|(_, sent, owed)| !sent && (owed.share.is_none() || owed.message.is_none()));
         let discarded = waited.count() as u64;
         self.counters.discarded += discarded;
         self.registries[index].tally.dropped += discarded;
