@@ -87,4 +87,4 @@ pub use proof::{
     TokenTooLong, ace_answer, ace_prove, ace_token, ace_user_name, refresh_context, renewal,
 };
 #[cfg(feature = "std")]
-pub use tls::{Tls, Trust};
+pub use tls::{Tls, Trust, sha256_of_public_key};

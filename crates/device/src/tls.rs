@@ -81,6 +81,16 @@ impl Tls {
     }
 }
 
+/// SHA-256 of the SubjectPublicKeyInfo in a certificate (DER): what [`Trust::Pinned`] wants.
+///
+/// # Errors
+/// [`DeviceError::Key`] when it is no certificate, or of a key that is not known here.
+pub fn sha256_of_public_key(certificate_der: &[u8]) -> Result<[u8; 32], DeviceError> {
+    let key =
+        PublicKey::from_certificate_der(certificate_der).map_err(|e| DeviceError::Key(e.to_string()))?;
+    Ok(sha256(key.spki_der()))
+}
+
 fn roots(pem: &str) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
