@@ -9,6 +9,7 @@
 //! watcher finds it and then asks [`Admission::still_good`]: so either the watcher finds the session or
 //! the question finds the change, and no blocked device stays connected.
 
+mod ace;
 mod admin_token;
 mod audit;
 mod background;
@@ -67,6 +68,7 @@ use drawbridge_jose::{Algorithm, PublicKey};
 use drawbridge_names::{KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::{AuditEntry, JtiMark, JtiOutcome, Key, KeyState, Store, StoreError};
 
+pub use ace::{AceGrant, AceLogin};
 pub use admin_token::ADMIN_TOKEN_PREFIX;
 pub use audit::{CHECKPOINT_ACTION, CHECKPOINT_TYP, SUMMARY_ACTION};
 pub use bearer::{Audience, Authorized, Caller};
@@ -193,6 +195,7 @@ struct Inner {
     proofs: Proofs,
     limits: Limits,
     desk: audit::Desk,
+    ace: ace::Ace,
 }
 
 impl std::fmt::Debug for Admission {
@@ -217,6 +220,7 @@ impl Admission {
     ) -> Result<Self, AdmissionError> {
         let inner = Inner {
             desk: audit::Desk::default(),
+            ace: ace::Ace::default(),
             limits: Limits::new(&settings.limits, clock.instant()),
             cache: Cache::new(settings.principals_cached_max),
             passwords: Passwords::new(&settings, &*random),

@@ -830,6 +830,20 @@ fn no_local_keeps_a_will_from_the_session_that_left_it() {
 }
 
 #[test]
+fn that_a_session_is_back_is_stored_at_once_if_it_had_not_much_time_left() {
+    for (away_s, urgent) in [(100, false), (1_700, false), (1_900, true), (3_500, true)] {
+        let mut net = Net::durable(1);
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        net.hang_up(reader);
+        net.pass(Duration::from_secs(away_s));
+        let (_, present) = net.rejoin(0, V5, app(1), 3_600);
+        assert!(present);
+        let (_, batch) = net.disk.batches.last().expect("it is stored that it is back");
+        assert_eq!(batch.urgent, urgent, "away for {away_s} s");
+    }
+}
+
+#[test]
 fn a_client_that_comes_and_goes_leaves_one_timer_behind() {
     let mut net = Net::durable(1);
     for _ in 0..50 {

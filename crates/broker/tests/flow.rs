@@ -145,7 +145,10 @@ fn a_refusal_is_orderly_in_both_versions_and_tells_why_only_to_the_owner() {
             let client = net.open(0, V5);
             net.send(client, &connect(V5, "lamp").into());
             let server_time_s = Some(1_795_301_000);
-            net.answer(client, Err(Refused { reason, for_owner: for_owner.clone(), server_time_s }));
+            net.answer(
+                client,
+                Err(Refused { reason, for_owner: for_owner.clone(), server_time_s, hint: None }),
+            );
             let tells_time = net.clients[client].inbox.windows(7).any(|bytes| bytes == b"db-time");
             assert_eq!(tells_time, for_owner.is_some(), "beside a reason string alone");
             let expected = Got::ConnAck {
@@ -162,7 +165,10 @@ fn a_refusal_is_orderly_in_both_versions_and_tells_why_only_to_the_owner() {
         let client = net.open(0, V311);
         net.send(client, &connect(V311, "lamp").into());
         let for_owner = Some("why".to_owned());
-        net.answer(client, Err(Refused { reason, for_owner, server_time_s: Some(1_795_301_000), hint: None }));
+        net.answer(
+            client,
+            Err(Refused { reason, for_owner, server_time_s: Some(1_795_301_000), hint: None }),
+        );
         assert_eq!(net.clients[client].inbox, [0x20, 2, 0, return_code], "{reason:?}");
         assert_eq!(net.reported("DB-2032"), 1);
         assert_eq!(net.stats().connections, 0);

@@ -6,7 +6,8 @@ mod support;
 use std::time::Duration;
 
 use drawbridge_broker::{
-    AUTH_NONCE_TOPIC, AUTH_RESULT_TOPIC, AUTH_TOPIC, Admitted, Asked, Close, Ended, Refused, RefusedReason, RenewBy,
+    AUTH_NONCE_TOPIC, AUTH_RESULT_TOPIC, AUTH_TOPIC, Admitted, Asked, Close, Ended, Refused, RefusedReason,
+    RenewBy,
 };
 use drawbridge_mqtt::codec::{Auth, Packet, Qos, ReasonCode, UserProperties};
 use drawbridge_names::{RegistryName, Uid};
@@ -66,7 +67,9 @@ fn before_connack_a_client_answers_challenges_and_may_say_nothing_else() {
         let (_, conn, request) = net.asked.pop().expect("asked");
         assert_eq!(request.method.as_deref(), Some("ace"));
         assert_eq!(request.data.as_ref().map(|data| &data[..]), Some(&b"token"[..]));
-        net.run(0, |shard, now, fx| shard.challenge(now, conn, Asked::Connect(request), b"nonce".to_vec(), fx));
+        net.run(0, |shard, now, fx| {
+            shard.challenge(now, conn, Asked::Connect(request), b"nonce".to_vec(), fx)
+        });
         let got = net.got(client);
         assert!(
             matches!(&got[..], [Got::Auth { reason: ReasonCode::ContinueAuthentication, method, data, .. }]
@@ -77,7 +80,8 @@ fn before_connack_a_client_answers_challenges_and_may_say_nothing_else() {
     };
     let client = begin(&mut net);
     net.send(client, &auth(ReasonCode::ContinueAuthentication, b"proof"));
-    let challenged = net.asked.last().and_then(|(_, _, request)| request.challenged.as_ref()).expect("asked again");
+    let challenged =
+        net.asked.last().and_then(|(_, _, request)| request.challenged.as_ref()).expect("asked again");
     assert_eq!((&challenged.challenge[..], &challenged.answer[..]), (&b"nonce"[..], &b"proof"[..]));
     net.answer(client, Ok(app(1)));
     net.expect_welcome(client);
@@ -104,14 +108,18 @@ fn a_session_that_is_renewed_outlives_its_first_right_and_ends_with_its_last() {
         net.pass(seconds(6));
         net.send(client, &auth(ReasonCode::ReAuthenticate, b"new token"));
         let request = net.renewal(client);
-        assert!(matches!(&request.by, RenewBy::Method { method, data, .. } if method == "ace" && &data[..] == b"new token"));
+        assert!(
+            matches!(&request.by, RenewBy::Method { method, data, .. } if method == "ace" && &data[..] == b"new token")
+        );
         // What comes meanwhile is worked on under the old right.
         net.publish(client, "a", b"meanwhile", QOS1);
         let admitted = until(&net, 1, 10);
         net.renewed(client, Ok(admitted));
         let got = net.got(client);
-        let renewed = got.iter().filter(|got| matches!(got, Got::Auth { reason: ReasonCode::Success, user, .. }
-            if user == &[("db-expires-in".to_owned(), "10".to_owned())]));
+        let renewed = got.iter().filter(|got| {
+            matches!(got, Got::Auth { reason: ReasonCode::Success, user, .. }
+            if user == &[("db-expires-in".to_owned(), "10".to_owned())])
+        });
         assert_eq!(renewed.count(), 1, "{got:?}");
         let id = got.iter().find_map(|got| match got {
             Got::Message(message) => message.id,
@@ -137,7 +145,9 @@ fn a_second_step_is_asked_of_a_renewal_and_what_comes_out_of_turn_ends_it() {
     assert!(matches!(&net.got(client)[..], [Got::Auth { reason: ReasonCode::ContinueAuthentication, .. }]));
     net.send(client, &auth(ReasonCode::ContinueAuthentication, b"proof"));
     let request = net.renewal(client);
-    assert!(matches!(&request.by, RenewBy::Method { challenged: Some(challenged), .. } if &challenged.answer[..] == b"proof"));
+    assert!(
+        matches!(&request.by, RenewBy::Method { challenged: Some(challenged), .. } if &challenged.answer[..] == b"proof")
+    );
     // Another one before the end of this one.
     net.send(client, &auth(ReasonCode::ReAuthenticate, b"more"));
     let got = net.got(client);
@@ -171,7 +181,11 @@ fn a_renewal_by_auth_that_fails_ends_the_session_and_one_by_a_publish_does_not()
         let other = until(&net, 3, 100);
         net.renewed(client, Ok(other));
         let got = net.got(client);
-        assert!(got.iter().any(|got| matches!(got, Got::PubAck { id: i, reason: r, .. } if (*i, *r) == (id, reason))), "{got:?}");
+        assert!(
+            got.iter()
+                .any(|got| matches!(got, Got::PubAck { id: i, reason: r, .. } if (*i, *r) == (id, reason))),
+            "{got:?}"
+        );
         assert!(got.iter().any(|got| matches!(got, Got::Message(message)
             if message.payload == json!({"ok": false, "error": "not-authorized"}).to_string().as_bytes())));
         assert_eq!(net.clients[client].closed, None);
@@ -190,7 +204,10 @@ fn a_token_that_is_published_renews_a_session_of_any_version_and_nobody_else_hea
         }
         let admitted = until(&net, 1, 10);
         let client = net.join(0, version, admitted);
-        assert_eq!(net.subscribe(client, AUTH_RESULT_TOPIC, QOS1), [Got::SubAck(vec![ReasonCode::GrantedQos1])]);
+        assert_eq!(
+            net.subscribe(client, AUTH_RESULT_TOPIC, QOS1),
+            [Got::SubAck(vec![ReasonCode::GrantedQos1])]
+        );
         net.subscribe(client, AUTH_NONCE_TOPIC, QOS1);
         let before = net.stats().received;
         for _ in 0..5 {
@@ -204,16 +221,28 @@ fn a_token_that_is_published_renews_a_session_of_any_version_and_nobody_else_hea
             let admitted = until(&net, 1, 10);
             net.renewed(client, Ok(admitted));
             let got = net.got(client);
-            let acks = got.iter().filter(|got| matches!(got, Got::PubAck { id: i, reason: ReasonCode::Success, .. } if *i == id));
+            let acks = got.iter().filter(
+                |got| matches!(got, Got::PubAck { id: i, reason: ReasonCode::Success, .. } if *i == id),
+            );
             assert_eq!(acks.count(), 1, "{got:?}");
-            let told: Vec<&support::Message> = got.iter().filter_map(|got| match got {
-                Got::Message(message) => Some(message),
-                _ => None,
-            }).collect();
+            let told: Vec<&support::Message> = got
+                .iter()
+                .filter_map(|got| match got {
+                    Got::Message(message) => Some(message),
+                    _ => None,
+                })
+                .collect();
             let [told, nonce] = told[..] else { panic!("{told:?}") };
             let said: Value = serde_json::from_slice(&told.payload).expect("JSON");
-            assert_eq!((&said["ok"], &said["expires_in"], &said["removed"]), (&json!(true), &json!(10), &json!([])));
-            assert_eq!((&nonce.topic[..], &nonce.payload[..]), (AUTH_NONCE_TOPIC, &b"a-nonce"[..]), "a new one each time");
+            assert_eq!(
+                (&said["ok"], &said["expires_in"], &said["removed"]),
+                (&json!(true), &json!(10), &json!([]))
+            );
+            assert_eq!(
+                (&nonce.topic[..], &nonce.payload[..]),
+                (AUTH_NONCE_TOPIC, &b"a-nonce"[..]),
+                "a new one each time"
+            );
         }
         assert_eq!(net.stats().received, before, "a token counts as no message");
         assert!(net.messages(spy).is_empty());
@@ -223,9 +252,12 @@ fn a_token_that_is_published_renews_a_session_of_any_version_and_nobody_else_hea
 #[test]
 fn a_token_is_published_at_qos_1_not_retained_and_not_too_often() {
     let mut net = Net::new(1);
-    for (version, qos, retain) in
-        [(V5, Qos::AtMostOnce, false), (V5, Qos::ExactlyOnce, false), (V311, Qos::AtMostOnce, false), (V5, QOS1, true)]
-    {
+    for (version, qos, retain) in [
+        (V5, Qos::AtMostOnce, false),
+        (V5, Qos::ExactlyOnce, false),
+        (V311, Qos::AtMostOnce, false),
+        (V5, QOS1, true),
+    ] {
         let client = net.join(0, version, app(1));
         match retain {
             true => net.retain(client, AUTH_TOPIC, b"token"),
@@ -266,8 +298,12 @@ fn fewer_rights_cut_what_they_do_not_cover_and_the_client_is_told_which() {
         Got::Auth { user, .. } => Some(user.clone()),
         _ => None,
     });
-    let mut cut: Vec<String> =
-        told.expect("AUTH").into_iter().filter(|(name, _)| name == "db-unsub").map(|(_, filter)| filter).collect();
+    let mut cut: Vec<String> = told
+        .expect("AUTH")
+        .into_iter()
+        .filter(|(name, _)| name == "db-unsub")
+        .map(|(_, filter)| filter)
+        .collect();
     cut.sort();
     assert_eq!(cut, ["$share/g/gone/x", "gone/+"]);
     net.publish(speaker, "kept/a", b"1", QOS1);
@@ -277,7 +313,10 @@ fn fewer_rights_cut_what_they_do_not_cover_and_the_client_is_told_which() {
     // What it publishes is judged by the new rights from the next packet on.
     let id = net.publish(client, "kept/a", b"3", QOS1).expect("QoS 1").get();
     let got = net.got(client);
-    assert!(matches!(&got[..], [Got::PubAck { id: i, reason: ReasonCode::NotAuthorized, .. }] if *i == id), "{got:?}");
+    assert!(
+        matches!(&got[..], [Got::PubAck { id: i, reason: ReasonCode::NotAuthorized, .. }] if *i == id),
+        "{got:?}"
+    );
 }
 
 #[test]
@@ -301,7 +340,8 @@ fn a_client_that_cannot_be_told_what_is_cut_is_closed() {
             }
             if by_policy {
                 let rights = Some(narrow(&net).rights);
-                let changed = Ended::Policy { registry: RegistryName::default_registry(), uid: Uid(1), rights };
+                let changed =
+                    Ended::Policy { registry: RegistryName::default_registry(), uid: Uid(1), rights };
                 net.run(0, |shard, now, fx| shard.end_sessions(now, &changed, fx));
             } else {
                 net.publish(client, AUTH_TOPIC, b"narrow", QOS1);
@@ -331,7 +371,8 @@ fn a_will_that_may_not_speak_any_more_is_dropped_and_the_client_is_told() {
     net.subscribe(hearer, "last/#", QOS1);
     for (allowed, heard) in [(&["last/#"], 1), (&["other"], 0)] {
         let admitted = until(&net, 1, 10);
-        let client = net.connect_with(0, V5, admitted, |packet| packet.will = Some(will("last/word", b"bye")));
+        let client =
+            net.connect_with(0, V5, admitted, |packet| packet.will = Some(will("last/word", b"bye")));
         net.expect_welcome(client);
         net.subscribe(client, AUTH_RESULT_TOPIC, QOS1);
         net.publish(client, AUTH_TOPIC, b"token", QOS1);

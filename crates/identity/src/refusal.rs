@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::ace::AceFault;
+
 /// A token, login, connection or key update that is refused.
 ///
 /// `Display` is the full text for the log. What the peer may be told is [`Refusal::for_owner`]: it
@@ -167,6 +169,14 @@ pub enum Refusal {
     AuthMethod,
     /// This way in is closed here: its word.
     WayClosed(&'static str),
+    /// What the MQTT-TLS profile of ACE (RFC 9431) refuses.
+    Ace(AceFault),
+}
+
+impl From<AceFault> for Refusal {
+    fn from(fault: AceFault) -> Self {
+        Self::Ace(fault)
+    }
 }
 
 /// What stands behind [`Refusal::NotProven`]; for the log alone.
@@ -286,6 +296,7 @@ impl Refusal {
             Self::NameInUse => ("DB-1062", "name-in-use", "dup"),
             Self::AuthMethod => ("DB-1090", "authentication-method", "method"),
             Self::WayClosed(_) => ("DB-1091", "way-closed", "way"),
+            Self::Ace(fault) => fault.row(),
         }
     }
 
@@ -293,8 +304,10 @@ impl Refusal {
     /// ASCII without `"` and `\`, as RFC 6749 section 5.2 wants it of an `error_description`.
     #[must_use]
     pub fn for_owner(&self) -> Option<String> {
-        // A fault of a DPoP proof says nothing of a principal that its sender does not know.
-        let harmless = matches!(self, Self::Dpop(_) | Self::DpopNonce | Self::Binding(_));
+        // A fault of a DPoP proof, or of what RFC 9431 wants around a token, says nothing of a principal that its
+        // sender does not know.
+        let harmless = matches!(self, Self::Dpop(_) | Self::DpopNonce | Self::Binding(_))
+            || matches!(self, Self::Ace(fault) if fault.is_harmless());
         (self.is_proven() || harmless).then(|| {
             self.to_string()
                 .chars()
@@ -323,6 +336,7 @@ impl Refusal {
             | Self::Dpop(_)
             | Self::Binding(_)
             | Self::RateLimited { .. }
+            | Self::Ace(_)
             | Self::Busy => false,
             Self::Kind { .. }
             | Self::Exchange(_)
@@ -366,6 +380,21 @@ impl Refusal {
             | Self::Renewal(_)
             | Self::Gateway(_) => true,
         }
+    }
+
+    /// Whether what was presented is no token at all, rather than a bad one.
+    ///
+    /// Source: RFC 9431 appendix A (payload format invalid).
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(
+            self,
+            Self::JwsFormat(_)
+                | Self::Algorithm(_)
+                | Self::Header(_)
+                | Self::Type { .. }
+                | Self::Ace(AceFault::Format(_) | AceFault::Data(_))
+        )
     }
 
     /// Whether trying the same again later may succeed.
@@ -483,6 +512,7 @@ impl fmt::Display for Refusal {
             Self::WayClosed(way) => {
                 write!(f, "the way in `{way}` is closed on this listener; open it in `ways`, or use another")
             }
+            Self::Ace(fault) => fault.fmt(f),
             Self::NameInUse => f.write_str(
                 "a device or application of this name is registered with another key; choose another name, or ask the operator",
             ),

@@ -4,10 +4,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use drawbridge_admission::Ways;
 use drawbridge_admission::{
     Actor, Admission, AdmissionConfig, Clock, NewApplication, NewDevice, NewRegistry,
 };
-use drawbridge_admission::Ways;
 use drawbridge_bridge::{Bridge, BridgeConfig, BridgeHandle, Listener, ListenerKind, server_tls};
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::memory::MemoryStore;

@@ -159,7 +159,7 @@ pub struct Stats {
     pub forgotten: u64,
     /// Sessions that did not come back in time, since the start.
     pub sessions_expired: u64,
-    /// Messages that waited for a session when it ended, since the start; those of a shared subscription go to
-    /// another member and do not count.
+    /// Messages that waited for a session when it ended, since the start; those of a shared subscription that
+    /// go to another member do not count.
     pub discarded: u64,
 }

@@ -1,6 +1,6 @@
 //! From CONNECT to an open session, or to a refusal.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use drawbridge_mqtt::codec::{Connect, ProtocolVersion, ReasonCode};
 use drawbridge_mqtt::connection::{Fault, Welcome};
@@ -293,9 +293,13 @@ impl Shard {
     ) {
         let session = &mut self.sessions[slot as usize];
         let registry = session.registry;
+        let mut is_late = false;
         match &mut session.stored {
             // It ends with this connection: its expiry is 0 now.
             Some(stored) => {
+                // If the process ended before this is stored, its life would count from its absence before.
+                let half = Duration::from_secs(u64::from(stored.expiry_s) / 2);
+                is_late = stored.expires.is_some_and(|expires| expires < now + half);
                 stored.expiry_s = expiry_s;
                 (stored.ended_ms, stored.expires, stored.will) = (0, None, None);
             }
@@ -324,6 +328,9 @@ impl Shard {
             }
         }
         self.record_session(now, slot);
+        if is_late {
+            self.outbox.everything_so_far();
+        }
     }
 
     /// One principal has as many stored sessions as it may: the one that is away longest goes.

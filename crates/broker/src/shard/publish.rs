@@ -384,13 +384,13 @@ impl Shard {
     ) -> bool {
         let bytes_max = self.config.retained_bytes_max;
         let message = self.stored(now, publication);
-        let clears = message.payload.is_empty();
+        let (clears, id) = (message.payload.is_empty(), message.id);
         let registry = &mut self.registries[publication.registry];
         if registry.retained.has_room_for(&message, bytes_max, now) {
             registry.retained.put(message, now);
-            if clears {
+            if let Some(id) = id.filter(|_| clears) {
                 let (registry, topic) = (registry.name.clone(), publication.topic.as_str().into());
-                self.remember_now(Record::RetainedCleared { registry, topic });
+                self.remember_now(Record::RetainedCleared { id, registry, topic });
             }
             return !clears;
         }

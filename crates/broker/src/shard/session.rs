@@ -267,23 +267,23 @@ impl Session {
         publisher: Uid,
         topic: TopicName<'_>,
     ) -> bool {
-        !self.has_ended(now)
-            && !self.is_mistaken(topic)
-            && may_deliver(&self.rights, voices, publisher, topic)
+        !self.has_ended(now) && self.may_be_owed(voices, publisher, topic)
     }
 
-    /// As [`Self::may_have`], of one of many that get the same message.
-    pub(super) fn may_have_too(
+    /// As [`Self::may_have`], apart from whether its right has ended: who comes back gets what came meanwhile.
+    pub(super) fn may_be_owed(&self, voices: &Voices, publisher: Uid, topic: TopicName<'_>) -> bool {
+        !self.is_mistaken(topic) && may_deliver(&self.rights, voices, publisher, topic)
+    }
+
+    /// As [`Self::may_be_owed`], of one of many that get the same message.
+    pub(super) fn may_be_owed_too(
         &self,
-        now: Instant,
         voices: &Voices,
         publisher: Uid,
         topic: TopicName<'_>,
         audience: &mut Audience,
     ) -> bool {
-        !self.has_ended(now)
-            && !self.is_mistaken(topic)
-            && audience.may_deliver(&self.rights, voices, publisher, topic)
+        !self.is_mistaken(topic) && audience.may_deliver(&self.rights, voices, publisher, topic)
     }
 
     /// To a client that maps, `/devices/...` means `devices/...`: another topic of that very name would pass
@@ -551,7 +551,11 @@ impl Shard {
             self.tell_home(index, &share, Change::Leaves { shard, slot });
         }
         let session = self.sessions.remove(slot as usize);
-        let waited = session.flow.unanswered().filter(|(_, sent, owed)| !sent && owed.share.is_none());
+        // What is not in memory is not handed back either.
+        let waited = session
+            .flow
+            .unanswered()
+            .filter(|(_, sent, owed)| !sent && (owed.share.is_none() || owed.message.is_none()));
         let discarded = waited.count() as u64;
         self.counters.discarded += discarded;
         self.registries[index].tally.dropped += discarded;

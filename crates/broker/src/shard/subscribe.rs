@@ -243,7 +243,8 @@ impl Shard {
         let Some(slot) = self.session_of(conn) else { return };
         loop {
             let Some(session) = self.sessions.get_mut(slot as usize) else { return };
-            if session.conn != Some(conn) {
+            // What waits for it stays, if its right has ended and it is about to be told so.
+            if session.conn != Some(conn) || session.has_ended(now) {
                 return;
             }
             session.resumes = None;
@@ -335,11 +336,18 @@ impl Shard {
                 session.flow.wire();
                 self.order_sent(slot, ticket, packet_id);
             }
-            // The client may have it: its identifier is free when it has let go of that.
+            // The client may have it: its identifier is free when it has let go of that. Stored first, as after
+            // PUBREC, or a crash would have it sent anew to a client that knows nothing of it any more.
             Offered::TooLarge if again && terms.qos == Qos::ExactlyOnce => {
-                if let Some(sent) = session.flow.unwired() {
-                    sent.stage = Stage::Release;
+                let owner = session.stored.as_ref().map(|stored| stored.id);
+                let after = match owner.zip(id) {
+                    Some((session, message)) => self.remember_now(Record::Received { session, message }),
+                    None => 0,
+                };
+                if let Some(sent) = self.sessions[slot as usize].flow.unwired() {
+                    (sent.stage, sent.after) = (Stage::Release, after);
                 }
+                self.await_batch(slot, after);
             }
             Offered::TooLarge => {
                 session.flow.drop_unwired();

@@ -97,20 +97,24 @@ impl Sim {
                     self.heard(socket, &heard);
                 }
                 self.world.shards[shard].receive(now, conn, &bytes, fx);
-                if fx.iter().any(|effect| matches!(effect, Effect::Close { conn: c, .. } if *c == conn)) {
-                    // What came behind that which ended the connection was not heard.
+                let closes =
+                    fx.iter().any(|effect| matches!(effect, Effect::Close { conn: c, .. } if *c == conn));
+                let denied = |effect: &Effect| matches!(effect, Effect::Report(r) if matches!(r.what, What::PublishDenied { .. }));
+                let denies = fx.iter().any(denied);
+                if closes || denies {
+                    // What was refused, and what came behind that which ended the connection, was not heard.
                     for word in self.words.values_mut().flatten() {
                         word.certain &= !numbers.contains(&word.n);
                     }
+                }
+                if closes {
                     numbers.iter().for_each(|n| self.pubs[at(*n)].crashed = true);
-                    let denied = |effect: &Effect| matches!(effect, Effect::Report(r) if matches!(r.what, What::PublishDenied { .. }));
-                    if fx.iter().any(denied)
+                    if denies
                         && self.goodbyes.remove(&socket)
                         && let Some(sess) = self.socket_sess.get(&socket)
                     {
                         let sess = &mut self.sess[*sess];
-                        let (now, old) = (sess.expiry_s.1, sess.expiry_old);
-                        sess.expiry_s = (now.min(old), now.max(old));
+                        sess.expires_as_before_or_now();
                     }
                 }
                 arrived.extend(numbers);
@@ -363,7 +367,7 @@ impl Sim {
                     expiry_s: (0, 0),
                     ended_ms: None,
                     ended_old: None,
-                    expiry_old: 0,
+                    expiry_old: (0, 0),
                     certain: present,
                     gone: false,
                     lenient: present,
@@ -376,6 +380,7 @@ impl Sim {
                     asked_retained: Vec::new(),
                     breaks: Vec::new(),
                     crashed: false,
+                    deaf: false,
                 });
                 self.sess.len() - 1
             }
@@ -392,15 +397,15 @@ impl Sim {
             }
         }
         let state = &mut self.sess[sess];
-        state.expiry_old = match resumed {
-            Some(_) => state.expiry_s.1,
-            None if present => 0, // not known
-            None => expiry_s,
-        };
-        state.expiry_s = (expiry_s, expiry_s);
+        if resumed.is_none() && !present {
+            state.expiry_old = (expiry_s, expiry_s);
+            state.expiry_s = (expiry_s, expiry_s);
+        }
+        state.expires_after(expiry_s);
         state.stored = expiry_s > 0 || present;
         state.ended_old = state.ended_ms.take().map(|(lo, _)| lo);
         state.rights = rights;
+        state.deaf = false;
         state.socket = Some(socket);
         self.people[person].muted = false;
         self.socket_rights.insert(socket, rights);
@@ -478,8 +483,7 @@ impl Sim {
                     && self.sess[sess].stored
                 {
                     let expiry_s = expiry_s.min(self.world.shape.session_expiry_s_max);
-                    self.sess[sess].expiry_old = self.sess[sess].expiry_s.1;
-                    self.sess[sess].expiry_s = (expiry_s, expiry_s);
+                    self.sess[sess].expires_after(expiry_s);
                 }
             }
             Heard::Subscribe { filter, handling, is_new } => {
@@ -528,6 +532,7 @@ impl Sim {
         let (owner, publisher) = (&self.people[sess.person], &self.people[p.person]);
         let known = |person: &crate::sim::Person| person.told.is_some() && !person.blocked;
         known(owner)
+            && !sess.deaf
             && known(publisher)
             && !publisher.muted
             && !owner.muted
@@ -584,7 +589,9 @@ impl Sim {
                 || !self.may_have(index, p)
                 || sess.seen.contains_key(&n)
                 || (again && p.qos == 2 && !self.owed.iter().any(|owed| owed.n == n && owed.sess == index))
-                || self.owed.iter().any(|owed| owed.n == n && owed.sess == index && !owed.dropped)
+                || self.owed.iter().any(|owed| {
+                    owed.n == n && owed.sess == index && (!owed.dropped || (owed.denied && p.qos == 2))
+                })
             {
                 continue;
             }
@@ -609,7 +616,7 @@ impl Sim {
                 identifiers.sort_unstable();
                 let terms = (qos.min(p.qos), p.retain && as_published, identifiers);
                 let exact = Some(terms).filter(|_| exact && !again);
-                owed.push(Owed { n, sess: index, exact, done: false, dropped: false });
+                owed.push(Owed { n, sess: index, exact, done: false, dropped: false, denied: false });
             }
         }
         self.owed.extend(owed);
