@@ -26,8 +26,8 @@ pub(crate) struct Accepted {
     pub(crate) life_s: Option<u64>,
 }
 
-/// The user property of CONNACK that says when the credential of the session ends, in seconds since 1970.
-const EXPIRY_PROPERTY: &str = "db-exp";
+/// The user property of CONNACK and AUTH that says how long the credential of the session is good, in seconds.
+pub(crate) const LIFE_PROPERTY: &str = "db-expires-in";
 /// The user property that tells the time of the server, in seconds since 1970.
 const TIME_PROPERTY: &str = "db-time";
 
@@ -52,7 +52,7 @@ pub(crate) fn admit(
     link.send(&Packet::Connect(Box::new(connect)))?;
     let deadline = environment.elapsed() + Duration::from_secs(ANSWER_S_MAX);
     loop {
-        match link.next(|packet| hear(packet, environment))? {
+        match link.next(hear)? {
             Some(Heard::Accepted(accepted)) => return Ok(accepted),
             Some(Heard::Refused(refused)) => return Err(refused),
             Some(Heard::Challenge(challenge)) => {
@@ -77,10 +77,10 @@ pub(crate) fn admit(
     }
 }
 
-fn hear(packet: Packet<'_>, environment: &dyn Environment) -> Heard {
+fn hear(packet: Packet<'_>) -> Heard {
     match packet {
         Packet::ConnAck(connack) if connack.reason.is_error() => Heard::Refused(refused(&connack)),
-        Packet::ConnAck(connack) => Heard::Accepted(accepted(&connack, environment)),
+        Packet::ConnAck(connack) => Heard::Accepted(accepted(&connack)),
         Packet::Auth(auth) => Heard::Challenge(auth.data.unwrap_or_default().to_vec()),
         Packet::Disconnect(bye) => Heard::Refused(DeviceError::Refused {
             code: bye.reason.byte(),
@@ -91,10 +91,8 @@ fn hear(packet: Packet<'_>, environment: &dyn Environment) -> Heard {
     }
 }
 
-fn accepted(connack: &ConnAck<'_>, environment: &dyn Environment) -> Accepted {
+fn accepted(connack: &ConnAck<'_>) -> Accepted {
     let properties = &connack.properties;
-    let server_now_s = number(&properties.user_properties, TIME_PROPERTY);
-    let expires_s = number(&properties.user_properties, EXPIRY_PROPERTY);
     Accepted {
         session_present: connack.session_present,
         client_id: properties.assigned_client_id.map(str::to_owned),
@@ -102,7 +100,7 @@ fn accepted(connack: &ConnAck<'_>, environment: &dyn Environment) -> Accepted {
         receive_maximum: properties.receive_maximum.map_or(u16::MAX, std::num::NonZeroU16::get),
         maximum_qos: properties.maximum_qos.unwrap_or(Qos::ExactlyOnce),
         packet_bytes_max: properties.maximum_packet_size.map_or(usize::MAX, |bytes| bytes.get() as usize),
-        life_s: expires_s.map(|end| end.saturating_sub(server_now_s.unwrap_or_else(|| environment.now_s()))),
+        life_s: number(&properties.user_properties, LIFE_PROPERTY),
     }
 }
 
@@ -114,6 +112,6 @@ fn refused(connack: &ConnAck<'_>) -> DeviceError {
     }
 }
 
-fn number(properties: &UserProperties<'_>, name: &str) -> Option<u64> {
+pub(crate) fn number(properties: &UserProperties<'_>, name: &str) -> Option<u64> {
     properties.first(name)?.parse().ok()
 }

@@ -181,7 +181,9 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
 
     let https = sockets.https.try_clone()?;
     let a_clock: Arc<dyn Clock> = clock.clone();
-    let (log, durable) = messages::open(data, &settings.messages, &a_clock, &admission).await?;
+    let broken = Arc::new(tokio::sync::Notify::new());
+    let (log, durable) =
+        messages::open(data, &settings.messages, &a_clock, &admission, Arc::clone(&broken)).await?;
     let bridge = Bridge::start(
         bridge_config(settings, sockets, &tls, durable)?,
         admission.clone(),
@@ -236,19 +238,25 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let demo_stop = Arc::new(AtomicBool::new(false));
     let demo = is_demo.then(|| demo::start(data.root(), Arc::clone(&demo_stop)));
 
-    let is_lost = tokio::select! {
+    let mut is_ours = true;
+    let fault = tokio::select! {
         never = doubt(&opened, &last) => match never {},
         _ = interrupted.recv() => {
             tracing::info!("interrupted; stopping");
-            false
+            None
         }
         _ = terminated.recv() => {
             tracing::info!("told to stop; stopping");
-            false
+            None
         }
         () = opened.lost() => {
             tracing::error!("another server has taken the store over; stopping");
-            true
+            is_ours = false;
+            Some("[DB-5005] another server has taken the store over; give each server a store of its own")
+        }
+        () = broken.notified() => {
+            tracing::error!("the message log is broken; stopping");
+            Some("[DB-5016] a thread of the message log has panicked (see above); start again, and report this")
         }
     };
     data.remove_endpoints();
@@ -266,13 +274,10 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     http.await?;
     maintenance.abort();
     drop(maintenance.await); // it never ends by itself
-    if is_lost {
-        return Err(
-            "[DB-5005] another server has taken the store over; give each server a store of its own".into()
-        );
+    if is_ours {
+        last.settle().await;
     }
-    last.settle().await;
-    Ok(())
+    fault.map_or(Ok(()), |fault| Err(fault.into()))
 }
 
 /// Leads from HTTPS to the bridge.

@@ -300,7 +300,12 @@ impl Shard {
             self.route(now, &mut publication, To::FindAgain, gather.is_some(), &mut owing, fx);
         }
         if unasked && !owing.to.is_empty() {
-            self.store_message(&own, mem::take(&mut owing.to), false, false, place);
+            let shards = mem::take(&mut owing.shards);
+            // A member of a group on another shard waits to hear of it.
+            self.store_message(&own, mem::take(&mut owing.to), false, !shards.is_empty(), place);
+            if let Some(id) = own.id {
+                self.await_stored(shards.into_iter().map(|shard| Waiter::Tell(shard, id)));
+            }
         }
         if let Some((asker, token)) = gather {
             self.answer_gather(asker, token, message, owing, fx);

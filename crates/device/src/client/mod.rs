@@ -220,6 +220,8 @@ pub(crate) struct State {
     /// A token that was fetched beside the connection, and for which of them.
     fetched: Option<(u64, Result<crate::Token, DeviceError>)>,
     connected: bool,
+    /// Why the last attempt to connect failed, until somebody asks or one succeeds.
+    failure: Option<DeviceError>,
     stopping: bool,
     ended: bool,
     waker: Option<Arc<mio::Waker>>,
@@ -265,6 +267,7 @@ impl DeviceClient {
                 renew_now: false,
                 fetched: None,
                 connected: false,
+                failure: None,
                 stopping: false,
                 ended: false,
                 waker: None,
@@ -299,6 +302,28 @@ impl DeviceClient {
             .wait_timeout_while(state, limit, waiting)
             .unwrap_or_else(PoisonError::into_inner);
         state.connected
+    }
+
+    /// Waits for a connection, or for the first attempt that fails: for programs that would rather end than try again,
+    /// which the client goes on with.
+    ///
+    /// # Errors
+    /// Why it failed; [`DeviceError::Stopped`], [`DeviceError::TimedOut`].
+    pub fn connected(&self, limit: Duration) -> Result<(), DeviceError> {
+        let state = self.0.shared.lock();
+        let waiting = |state: &mut State| !state.connected && !state.stopping && state.failure.is_none();
+        let (mut state, _) = self
+            .0
+            .shared
+            .changed
+            .wait_timeout_while(state, limit, waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        match state.failure.take() {
+            _ if state.connected => Ok(()),
+            Some(failure) => Err(failure),
+            None if state.stopping => Err(DeviceError::Stopped),
+            None => Err(DeviceError::TimedOut { what: "CONNECT", seconds: limit.as_secs() }),
+        }
     }
 
     /// What happens from now on. A listener that was dropped is forgotten.

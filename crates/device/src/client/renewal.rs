@@ -31,8 +31,8 @@ pub(crate) fn again_after(left: Duration, random: u64) -> Duration {
 /// What the server says on [`RESULT_TOPIC`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Renewed {
-    /// When the new credential ends, in seconds since 1970.
-    pub(crate) expires_s: Option<u64>,
+    /// How long the new credential is good, in seconds.
+    pub(crate) life_s: Option<u64>,
     /// Filters that it has cut.
     pub(crate) removed: Vec<String>,
 }
@@ -44,7 +44,7 @@ pub(crate) fn read_result(payload: &[u8]) -> Result<Renewed, String> {
         Some(true) => {
             let filters = json["removed"].as_array().map(Vec::as_slice).unwrap_or_default();
             let removed = filters.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-            Ok(Renewed { expires_s: json["exp"].as_u64(), removed })
+            Ok(Renewed { life_s: json["expires_in"].as_u64(), removed })
         }
         Some(false) => Err(json["error"].as_str().unwrap_or("the server gives no reason").to_owned()),
         None => Err("the server answers the renewal with something else than a result".to_owned()),
@@ -77,9 +77,9 @@ mod tests {
 
     #[test]
     fn results_are_read_and_anything_else_is_a_failure() {
-        let good = read_result(br#"{"ok":true,"exp":1800000000,"removed":["a/#"]}"#);
-        assert_eq!(good, Ok(Renewed { expires_s: Some(1_800_000_000), removed: vec!["a/#".to_owned()] }));
-        assert_eq!(read_result(br#"{"ok":true}"#), Ok(Renewed { expires_s: None, removed: vec![] }));
+        let good = read_result(br#"{"ok":true,"exp":1800000000,"expires_in":900,"removed":["a/#"]}"#);
+        assert_eq!(good, Ok(Renewed { life_s: Some(900), removed: vec!["a/#".to_owned()] }));
+        assert_eq!(read_result(br#"{"ok":true}"#), Ok(Renewed { life_s: None, removed: vec![] }));
         assert_eq!(read_result(br#"{"ok":false,"error":"time"}"#), Err("time".to_owned()));
         for other in [&b""[..], b"[]", b"{}", br#"{"ok":1}"#] {
             assert!(read_result(other).is_err(), "{other:?}");

@@ -16,7 +16,7 @@ use super::inbox::Receipt;
 use super::outbox::Send;
 use super::renewal::{ANSWER_MAX, AUTH_TOPIC, RESULT_TOPIC, Renewed, again_after, read_result, renew_after};
 use super::{ClientOptions, Event, Incoming, Shared};
-use crate::connect::{Accepted, admit};
+use crate::connect::{Accepted, LIFE_PROPERTY, admit, number};
 use crate::link::{Link, PACKET_BYTES_MAX};
 use crate::login::channel_binding;
 use crate::{
@@ -107,8 +107,14 @@ enum End {
 
 impl From<DeviceError> for End {
     fn from(error: DeviceError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&DeviceError> for End {
+    fn from(error: &DeviceError) -> Self {
         let why = error.to_string();
-        let (advice, code) = match &error {
+        let (advice, code) = match error {
             DeviceError::Refused { code, .. } => (Advice::for_reason(*code), Some(*code)),
             DeviceError::Denied(_) => (Advice::MintAnew, None),
             DeviceError::Unavailable(_) => (Advice::Wait, None),
@@ -128,7 +134,7 @@ enum Heard {
     PubComp(PacketId),
     SubAck { id: PacketId, code: u8, why: String },
     UnsubAck(PacketId),
-    Auth { code: ReasonCode, data: Vec<u8>, removed: Vec<String> },
+    Auth { code: ReasonCode, data: Vec<u8>, renewed: Renewed },
     Bye { code: u8, why: String },
     Pong,
     Other,
@@ -159,8 +165,12 @@ impl Worker {
                     end
                 }
                 Err(error) => {
-                    self.learn_from(&error);
-                    error.into()
+                    let tries_otherwise = self.learn_from(&error);
+                    let end = End::from(&error);
+                    if !tries_otherwise {
+                        self.shared.lock().failure = Some(error);
+                    }
+                    end
                 }
             };
             let (why, advice, code) = match end {
@@ -171,6 +181,7 @@ impl Worker {
             };
             let retry_in = backoff.next(advice, self.random());
             self.shared.tell(&Event::Disconnected { why, code, retry_in });
+            self.shared.changed.notify_all();
             let state = self.shared.lock();
             let (state, _) = self
                 .shared
@@ -212,15 +223,18 @@ impl Worker {
 
     /// A refusal may say what time it is; and a JWT of ours that is not taken is replaced by an access token, if there
     /// is HTTPS: that needs no clock.
-    fn learn_from(&mut self, error: &DeviceError) {
-        let DeviceError::Refused { code, server_time_s, .. } = error else { return };
+    /// Answers whether the next attempt is made otherwise.
+    fn learn_from(&mut self, error: &DeviceError) -> bool {
+        let DeviceError::Refused { code, server_time_s, .. } = error else { return false };
         if let Some(server_s) = server_time_s {
             self.clock_behind_s = i128::from(*server_s) - i128::from(self.options.environment.now_s());
         }
         let has_api = self.login().is_some_and(|login| login.api.is_some());
         if matches!(code, 0x86 | 0x87) && self.options.tokens.is_minted_here() {
             self.over_https = has_api && !self.over_https;
+            return self.over_https;
         }
+        false
     }
 
     /// Where the next token comes from.
@@ -289,7 +303,8 @@ impl Worker {
             self.answer_challenge(challenge, login.as_ref())
         })?;
         let now = self.now();
-        let life = token.as_ref().and_then(|token| token.life).or(accepted.life_s.map(Duration::from_secs));
+        // The server knows best: rights may end before their token.
+        let life = accepted.life_s.map(Duration::from_secs).or(token.as_ref().and_then(|token| token.life));
         let keep_alive_s = accepted.keep_alive_s.unwrap_or(options.keep_alive_s);
         let mut open = Open {
             link,
@@ -333,6 +348,7 @@ impl Worker {
             state.fetched = None;
             state.waker = Some(open.link.waker());
             state.connected = true;
+            state.failure = None;
             if open.doors.contains(&Door::Topic) {
                 open.result_asked = Some(state.outbox.free_id());
             }
@@ -522,7 +538,7 @@ impl Worker {
                 let data = self.answer_challenge(&data, self.login().as_ref())?;
                 self.auth(open, ReasonCode::ContinueAuthentication, &data)?;
             }
-            Heard::Auth { removed, .. } => self.result(open, Ok(Renewed { expires_s: None, removed })),
+            Heard::Auth { renewed, .. } => self.result(open, Ok(renewed)),
             Heard::Bye { code, why } => {
                 let why = format!("the server closed the connection: {why} (0x{code:02x})");
                 return Err(End::Lost { why, advice: Advice::for_reason(code), code: Some(code) });
@@ -740,7 +756,7 @@ impl Worker {
         if code >= 0x80 {
             self.result(open, Err(format!("{why} (0x{code:02x})")));
         } else if self.options.version == ProtocolVersion::V5 && open.result_asked.is_none() {
-            self.result(open, Ok(Renewed { expires_s: None, removed: Vec::new() }));
+            self.result(open, Ok(Renewed { life_s: None, removed: Vec::new() }));
         }
         true
     }
@@ -758,8 +774,8 @@ impl Worker {
         };
         match result {
             Ok(renewed) => {
-                let said = renewed.expires_s.map(|end| Duration::from_secs(end.saturating_sub(self.now_s())));
-                let life = token.and_then(|token| token.life).or(said);
+                let said = renewed.life_s.map(Duration::from_secs);
+                let life = said.or(token.and_then(|token| token.life));
                 open.ends = life.map(|life| now + life);
                 if let Some(life) = life {
                     open.renewal = Renewal::At(now + renew_after(life, self.random()));
@@ -822,12 +838,15 @@ fn hear(packet: Packet<'_>, version: ProtocolVersion) -> Heard {
         Packet::Auth(it) => Heard::Auth {
             code: it.reason,
             data: it.data.unwrap_or_default().to_vec(),
-            removed: it
-                .user_properties
-                .iter()
-                .filter(|(name, _)| *name == "db-unsub")
-                .map(|(_, filter)| filter.to_owned())
-                .collect(),
+            renewed: Renewed {
+                life_s: number(&it.user_properties, LIFE_PROPERTY),
+                removed: it
+                    .user_properties
+                    .iter()
+                    .filter(|(name, _)| *name == "db-unsub")
+                    .map(|(_, filter)| filter.to_owned())
+                    .collect(),
+            },
         },
         Packet::Disconnect(it) => {
             Heard::Bye { code: it.reason.byte(), why: why(it.reason, it.reason_string) }
