@@ -235,7 +235,9 @@ impl Shard {
         session.kid = admitted.kid;
         session.ticket = admitted.ticket;
         session.proven |= admitted.proven;
-        let lost = self.switch_rights(now, conn, slot, admitted.rights, fx);
+        let by_auth =
+            matches!(way, Way::Auth) && self.conn(conn).is_some_and(|state| state.protocol.takes_words());
+        let Some(lost) = self.switch_rights(now, conn, slot, admitted.rights, by_auth, fx) else { return };
         self.arm(now, conn);
         self.record_session(now, slot);
         self.report(conn, What::Renewed { removed: lost.filters.len() }, fx);
@@ -254,8 +256,13 @@ impl Shard {
                 self.other_is_done(now, slot, packet_id, 0, None, fx);
             }
         }
+        self.insist(now, conn, &lost, is_told, fx);
+    }
+
+    /// What is cut is told, or the session is no more: its client must never believe in what it has not.
+    fn insist(&mut self, now: Instant, conn: ConnId, lost: &Lost, is_told: bool, fx: &mut Vec<Effect>) {
         if !is_told && !lost.nothing() {
-            self.end(now, conn, What::PolicyChanged, fx);
+            self.end_as(now, conn, What::PolicyChanged, true, fx);
         }
     }
 
@@ -268,57 +275,69 @@ impl Shard {
         fx: &mut Vec<Effect>,
     ) {
         let Some(conn) = self.sessions[slot as usize].conn else {
-            // Its subscriptions stay: what it may not have any more is withheld when it is back.
-            let session = &mut self.sessions[slot as usize];
-            session.rights = rights;
-            self.registries[session.registry].voices.note_change();
+            self.give_rights(slot, rights);
             return;
         };
-        let lost = self.switch_rights(now, conn, slot, rights, fx);
-        if !lost.nothing() && !self.tell_result(now, conn, slot, &lost, fx) {
-            self.end(now, conn, What::PolicyChanged, fx);
+        if let Some(lost) = self.switch_rights(now, conn, slot, rights, false, fx)
+            && !lost.nothing()
+        {
+            let is_told = self.tell_result(now, conn, slot, &lost, fx);
+            self.insist(now, conn, &lost, is_told, fx);
         }
+    }
+
+    /// From now on every publish of the session, and every delivery to it, is judged by these.
+    fn give_rights(&mut self, slot: u32, rights: Arc<Rights>) {
+        let session = &mut self.sessions[slot as usize];
+        session.rights = rights;
+        session.known = None;
+        self.registries[session.registry].voices.note_change();
     }
 
     /// The one place where the rights of an open session change. Subscriptions that are covered go on without a
     /// gap; the others, and what waits for them, go; a will that may not speak any more is dropped. What is on its
     /// way is answered to its end.
+    ///
+    /// `None`: something would have to go, and the client cannot be told. Its connection is ended instead, and its
+    /// session keeps its subscriptions, as one that is away does; what they do not cover is withheld. `by_auth`:
+    /// it can be told by AUTH.
     fn switch_rights(
         &mut self,
         now: Instant,
         conn: ConnId,
         slot: u32,
         rights: Arc<Rights>,
+        by_auth: bool,
         fx: &mut Vec<Effect>,
-    ) -> Lost {
+    ) -> Option<Lost> {
+        self.give_rights(slot, Arc::clone(&rights));
         let session = &mut self.sessions[slot as usize];
-        let registry = session.registry;
-        session.rights = Arc::clone(&rights);
-        session.known = None;
-        self.registries[registry].voices.note_change();
-        let mut lost = Lost::default();
         let cut = session.filters.iter().map(|(filter, _)| filter);
         let cut = cut.filter(|filter| !is_private(filter.as_str()) && !rights.may_subscribe(filter).allowed);
-        lost.filters = cut.cloned().collect();
-        for filter in &lost.filters {
-            self.unsubscribe_from(slot, filter);
-        }
-        self.purge(slot, &rights);
-        let session = &mut self.sessions[slot as usize];
         let may_speak =
             |topic: &str| TopicName::parse(topic).is_ok_and(|topic| rights.may_publish(topic).allowed);
-        if let Some(will) = session.will.take_if(|will| !may_speak(&will.topic)) {
-            lost.will = true;
+        let will = session.will.as_ref().is_some_and(|will| !may_speak(&will.topic));
+        let lost = Lost { filters: cut.cloned().collect(), will };
+        if lost.nothing() {
+            return Some(lost);
+        }
+        if !by_auth && !session.listens_to(AUTH_RESULT_TOPIC) {
+            self.end(now, conn, What::PolicyChanged, fx);
+            return None;
+        }
+        if let Some(will) = session.will.take_if(|_| will) {
             let rule = "the rights of its session are fewer than when it was taken".to_owned();
             let what = What::WillDenied { topic: will.topic.to_string(), rule };
             self.report_of(conn, slot, what, fx);
         }
-        if !lost.nothing() {
-            self.record_session(now, slot);
-            // What waited behind what is gone.
-            self.catch_up(now, conn, fx);
+        for filter in &lost.filters {
+            self.unsubscribe_from(slot, filter);
         }
-        lost
+        self.purge(slot, &rights);
+        self.record_session(now, slot);
+        // What waited behind what is gone.
+        self.catch_up(now, conn, fx);
+        Some(lost)
     }
 
     /// Takes from the queue of a session what it may not have any more, as far as that is in memory; the rest is

@@ -1,12 +1,14 @@
 //! What a driver does: a turn of a shard, from its inputs to what leaves it; and what the model learns by it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use drawbridge_broker::storage::SessionId;
-use drawbridge_broker::{Admitted, ConnId, Crossing, Effect, Message, Refused, RefusedReason, What};
+use drawbridge_broker::{Admitted, ConnId, Crossing, Effect, Ended, Message, Refused, RefusedReason, What};
 use drawbridge_mqtt::codec::{Frame, Packet, Side, decode};
-use drawbridge_names::{Epoch, KeyId, MqttClientId, PrincipalKind, PrincipalName, Uid};
+use drawbridge_names::{Epoch, KeyId, MqttClientId, PrincipalKind, PrincipalName, RegistryName, Uid};
+use drawbridge_policy::Rights;
 
 use crate::model::{Answer, Heard, Owed, Pub, Sess, Wanted, Word, last_words, matches};
 use crate::sim::{Sim, registry_name};
@@ -166,7 +168,12 @@ impl Sim {
                 let answer = self.admit(socket);
                 self.world.shards[shard].answer(now, conn, answer, fx);
             }
-            Input::News(News::Ends(which)) => self.world.shards[shard].end_sessions(now, &which, fx),
+            Input::News(News::Ends(which)) => {
+                self.world.shards[shard].end_sessions(now, &which, fx);
+                if let Ended::Policy { registry, uid, rights: Some(rights) } = &which {
+                    self.rights_switched(shard, registry, *uid, rights);
+                }
+            }
             Input::Told(Told::Committed(number)) => self.world.shards[shard].committed(now, number, fx),
             Input::Told(Told::Fetched(session, messages)) => self.fetched(shard, session, messages, fx),
             Input::Told(Told::Judged(standing, session, messages)) => {
@@ -177,6 +184,21 @@ impl Sim {
                 self.world.shards[shard].fetched(now, session, messages, fx);
             }
             Input::Told(Told::Stalled(stalled)) => self.world.shards[shard].stalled(now, stalled, fx),
+        }
+    }
+
+    /// The sessions of a principal that are open here have other rights; those that would lose something end, which
+    /// is seen when their connections are closed.
+    fn rights_switched(&mut self, shard: usize, registry: &RegistryName, uid: Uid, rights: &Arc<Rights>) {
+        let Some(index) = self.rights.iter().position(|known| Arc::ptr_eq(known, rights)) else { return };
+        for at in 0..self.sess.len() {
+            let Some(socket) = self.sess[at].socket else { continue };
+            let person = &self.people[self.sess[at].person];
+            let whose = (registry_name(person.registry), Uid(person.uid));
+            if self.world.sockets[socket].shard == shard && whose == (registry.clone(), uid) {
+                self.sess[at].rights = index;
+                self.socket_rights.insert(socket, index);
+            }
         }
     }
 

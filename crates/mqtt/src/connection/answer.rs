@@ -8,8 +8,8 @@ use crate::codec::{
 
 impl Connection {
     /// Does not let the client in: CONNACK with the reason, in 3.1.1 the nearest return code. The
-    /// reason string goes out only if the client did not forbid it; `told`, as User Properties, also then, as
-    /// CONNACK may (MQTT 5.0 section 3.1.2.11.7). What does not fit is left out. The connection must end.
+    /// reason string, and `told` as User Properties, go out only if the client did not forbid them, and as far as
+    /// they fit. The connection must end.
     pub fn refuse(
         &mut self,
         reason: ReasonCode,
@@ -35,6 +35,7 @@ impl Connection {
         };
         let text = for_owner.map(plain).filter(|_| agreed.problem_information);
         let text = text.as_deref();
+        let told = if agreed.problem_information { told } else { &[] };
         let all = [(text, told), (text, &[]), (None, &[])].map(|(text, told)| connack(text, told));
         put_first_fitting(&all, agreed.version, agreed.packet_bytes_max, out);
     }
@@ -83,10 +84,10 @@ impl Connection {
         put_first_fitting(&[auth(told), auth(&[])], version, bytes_max, out) == 0
     }
 
-    /// Whether a client that has named a method re-authenticates now.
+    /// Whether the client takes User Properties in any packet.
     #[must_use]
-    pub fn is_renewing(&self) -> bool {
-        matches!(&self.state, State::Open(open) if open.renewal != Renewal::None)
+    pub fn takes_words(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.version == ProtocolVersion::V5 && open.problem_information)
     }
 
     /// Says what the standard wants said before the connection ends for a fault; `false` when that is
