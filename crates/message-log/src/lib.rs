@@ -3,10 +3,10 @@
 //! ```text
 //! shards --batches--> writer: one group, one fsync --committed--> shards
 //!                       `--groups--> keeper: what stands; checkpoints, retention, space
-//! shards --fetch--> reader: messages back from the segments --fetched--> shards
+//! shards --fetch--> readers: messages back from the segments --fetched--> shards
 //! ```
 //!
-//! The three are threads, and a fourth watches them. Whoever submits or fetches waits for none of them. While nothing is written the next batch
+//! All are threads, three of them readers, and one more watches the writer. Whoever submits or fetches waits for none of them. While nothing is written the next batch
 //! is flushed at once; while an fsync runs, batches gather and become the next group.
 //!
 //! | room | what is in it |
@@ -50,7 +50,7 @@ pub use disk::{Disk, DiskFile, Fault, FaultyDisk, RealDisk};
 pub use error::LogError;
 use health::{Health, Step};
 use keeper::{Backlog, Keeper};
-use reader::{Reader, Request, Requests};
+use reader::{READERS, Reader, Request, Requests};
 use recovery::Recovery;
 pub use stats::{LogStats, SYNC_BOUNDS_US};
 use writer::{Group, Waiting, Writer};
@@ -83,7 +83,7 @@ pub struct Recovered {
 struct Threads {
     writer: JoinHandle<()>,
     keeper: JoinHandle<()>,
-    reader: JoinHandle<()>,
+    readers: Vec<JoinHandle<()>>,
     watch: JoinHandle<()>,
 }
 
@@ -153,7 +153,9 @@ impl MessageLog {
         let _ = threads.keeper.join();
         self.shared.requests.lock().closing = true;
         self.shared.requests.wake_all();
-        let _ = threads.reader.join();
+        for reader in threads.readers {
+            let _ = reader.join();
+        }
         *self.shared.watched.lock() = true;
         self.shared.watched.wake_all();
         let _ = threads.watch.join();
@@ -178,14 +180,19 @@ impl Recovered {
         let Self { shared, recovery } = self;
         let next = recovery.mirror.next;
         let health = Arc::new(Health::new(Arc::clone(&shared), Arc::clone(&listener), Box::new(broken)));
-        let reader = Reader::new(Arc::clone(&shared), recovery.mirror.places.clone(), Arc::clone(&listener));
+        let mut readers = Vec::with_capacity(READERS.len());
+        for name in READERS {
+            let places = recovery.mirror.places.clone();
+            let reader = Reader::new(Arc::clone(&shared), places, Arc::clone(&listener));
+            readers.push(spawn(name, &health, move || reader.run())?);
+        }
         let writer = Writer::new(Arc::clone(&shared), Arc::clone(&health), listener, next);
         let keeper = Keeper::new(Arc::clone(&shared), Arc::clone(&health), recovery);
         let watch = Arc::clone(&health);
         let threads = Threads {
             writer: spawn("messages-writer", &health, move || writer.run())?,
             keeper: spawn("messages-keeper", &health, move || keeper.run())?,
-            reader: spawn("messages-reader", &health, move || reader.run())?,
+            readers,
             watch: spawn("messages-watch", &health, move || watch.watch())?,
         };
         Ok(MessageLog { shared, threads: Mutex::new(Some(threads)) })
@@ -222,7 +229,7 @@ impl Storage for MessageLog {
 
     fn fetch(&self, shard: usize, session: SessionId, messages: Vec<MessageId>) {
         self.shared.requests.lock().asked.push_back(Request { shard, session, messages });
-        self.shared.requests.wake_all();
+        self.shared.requests.wake_one();
     }
 }
 
@@ -301,6 +308,11 @@ impl<T> Gate<T> {
 
     fn wake_all(&self) {
         self.bell.notify_all();
+    }
+
+    /// Where whoever waits does the same, and looks after a piece of work whether there is more.
+    fn wake_one(&self) {
+        self.bell.notify_one();
     }
 }
 

@@ -24,6 +24,14 @@ pub enum PolicyError {
         /// At least one.
         faults: Vec<Fault>,
     },
+    /// Rights of another broker that cannot be taken over without widening them. The operator's to mend.
+    #[error("the {from} was not taken over, {} fault(s): {}", .faults.len(), Joined(.faults))]
+    Import {
+        /// What was to be imported.
+        from: &'static str,
+        /// At least one.
+        faults: Vec<Fault>,
+    },
     /// A variable has no usable value for this principal. The operator's mistake: variables come
     /// from fields that only the operator sets.
     #[error("policy `{policy}`, {place} `{written}`: {fault}")]
@@ -71,6 +79,7 @@ impl PolicyError {
             Self::Scope { .. } => "DB-3003",
             Self::OutsidePolicy { .. } => "DB-3004",
             Self::Tests { .. } => "DB-3020",
+            Self::Import { .. } => "DB-3021",
         }
     }
 
@@ -83,6 +92,7 @@ impl PolicyError {
             Self::Scope { .. } => "scope-malformed",
             Self::OutsidePolicy { .. } => "invalid-scope",
             Self::Tests { .. } => "policy-tests-failed",
+            Self::Import { .. } => "policy-import",
         }
     }
 }

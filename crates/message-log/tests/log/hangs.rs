@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use drawbridge_broker::storage::{Batch, Storage};
+use drawbridge_broker::storage::{Batch, MessageId, SessionId, Storage};
 use drawbridge_message_log::{Disk, DiskFile, FaultyDisk, LogConfig};
 
 use crate::world::*;
@@ -142,6 +142,10 @@ fn of_keeper((call, file): Call<'_>) -> bool {
     call == "append" && file.contains("checkpoint")
 }
 
+fn of_reader_of_the_first_segment((call, file): Call<'_>) -> bool {
+    call == "read" && file == "0000000000000000.segment"
+}
+
 /// Sessions and messages, one batch each.
 fn batches(count: u64) -> Vec<Batch> {
     let first = batch(1, vec![session(1)]);
@@ -217,4 +221,31 @@ fn a_keeper_that_hangs_is_told_and_what_waits_for_it_is_written_when_it_goes_on(
     world.heard.wait_committed(0, 100);
     world.heard.wait_stalled(false);
     assert!(!world.heard.is_broken());
+}
+
+#[test]
+fn who_waits_for_a_slow_place_of_the_disk_holds_up_nobody_else() {
+    let disk = FaultyDisk::new(1);
+    let all = batches(100);
+    // A group for each, so that they lie in many segments.
+    let world = open(disk.clone(), &LogConfig { group_bytes_max: 1, ..small() });
+    all.iter().for_each(|batch| world.log.submit(0, batch.clone()));
+    world.heard.wait_committed(0, 100);
+    drop(world);
+    let first = disk.contents().into_keys().next().expect("a segment");
+    let moody = Moody::new(disk, of_reader_of_the_first_segment);
+    assert!((moody.mood.concerned)(("read", &first)), "the first segment is {first}");
+    let world = open(moody.clone(), &small());
+    let _works = Works(&moody);
+    moody.set(Now::Hangs);
+    world.log.fetch(0, SessionId(1), vec![MessageId(2)]);
+    for id in 90..=99 {
+        world.log.fetch(1, SessionId(2), vec![MessageId(id)]);
+        let (shard, session, messages) = world.heard.wait_fetched();
+        assert_eq!((shard, session, messages.len()), (1, SessionId(2), 1));
+        assert!(messages[0].0 == MessageId(id) && messages[0].1.is_some(), "{id}");
+    }
+    moody.set(Now::Works);
+    let (shard, session, messages) = world.heard.wait_fetched();
+    assert!((shard, session) == (0, SessionId(1)) && messages[0].1.is_some());
 }
