@@ -476,6 +476,9 @@ impl Admission {
                     }
                 }
             }
+            Confirmation::PopKey(_) | Confirmation::PopKeyId(_) | Confirmation::Sealed(_) => {
+                refuse("the token is bound to a key for the method `ace`; connect by that method")
+            }
         }
     }
 
