@@ -13,6 +13,7 @@ use drawbridge_names::{PrincipalName, RegistryName};
 use mio::Poll;
 use tokio::sync::Notify;
 
+use crate::changes::Changes;
 use crate::driver::{Driver, WAKER};
 use crate::gate::{Gate, Places};
 use crate::handle::{BridgeHandle, Meter};
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) statistics_wanted: Arc<Notify>,
     /// Numbers the orders.
     pub(crate) orders: AtomicU64,
+    /// The order of what shards are told of principals.
+    pub(crate) changes: Changes,
 }
 
 /// A way in as all shards see it: a listener, or the upgrade to WebSocket.
@@ -156,6 +159,7 @@ impl Bridge {
             sessions: AtomicUsize::new(0),
             statistics_wanted: Arc::default(),
             orders: AtomicU64::new(0),
+            changes: Changes::default(),
         });
         let interest = Arc::new(match &durable {
             Some(durable) => Interest::restored(config.shards, &durable.restored.image),

@@ -197,15 +197,17 @@ impl BridgeHandle {
     }
 
     /// Ends the sessions of a principal whose rights have changed; what it left behind (retained
-    /// messages, its will) is judged by the new ones, or by none when they cannot be had.
+    /// messages, its will) is judged by the new ones, or by none when they cannot be had. Never told behind a later
+    /// change of the same principal.
     pub(crate) async fn policy_changed_for(
         &self,
         registry: &RegistryName,
         uid: Uid,
         name: Option<PrincipalName>,
     ) {
-        let rights = self.rights_of(registry, uid, name).await;
-        self.end_sessions(&Ended::Policy { registry: registry.clone(), uid, rights });
+        let ask = || self.rights_of(registry, uid, name.clone());
+        let tell = |rights| self.end_sessions(&Ended::Policy { registry: registry.clone(), uid, rights });
+        self.shared.changes.ask_and_tell(uid, ask, tell).await;
     }
 
     /// What a principal may do by its policy now; `None` when that cannot be had.
@@ -258,6 +260,8 @@ impl Watcher for BridgeHandle {
                     EndReason::Deleted => Ended::Principal { registry, uid, why: EndedWhy::Deleted },
                     EndReason::PolicyChanged => {
                         let handle = self.clone();
+                        // From here on, what is still asked because of an earlier change is out of date.
+                        self.shared.changes.tell(Some(uid), || ());
                         self.shared.runtime.spawn(async move {
                             handle.policy_changed_for(&registry, uid, None).await;
                         });
@@ -285,13 +289,24 @@ impl Watcher for BridgeHandle {
                 end: TicketEnd::IssuerKey(kid.clone()),
             },
             SessionsEnd::Policy { registry, policy } => {
-                for inbox in &self.shared.inboxes {
-                    inbox.push(ToShard::PolicyChanged { registry: registry.clone(), policy: policy.clone() });
-                }
+                self.shared.changes.tell(None, || {
+                    for inbox in &self.shared.inboxes {
+                        inbox.push(ToShard::PolicyChanged {
+                            registry: registry.clone(),
+                            policy: policy.clone(),
+                        });
+                    }
+                });
                 return;
             }
         };
-        self.end_sessions(&ended);
+        match event {
+            SessionsEnd::Principal { uid, .. } => {
+                self.shared.changes.tell(Some(*uid), || self.end_sessions(&ended));
+            }
+            // Nothing is asked because of these.
+            _ => self.end_sessions(&ended),
+        }
     }
 
     fn sessions(&self, registry: &RegistryName, uid: Uid) -> usize {

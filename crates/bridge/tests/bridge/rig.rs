@@ -196,13 +196,10 @@ impl Rig {
         Client::plain(self.plain, level).enter(client_id, None, None)
     }
 
-    /// The numbers of the shards now: asked for, then left, then read.
+    /// The numbers of the shards now. Each answers in a turn of its own: the turn in which something was done before
+    /// is over then.
     pub(crate) fn shards(&self) -> Vec<drawbridge_broker::Stats> {
-        for _ in 0..2 {
-            let _ = self.handle.stats();
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        self.handle.stats().shards
+        self.runtime.block_on(self.handle.stats_now()).shards
     }
 
     pub(crate) fn refused(&self, word: &str) -> u64 {
