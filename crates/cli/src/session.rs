@@ -361,7 +361,7 @@ fn options(common: &Common, args: &ClientArgs) -> Result<ClientOptions, Failure>
         MqttVersion::V5 => ProtocolVersion::V5,
     };
     options.keep_alive_s = args.keep_alive_s;
-    let ace = |proof| (Way::Ace(proof), TokenSource::AccessToken { scope: None, bound: true });
+    let ace = |proof| (Way::Ace(proof), TokenSource::AceToken { scope: None });
     let own_jwt = || TokenSource::DeviceJwt { life_s: args.life_s, bound: false };
     let password = match &args.password_file {
         Some(path) => {
@@ -394,7 +394,7 @@ fn options(common: &Common, args: &ClientArgs) -> Result<ClientOptions, Failure>
     if let Some(path) = &common.token_file {
         options.tokens = from_file(path);
     }
-    let signs = matches!(options.tokens, TokenSource::DeviceJwt { .. } | TokenSource::AccessToken { .. });
+    let signs = !matches!(options.tokens, TokenSource::From(_));
     if options.login.is_none() && signs && !matches!(options.way, Way::Password { .. } | Way::Certificate) {
         return Err(Failure::Usage(
             "nothing to log in with; give an identity folder (--as DIR), a token (--token-file FILE), a password \
