@@ -55,6 +55,9 @@ pub struct ConnectRequest<'a> {
     pub tls: Option<&'a TlsFacts>,
     /// The ways in that the listener allows.
     pub ways: Ways,
+    /// Whether a session that is open is to be renewed: what is the same for the whole connection shows nothing new
+    /// then.
+    pub renews: bool,
 }
 
 /// A challenge, and what the client answered.
@@ -277,7 +280,7 @@ impl Admission {
                     None => self.realm_of_device_jwt(&token, request.listener_registry)?,
                 };
                 let project = path_realm.as_ref().and(path).map(|path| path.project);
-                let proof = self.prove_device_jwt(&realm, &token, request.client_id, project).await?;
+                let proof = self.prove_device_jwt(&realm, &token, request, project).await?;
                 Ok((realm, proof))
             }
             Err(of_another_type @ Refusal::Type { .. }) => {
@@ -347,14 +350,14 @@ impl Admission {
         &self,
         realm: &Realm,
         token: &ConnectJwt<'_>,
-        client_id: &MqttClientId,
+        request: &ConnectRequest<'_>,
         project: Option<&str>,
     ) -> Result<Proof, Refusal> {
         let record = &realm.record;
         let claimed = match token.subject() {
             Ok(Some(name)) => Some(name),
             // Google's JWTs have no `sub`: the client id names the device whose key must have signed.
-            Ok(None) => named_device(client_id),
+            Ok(None) => named_device(request.client_id),
             Err(_) => None,
         };
         let rules = ConnectRules {
@@ -363,6 +366,9 @@ impl Admission {
             skew_s: record.clock_skew_s.into(),
             life_s_max: self.inner.config.connect_life_s_max.into(),
             clock: crate::challenge::device_clock(record.settings.clock),
+            nonces: Some(&realm.nonces),
+            channel_binding: request.tls.and_then(|tls| tls.channel_binding.as_ref()),
+            renews: request.renews,
         };
         let now_s = self.now_s();
         let verify =
@@ -375,7 +381,8 @@ impl Admission {
             token: once.token,
             until_s: Some(once.until_s),
         });
-        Ok(Proof { kid: Some(proof.kid), ends_s: Some(proof.ends_s), once, ..Proof::of(loaded) })
+        let (kid, ends_s) = (Some(proof.kid), Some(proof.ends_s));
+        Ok(Proof { kid, ends_s, once, proven: proof.bound, ..Proof::of(loaded) })
     }
 
     /// An opaque token names no registry: the Google path does, or the listener.
@@ -502,6 +509,7 @@ impl Admission {
         let Proof { mut loaded, scope, kid, ends_s, once, token, gateway, proven } = proof;
         let registry = &realm.record.name;
         judge_state(&loaded)?;
+        judge_bound(realm, &loaded, proven)?;
         let (kind, name) = (loaded.principal.kind, loaded.principal.name.clone());
         let (client_id, assigned_client_id) = effective(kind, &name, client_id, path, &*self.inner.random)?;
         if let Some(once) = &once {
@@ -566,7 +574,9 @@ impl Admission {
         // It may be registered later; until then, and while it is blocked, nobody gets in.
         let loaded = loaded
             .filter(|loaded| {
-                loaded.principal.kind == PrincipalKind::Application && judge_state(loaded).is_ok()
+                loaded.principal.kind == PrincipalKind::Application
+                    && judge_state(loaded).is_ok()
+                    && judge_bound(&realm, loaded, false).is_ok()
             })
             .ok_or(Refusal::NoCredential)?;
         let principal = &loaded.principal;
@@ -602,6 +612,20 @@ impl Admission {
         let ahead = Duration::from_millis(ahead_ms.min(366 * 86_400_000));
         (ends_ms, self.inner.clock.instant() + ahead)
     }
+}
+
+/// Whether the connection was opened by a proof of its own, where that is wanted: what is good on any connection is
+/// good for whoever has taken it, too.
+fn judge_bound(realm: &Realm, loaded: &Loaded, proven: bool) -> Result<(), Refusal> {
+    let of_principal = loaded.principal.settings.bound_connections;
+    if proven || !of_principal.unwrap_or(realm.record.settings.bound_connections) {
+        return Ok(());
+    }
+    Err(Refusal::Binding(
+        "connections of this principal are opened by a proof for that very connection (`bound_connections`): a JWT \
+         with `cb`, a client certificate, the method `ace`, or a bound token with its proof"
+            .to_owned(),
+    ))
 }
 
 /// What a password is. It is judged as that and as nothing else: no failed form falls back to another.

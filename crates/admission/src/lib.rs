@@ -65,7 +65,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use drawbridge_identity::{Asserted, AssertionRules, Candidate, Checker, KeyRing, RingKey};
 use drawbridge_jose::{Algorithm, PublicKey};
-use drawbridge_names::{KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
+use drawbridge_names::{KeyId, MqttClientId, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::{AuditEntry, JtiMark, JtiOutcome, Key, KeyState, Store, StoreError};
 
 pub use ace::{AceGrant, AceLogin};
@@ -98,13 +98,13 @@ pub use login::LoginRequest;
 pub use operate::{NewApplication, NewDevice};
 pub use policies::{CanAnswer, Question};
 pub use registries::{NewRegistry, RegistryChange};
-pub use renew_session::{NewCredential, SessionRenewal};
+pub use renew_session::{NewCredential, Refreshed, RefreshedSession, SessionRenewal};
 pub use scope::{ApiWord, ApiWords};
 pub use seal::{AesSeal, Seal, SealFault, SecretPlace};
 pub use standing::Standing;
 pub use stats::AdmissionStats;
 pub use tokens::TokenMark;
-pub use watch::{EndReason, SessionsEnd, Watcher};
+pub use watch::{EndReason, Refreshing, SessionsEnd, Watcher};
 pub use ways::{ACE_METHOD, PeerProof, TOKEN_METHODS, TlsFacts, TlsVersion, Way, Ways, refresh_context};
 
 use cache::{Cache, Loaded};
@@ -257,6 +257,16 @@ impl Admission {
     pub fn live_sessions(&self, registry: &RegistryName, uid: Uid) -> usize {
         let watchers = self.inner.watchers.read().unwrap_or_else(PoisonError::into_inner);
         watchers.iter().map(|watcher| watcher.sessions(registry, uid)).sum()
+    }
+
+    /// The live sessions of a principal by client id, each with who has it.
+    fn sessions_of(&self, registry: &RegistryName, uid: Uid) -> Vec<(Arc<dyn Watcher>, MqttClientId)> {
+        let watchers = self.inner.watchers.read().unwrap_or_else(PoisonError::into_inner);
+        let of = |watcher: &Arc<dyn Watcher>| {
+            let ids = watcher.client_ids(registry, uid).into_iter();
+            ids.map(|id| (Arc::clone(watcher), id)).collect::<Vec<_>>()
+        };
+        watchers.iter().flat_map(of).collect()
     }
 
     /// Whether what is remembered of principals and policies can be believed: not while this server cannot

@@ -3,10 +3,12 @@
 use std::time::Instant;
 
 use drawbridge_identity::{NoncePurpose, NotProven, Refusal};
-use drawbridge_names::{MqttClientId, RegistryName, Uid};
+use drawbridge_names::{MqttClientId, RegistryName, TopicFilter, Uid};
 
+use crate::binding::Presentation;
 use crate::connect::{ConnectRequest, Connected, Credential, Proof, Verdict};
 use crate::registries::Realm;
+use crate::tokens::ReadToken;
 use crate::ways::{ACE_METHOD, TOKEN_METHODS, TlsFacts, Way, Ways};
 use crate::{Admission, Challenged, Peer};
 
@@ -53,6 +55,26 @@ pub enum NewCredential<'a> {
     Token(&'a [u8]),
 }
 
+/// What became of a session that was given a new right from outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refreshed {
+    /// Its subscriptions that the new right does not cover, and that were cut.
+    pub removed: Vec<TopicFilter>,
+    /// Whether its will was dropped, because it may not speak any more.
+    pub will_dropped: bool,
+}
+
+/// A session that was renewed over HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefreshedSession {
+    /// Its client id.
+    pub client_id: MqttClientId,
+    /// When it ends now, in ms since 1970-01-01 UTC; `None`: it has no end of its own.
+    pub ends_ms: Option<u64>,
+    /// What it has lost.
+    pub refreshed: Refreshed,
+}
+
 impl std::fmt::Debug for SessionRenewal<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SessionRenewal")
@@ -82,6 +104,81 @@ impl Admission {
     #[must_use]
     pub fn renewal_nonce(&self, registry: &RegistryName) -> Option<String> {
         self.challenge(registry, NoncePurpose::Assertion).ok().map(|challenge| challenge.nonce)
+    }
+
+    /// Gives the open sessions of a principal the right of a new access token for the bridge, which came over HTTPS:
+    /// that with `client_id`, or all. Answers those that were renewed; none, when none is open.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the token is not good for it, or came without the proof that it is bound to; or no session took
+    /// it, for the reason of the first.
+    pub async fn refresh_sessions(
+        &self,
+        registry: &RegistryName,
+        token: &str,
+        presentation: &Presentation<'_>,
+        client_id: Option<&MqttClientId>,
+        peer: Peer,
+    ) -> Result<Vec<RefreshedSession>, Refusal> {
+        let judged = self.judge_refresh(registry, token, presentation, client_id, peer);
+        self.decide("refresh", Some(registry), peer, judged).await
+    }
+
+    async fn judge_refresh(
+        &self,
+        registry: &RegistryName,
+        token: &str,
+        presentation: &Presentation<'_>,
+        client_id: Option<&MqttClientId>,
+        peer: Peer,
+    ) -> Result<Vec<RefreshedSession>, Refusal> {
+        let bytes_max = self.inner.config.http_token_bytes_max;
+        let ReadToken { realm, claims, mark, .. } = self.read_token(Some(registry), token, bytes_max).await?;
+        if claims.audience != realm.record.bridge_audience {
+            return Err(Refusal::OtherService);
+        }
+        let loaded = self.standing(&realm, &claims).await?;
+        self.judge_presentation(&realm, &loaded, &claims, token, presentation)?;
+        if claims.actor.is_some() {
+            return Err(Refusal::Renewal(
+                "a token of a gateway renews no session; connect anew with it".to_owned(),
+            ));
+        }
+        let uid = loaded.principal.uid;
+        self.charge_principal(&realm.record.name, uid, peer)?;
+        let (mut renewed, mut first_refusal) = (Vec::new(), None);
+        for (watcher, live) in self.sessions_of(&realm.record.name, uid) {
+            if client_id.is_some_and(|wanted| *wanted != live) {
+                continue;
+            }
+            let proof = Proof {
+                scope: claims.scope.clone(),
+                kid: claims.akid.clone(),
+                ends_s: Some(claims.expires_s),
+                token: Some(mark.clone()),
+                proven: claims.confirmation.is_some(),
+                ..Proof::of(std::sync::Arc::clone(&loaded))
+            };
+            let path = crate::client_id::GooglePath::parse(live.as_str());
+            let path = path.filter(|path| path.registry == realm.record.name.as_str());
+            let outcome = match self.admit(&realm, proof, &live, path).await {
+                Ok(connected) => {
+                    let ends_ms = connected.ends_ms;
+                    watcher.refresh(Box::new(connected)).await.map(|refreshed| (ends_ms, refreshed))
+                }
+                Err(refusal) => Err(refusal),
+            };
+            match outcome {
+                Ok((ends_ms, refreshed)) => {
+                    renewed.push(RefreshedSession { client_id: live, ends_ms, refreshed });
+                }
+                Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
+            }
+        }
+        match first_refusal {
+            Some(refusal) if renewed.is_empty() => Err(refusal),
+            _ => Ok(renewed),
+        }
     }
 
     async fn judge_renewal(&self, session: &SessionRenewal<'_>) -> Result<Verdict, Refusal> {
@@ -122,6 +219,7 @@ impl Admission {
             challenged: None,
             tls: session.tls,
             ways: session.ways,
+            renews: true,
         }
     }
 

@@ -86,7 +86,8 @@ impl Admission {
         }
         let sessions_end = settings.certificate_subject != before.settings.certificate_subject
             || settings.gateway != before.settings.gateway
-            || settings.bound_tokens && !before.settings.bound_tokens;
+            || settings.bound_tokens && !before.settings.bound_tokens
+            || settings.bound_connections == Some(true) && before.settings.bound_connections != Some(true);
         let gateway_no_more = before.settings.gateway && !settings.gateway;
         let detail = json!({ "settings": settings });
         let change = PrincipalChange::Settings(settings);
@@ -95,7 +96,7 @@ impl Admission {
         if changed.epoch != before.epoch {
             self.tell_principal(&changed, EndReason::Revoked);
         } else if sessions_end {
-            self.tell_principal(&changed, EndReason::PolicyChanged);
+            self.tell_principal(&changed, EndReason::SettingsChanged);
         }
         if gateway_no_more {
             self.end_links_of(&changed).await?;

@@ -1,6 +1,16 @@
 //! Who is told that sessions must end.
 
-use drawbridge_names::{KeyId, PolicyName, RegistryName, Uid};
+use std::future::Future;
+use std::pin::Pin;
+
+use drawbridge_identity::Refusal;
+use drawbridge_names::{KeyId, MqttClientId, PolicyName, RegistryName, Uid};
+
+use crate::connect::Connected;
+use crate::renew_session::Refreshed;
+
+/// What will have become of a session that is given a new right.
+pub type Refreshing = Pin<Box<dyn Future<Output = Result<Refreshed, Refusal>> + Send>>;
 
 /// Is told, after the store has committed, that sessions must end. Called on whatever thread made the
 /// change: hand the event on and return.
@@ -11,6 +21,18 @@ pub trait Watcher: Send + Sync {
     /// How many live sessions a principal has here; a watcher without sessions says 0.
     fn sessions(&self, _registry: &RegistryName, _uid: Uid) -> usize {
         0
+    }
+
+    /// The client ids of those sessions.
+    fn client_ids(&self, _registry: &RegistryName, _uid: Uid) -> Vec<MqttClientId> {
+        Vec::new()
+    }
+
+    /// Gives the live session of this principal and client id the right that `connected` says. Not if it wants a
+    /// proof of possession and there was none, if this token is in force already, if a gateway opened it, or if it
+    /// was renewed a moment ago.
+    fn refresh(&self, _connected: Box<Connected>) -> Refreshing {
+        Box::pin(async { Err(Refusal::Renewal("the session has ended".to_owned())) })
     }
 }
 
@@ -85,6 +107,8 @@ pub enum EndReason {
     Revoked,
     /// It was deleted.
     Deleted,
-    /// Another policy, or other attributes, give it other rights; it may connect again at once.
+    /// Another policy, or other attributes, give it other rights, which its sessions have from now on.
     PolicyChanged,
+    /// What its operator wants of a credential is more than it was, or something else; it may connect again at once.
+    SettingsChanged,
 }

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use drawbridge_admission::{EndReason, SessionsEnd, Watcher};
-use drawbridge_broker::{Ended, EndedWhy, Order, OrderOutcome, Publisher, Stats, TicketEnd};
+use drawbridge_admission::{Connected, EndReason, Refreshed, Refreshing, Refusal, SessionsEnd, Watcher};
+use drawbridge_broker::{self as broker, Ended, EndedWhy, Order, OrderOutcome, Publisher, Stats, TicketEnd};
 use drawbridge_control::{self as control, DeliveryOutcome, DeviceOrder, Dispatch};
 use drawbridge_mqtt::codec::Qos;
-use drawbridge_names::{PrincipalName, RegistryName, Uid};
+use drawbridge_names::{MqttClientId, PrincipalName, RegistryName, Uid};
 use drawbridge_policy::Rights;
 use rustls::ServerConnection;
 use tokio::sync::oneshot;
@@ -258,6 +258,7 @@ impl Watcher for BridgeHandle {
                     EndReason::Blocked => Ended::Principal { registry, uid, why: EndedWhy::Blocked },
                     EndReason::Revoked => Ended::Principal { registry, uid, why: EndedWhy::Revoked },
                     EndReason::Deleted => Ended::Principal { registry, uid, why: EndedWhy::Deleted },
+                    EndReason::SettingsChanged => Ended::Principal { registry, uid, why: EndedWhy::Operator },
                     EndReason::PolicyChanged => {
                         let handle = self.clone();
                         // From here on, what is still asked because of an earlier change is out of date.
@@ -311,6 +312,27 @@ impl Watcher for BridgeHandle {
 
     fn sessions(&self, registry: &RegistryName, uid: Uid) -> usize {
         self.shared.directory.sessions(registry, uid)
+    }
+
+    fn client_ids(&self, registry: &RegistryName, uid: Uid) -> Vec<MqttClientId> {
+        self.shared.directory.all(registry, uid).into_iter().map(|(client_id, ..)| client_id).collect()
+    }
+
+    fn refresh(&self, connected: Box<Connected>) -> Refreshing {
+        let found =
+            self.shared.directory.find_client(&connected.registry, connected.uid, &connected.client_id);
+        let (reply, answer) = oneshot::channel();
+        if let Some((shard, conn)) = found
+            && let Some(inbox) = self.shared.inboxes.get(shard)
+        {
+            inbox.push(ToShard::Refresh { conn, connected, reply });
+        }
+        Box::pin(async move {
+            match answer.await.unwrap_or(Err("the session has ended")) {
+                Ok(broker::Refreshed { removed, will_dropped }) => Ok(Refreshed { removed, will_dropped }),
+                Err(found) => Err(Refusal::Renewal(found.to_owned())),
+            }
+        })
     }
 }
 

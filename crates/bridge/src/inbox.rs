@@ -8,8 +8,8 @@ use std::time::Instant;
 use drawbridge_admission::{Connected, TokenMark};
 use drawbridge_broker::storage::{MessageId, SessionId};
 use drawbridge_broker::{
-    Admitted, Asked, ConnId, ControlAck, Crossing, Ended, Figures, Message, Order, OrderOutcome, Refused,
-    RegistryStats, Ticket,
+    Admitted, Asked, ConnId, ControlAck, Crossing, Ended, Figures, Message, Order, OrderOutcome, Refreshed,
+    Refused, RegistryStats, Ticket,
 };
 use drawbridge_mqtt::codec::ReasonCode;
 use drawbridge_names::{PolicyName, RegistryName, Uid};
@@ -28,6 +28,12 @@ pub(crate) enum ToShard {
     Answer { conn: ConnId, answer: Result<Box<Connected>, TurnedAway> },
     /// The same of a new credential for an open session.
     Renewed { conn: ConnId, answer: Result<Box<Connected>, TurnedAway> },
+    /// A new right for an open session, from outside; `reply` hears what became of it.
+    Refresh {
+        conn: ConnId,
+        connected: Box<Connected>,
+        reply: oneshot::Sender<Result<Refreshed, &'static str>>,
+    },
     /// Admission wants this answered first.
     Challenge { conn: ConnId, asked: Asked, challenge: Vec<u8> },
     /// What control said of a client's publish; of a will nobody waits for the answer.

@@ -98,6 +98,15 @@ impl Lives {
         }
     }
 
+    fn iter(&self) -> impl Iterator<Item = &Live> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(_, live) => (Some(live), None),
+            Self::Many(crowd) => (None, Some(crowd.by_epoch.values())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
     fn newest(&self) -> Option<&Live> {
         match self {
             Self::None => None,
@@ -202,6 +211,33 @@ impl Directory {
         let state = self.lock();
         let live = state.principals.get(registry)?.get(&uid)?.live.newest()?;
         Some((live.shard, live.conn))
+    }
+
+    /// The live sessions of a principal: client id, shard and connection there.
+    #[must_use]
+    pub fn all(&self, registry: &RegistryName, uid: Uid) -> Vec<(MqttClientId, usize, ConnId)> {
+        let state = self.lock();
+        let presence = state.principals.get(registry).and_then(|uids| uids.get(&uid));
+        let live = |live: &Live| (live.client_id.clone(), live.shard, live.conn);
+        presence.map(|presence| presence.live.iter().map(live).collect()).unwrap_or_default()
+    }
+
+    /// The live session of a principal with this client id.
+    #[must_use]
+    pub fn find_client(
+        &self,
+        registry: &RegistryName,
+        uid: Uid,
+        client_id: &MqttClientId,
+    ) -> Option<(usize, ConnId)> {
+        let state = self.lock();
+        let lives = &state.principals.get(registry)?.get(&uid)?.live;
+        let epoch = lives.epoch_of(client_id)?;
+        let live = match lives {
+            Lives::Many(crowd) => crowd.by_epoch.get(&epoch),
+            lives => lives.newest(),
+        };
+        live.map(|live| (live.shard, live.conn))
     }
 
     /// Number of live sessions of a principal.

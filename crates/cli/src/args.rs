@@ -329,6 +329,10 @@ pub struct PrincipalSet {
     /// Its access tokens must be bound to a key or certificate (`true`), or need not be (`false`)
     #[arg(long, value_name = "BOOL")]
     pub bound_tokens: Option<bool>,
+    /// Its MQTT connections must be opened by a proof for that very connection (`true`), need not be (`false`), or as its
+    /// registry says (`registry`)
+    #[arg(long, value_name = "WORD", value_parser = ["true", "false", "registry"])]
+    pub bound_connections: Option<String>,
     /// The field by which a certificate of a CA names it: subject_dn, san_dns, san_uri, san_ip or san_email,
     /// such as `san_dns=pump-1.plant`; `none` for no field
     #[arg(long, value_name = "FIELD=VALUE")]
@@ -448,6 +452,9 @@ pub struct RegistrySet {
     /// How far a device's clock may be off, in seconds
     #[arg(long, value_name = "SECONDS")]
     pub clock_skew_s: Option<u32>,
+    /// MQTT connections must be opened by a proof for that very connection (`true`), or need not be (`false`)
+    #[arg(long, value_name = "BOOL")]
+    pub bound_connections: Option<bool>,
     /// Trust in devices' clocks: `none`, `coarse` or `good`
     #[arg(long, value_name = "TRUST", value_parser = ["none", "coarse", "good"])]
     pub clock: Option<String>,

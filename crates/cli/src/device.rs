@@ -82,6 +82,9 @@ fn both_set(set: &PrincipalSet) -> Result<Value, Failure> {
     if let Some(bound) = set.bound_tokens {
         body["bound_tokens"] = json!(bound);
     }
+    if let Some(word) = &set.bound_connections {
+        body["bound_connections"] = if word == "registry" { Value::Null } else { json!(word == "true") };
+    }
     match set.certificate_subject.as_deref().map(|text| (text, text.split_once('='))) {
         None => {}
         Some(("none", _)) => body["certificate_subject"] = Value::Null,
@@ -112,7 +115,9 @@ fn set(common: &Common, kind: Kind, name: &str, body: &Value) -> Result<(), Fail
             Value::Array(words) if words.is_empty() => "none".to_owned(),
             Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
             Value::String(word) => word.clone(),
-            Value::Null if member == "clock" => "as the registry says".to_owned(),
+            Value::Null if member == "clock" || member == "bound_connections" => {
+                "as the registry says".to_owned()
+            }
             Value::Null => "none".to_owned(),
             Value::Object(fields) => {
                 let text = |(field, value): (&String, &Value)| {

@@ -290,6 +290,7 @@ pub(crate) fn registry(common: &Common, command: &RegistryCommand) -> Result<(),
                 ("token_format", set.token_format.as_ref().map(|word| json!(word))),
                 ("token_life_s", set.token_life_s.map(|seconds| json!(seconds))),
                 ("clock_skew_s", set.clock_skew_s.map(|seconds| json!(seconds))),
+                ("bound_connections", set.bound_connections.map(|word| json!(word))),
                 ("clock", set.clock.as_ref().map(|word| json!(word))),
                 ("issuer_algorithm", set.issuer_algorithm.as_ref().map(|word| json!(word))),
             ];

@@ -27,6 +27,9 @@ pub(crate) const CONNECT_RULES: ConnectRules<'static> = ConnectRules {
     project: Some(PROJECT),
     skew_s: SKEW_S,
     life_s_max: CONNECT_LIFE_S_MAX,
+    nonces: None,
+    channel_binding: None,
+    renews: false,
     clock: DeviceClock::Good,
 };
 

@@ -79,6 +79,18 @@ pub(crate) fn token(headers: &HeaderMap) -> Result<&str, Failure> {
     }
 }
 
+/// The token of a request and what came with it, where something else than its caller is asked for. `url`: that of
+/// the request, below the issuer.
+pub(crate) fn presented<'a>(
+    headers: &'a HeaderMap,
+    url: &'a str,
+    certificate: Option<&'a ClientCertificate>,
+) -> Result<(&'a str, Presentation<'a>), Failure> {
+    let (scheme, token) = authorization(headers)?;
+    let dpop = dpop::of_request(headers, "POST", url)?;
+    Ok((token, Presentation { dpop_scheme: scheme == Scheme::Dpop, dpop, certificate }))
+}
+
 /// The token of a request, whatever its scheme: for whoever was judged already.
 pub(crate) fn presented_token(headers: &HeaderMap) -> Result<&str, Failure> {
     authorization(headers).map(|(_, token)| token)

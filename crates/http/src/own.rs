@@ -1,18 +1,20 @@
-//! `/v1/self`: what a principal may see of itself, and how a device replaces and removes its own keys.
+//! `/v1/self`: what a principal may see of itself, how a device replaces and removes its own keys, and how it gives
+//! its open MQTT sessions a new right.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use drawbridge_admission::{Authorized, Peer};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use drawbridge_admission::{Authorized, Peer, RefreshedSession};
 use drawbridge_identity::Refusal;
-use drawbridge_names::{KeyId, RegistryName};
+use drawbridge_names::{KeyId, MqttClientId, RegistryName};
 use drawbridge_registry::Known;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::HttpState;
-use crate::body::JsonBody;
-use crate::caller::{FromPeer, Own};
+use crate::body::{self, AnyBody, JsonBody};
+use crate::caller::{self, FromPeer, Own};
+use crate::client_auth::FromTls;
 use crate::config::{BODY_BYTES_MAX, JWT_BYTES_MAX, KEY_BODY_BYTES_MAX};
 use crate::edge::InRegistry;
 use crate::failure::Failure;
@@ -123,4 +125,48 @@ async fn removed(
     }
     let removed = state.admission.remove_own_key(registry, jwt, named, peer).await?;
     Ok(Json(json!({ "kid": removed.kid.as_str(), "status": "retired", "changed": removed.changed })))
+}
+
+/// Which sessions are to be renewed.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RefreshBody {
+    /// That of this client id; all, if it is left out.
+    client_id: Option<String>,
+}
+
+/// `POST /v1/self/sessions:refresh`: the token in `Authorization` is the new right of the caller's open MQTT
+/// sessions.
+pub(crate) async fn refresh_sessions(
+    State(state): State<HttpState>,
+    InRegistry(registry): InRegistry,
+    FromPeer(peer): FromPeer,
+    FromTls(certificate): FromTls,
+    uri: Uri,
+    headers: HeaderMap,
+    body: AnyBody<BODY_BYTES_MAX>,
+) -> Result<Json<Value>, Failure> {
+    // Of the issuer, never of `Host`; the path is the one within the registry.
+    let url = format!("{}{}", state.issuer(&registry)?, uri.path());
+    let (token, presentation) = caller::presented(&headers, &url, certificate.as_deref())?;
+    let body: RefreshBody = match body.media_type.as_deref() {
+        _ if body.bytes.is_empty() => RefreshBody::default(),
+        Some("application/json") => body::json(&body.bytes)?,
+        _ => return Err(Failure::media_type("application/json")),
+    };
+    let client_id = body.client_id.as_deref().map(MqttClientId::parse).transpose();
+    let client_id =
+        client_id.map_err(|_| Failure::bad_request("`client_id` is none that a client could have"))?;
+    let refresh = state.admission.refresh_sessions(&registry, token, &presentation, client_id.as_ref(), peer);
+    let sessions: Vec<Value> = refresh.await?.iter().map(session_json).collect();
+    Ok(Json(json!({ "renewed": sessions.len(), "sessions": sessions })))
+}
+
+fn session_json(session: &RefreshedSession) -> Value {
+    json!({
+        "client_id": session.client_id.as_str(),
+        "expires": session.ends_ms.map(|ends_ms| wire_time::from_s(ends_ms / 1000)),
+        "removed": session.refreshed.removed.iter().map(|filter| filter.as_str()).collect::<Vec<_>>(),
+        "will_dropped": session.refreshed.will_dropped,
+    })
 }

@@ -116,6 +116,9 @@ pub(crate) struct PrincipalBody {
     #[serde(default, deserialize_with = "given")]
     certificate_subject: Option<Option<CertificateSubject>>,
     bound_tokens: Option<bool>,
+    /// `null`: as the registry says.
+    #[serde(default, deserialize_with = "given")]
+    bound_connections: Option<Option<bool>>,
 }
 
 /// Tells a member that is `null` from one that is not there.
@@ -137,6 +140,7 @@ impl PrincipalBody {
                 .clone()
                 .unwrap_or_else(|| before.certificate_subject.clone()),
             bound_tokens: self.bound_tokens.unwrap_or(before.bound_tokens),
+            bound_connections: self.bound_connections.unwrap_or(before.bound_connections),
         }
     }
 }
@@ -455,6 +459,7 @@ pub(crate) fn principal_json(known: &Known, now_s: u64) -> Value {
         "roles": principal.settings.roles,
         "certificate_subject": principal.settings.certificate_subject,
         "bound_tokens": principal.settings.bound_tokens,
+        "bound_connections": principal.settings.bound_connections,
         "secret": secret_kind(principal.password.as_deref()),
         "created": wire_time::from_s(principal.created_s),
         "revision": principal.revision,

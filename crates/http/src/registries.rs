@@ -40,6 +40,7 @@ pub(crate) struct NewRegistryBody {
     token_format: Option<TokenFormat>,
     clock: Option<ClockTrust>,
     issuer_algorithm: Option<IssuerAlgorithm>,
+    bound_connections: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +69,7 @@ pub(crate) async fn add(
             token_format: body.token_format.unwrap_or_default(),
             clock: body.clock.unwrap_or_default(),
             issuer_algorithm: body.issuer_algorithm.unwrap_or_default(),
+            bound_connections: body.bound_connections.unwrap_or_default(),
         },
     };
     match state.admission.create_registry(new, caller.actor()).await? {
@@ -117,6 +119,7 @@ pub(crate) struct ChangeBody {
     token_format: Option<TokenFormat>,
     clock: Option<ClockTrust>,
     issuer_algorithm: Option<IssuerAlgorithm>,
+    bound_connections: Option<bool>,
 }
 
 /// Changes what may be changed of a registry.
@@ -134,6 +137,7 @@ pub(crate) async fn change(
         token_format: body.token_format.unwrap_or(before.token_format),
         clock: body.clock.unwrap_or(before.clock),
         issuer_algorithm: body.issuer_algorithm.unwrap_or(before.issuer_algorithm),
+        bound_connections: body.bound_connections.unwrap_or(before.bound_connections),
     };
     let change = RegistryChange {
         clock_skew_s: body.clock_skew_s,
@@ -214,6 +218,7 @@ fn registry_json(record: &RegistryRecord) -> Value {
         "token_format": record.settings.token_format,
         "clock": record.settings.clock,
         "issuer_algorithm": record.settings.issuer_algorithm,
+        "bound_connections": record.settings.bound_connections,
         "created": wire_time::from_s(record.created_s),
     })
 }

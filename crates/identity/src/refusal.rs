@@ -478,7 +478,7 @@ impl fmt::Display for Refusal {
             Self::Unavailable(found) => write!(f, "cannot be decided now: {found}"),
             Self::NonceWanted => f.write_str("the proof carries no server nonce; ask for one (`/oauth/challenge`, or the answer brings it) and sign a new JWT with it"),
             Self::NonceStale => f.write_str("the nonce is too old, or not of this server; take a new one and sign a new JWT with it"),
-            Self::ClockNotTrusted => f.write_str("this device's clock is not trusted (`clock` of its record), so a JWT of its own opens no connection; take a nonce from `/oauth/challenge`, log in at the token endpoint with it, and connect with the access token"),
+            Self::ClockNotTrusted => f.write_str("this device's clock is not trusted (`clock` of its record), so its dates show nothing; put the exporter of the TLS connection (RFC 9266) into `cb`, or a nonce of `/oauth/challenge` into `nonce`; to renew a session, a nonce of `$drawbridge/auth/nonce`"),
             Self::LastKey => f.write_str("this is the last active key; register its successor first"),
             Self::NoSuchKey => f.write_str("there is no such key among those of this principal"),
             Self::DpopNonce => f.write_str("the DPoP proof carries no fresh server nonce; the header `DPoP-Nonce` of this answer brings one, sign a new proof with it"),

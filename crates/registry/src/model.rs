@@ -101,6 +101,8 @@ pub struct RegistrySettings {
     pub clock: ClockTrust,
     /// The algorithm of the issuer keys to come.
     pub issuer_algorithm: IssuerAlgorithm,
+    /// MQTT connections are opened by a proof for that very connection, unless a principal's record says otherwise.
+    pub bound_connections: bool,
 }
 
 /// How far a device's clock is to be trusted.
@@ -206,6 +208,9 @@ pub struct PrincipalSettings {
     pub certificate_subject: Option<CertificateSubject>,
     /// Its access tokens are bound to a key or certificate, or it gets none.
     pub bound_tokens: bool,
+    /// Its MQTT connections are opened by a proof for that very connection, or not at all: a certificate, a raw
+    /// key, the method `ace`, a JWT with `cb`. `None`: as the registry says.
+    pub bound_connections: Option<bool>,
 }
 
 macro_rules! json_text {

@@ -137,6 +137,7 @@ pub fn request<'a>(client_id: &'a MqttClientId, password: Option<&'a [u8]>) -> C
         data: None,
         challenged: None,
         tls: None,
+        renews: false,
         ways: Ways::ALL,
     }
 }

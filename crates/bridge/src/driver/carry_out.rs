@@ -10,7 +10,7 @@ use drawbridge_admission::{
 };
 use drawbridge_broker::{
     self as broker, Admitted, Asked, ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect,
-    Refused, RefusedReason, RenewBy, RenewRequest, Report, What,
+    Refreshed, Refused, RefusedReason, RenewBy, RenewRequest, Report, What,
 };
 use drawbridge_control::{ClientControlPublish, ControlError};
 use drawbridge_mqtt::codec::{ProtocolVersion, ReasonCode};
@@ -159,6 +159,7 @@ impl Driver {
                 }),
                 tls: tls.as_ref(),
                 ways: door.ways,
+                renews: false,
             };
             let answer = shared.admission.connect(asked).await;
             drop(place);
@@ -265,6 +266,19 @@ impl Driver {
         let answer = self.last_look(conn, answer);
         self.judged = None;
         self.shard.renewed(now, conn, answer, &mut self.effects);
+    }
+
+    /// The same, for a new right that came over another way than the connection of the session.
+    pub(super) fn install_refresh(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        connected: Box<Connected>,
+    ) -> Result<Refreshed, &'static str> {
+        const GONE: &str = "the session has ended, or what the token stands for has changed";
+        let admitted = self.last_look(conn, Ok(connected)).map_err(|_| GONE)?;
+        self.judged = None;
+        self.shard.refresh(now, conn, admitted, &mut self.effects)
     }
 
     fn last_look(
@@ -439,7 +453,9 @@ fn level(version: ProtocolVersion) -> u8 {
 fn turned_away(refusal: &Refusal, now_s: u64) -> TurnedAway {
     let server_time_s = match refusal {
         Refusal::Time { server_time_s, .. } => Some(*server_time_s),
-        Refusal::Revoked | Refusal::ClockNotTrusted => Some(now_s),
+        Refusal::Revoked | Refusal::ClockNotTrusted | Refusal::NonceWanted | Refusal::NonceStale => {
+            Some(now_s)
+        }
         _ => None,
     };
     let reason = match refusal {
@@ -493,6 +509,7 @@ mod tests {
             (time, Some(7)),
             (Refusal::Revoked, Some(9)),
             (Refusal::ClockNotTrusted, Some(9)),
+            (Refusal::NonceStale, Some(9)),
             (Refusal::Blocked, None),
             (Refusal::NotProven(drawbridge_admission::NotProven::Signature), None),
         ] {

@@ -390,6 +390,10 @@ impl Driver {
             match item {
                 ToShard::Answer { conn, answer } => self.install(now, conn, answer),
                 ToShard::Renewed { conn, answer } => self.install_renewal(now, conn, answer),
+                ToShard::Refresh { conn, connected, reply } => {
+                    // Who asked may have gone.
+                    let _ = reply.send(self.install_refresh(now, conn, connected));
+                }
                 ToShard::Challenge { conn, asked, challenge } => {
                     self.shard.challenge(now, conn, asked, challenge, &mut self.effects);
                 }

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use drawbridge_admission::{
-    Actor, BindingRequest, ClientCredential, ExchangeRequest, LoginRequest, Peer, RegistryChange, Rotation,
-    TokenRequest,
+    Actor, BindingRequest, ClientCredential, ExchangeRequest, LoginRequest, Peer, Presentation,
+    RefreshedSession, Refusal, RegistryChange, Rotation, TokenRequest,
 };
+use drawbridge_names::MqttClientId;
 use drawbridge_registry::{PrincipalSettings, RegistrySettings, TokenFormat};
 use drawbridge_testkit::TestDevice;
 
@@ -135,4 +136,109 @@ fn i6_what_a_gateway_opened_for_a_device_ends_with_the_gateway_or_the_link() {
         }
         ends(&rig, what, client, "lamp", &token, &mut bystander);
     }
+}
+
+impl Rig {
+    /// What `POST /v1/self/sessions:refresh` asks.
+    fn refresh(&self, token: &str, client_id: Option<&str>) -> Result<Vec<RefreshedSession>, Refusal> {
+        let client_id = client_id.map(|id| MqttClientId::parse(id).expect("a client id"));
+        let (registry, presentation) = (registry(), Presentation::default());
+        let refresh = self.admission.refresh_sessions(
+            &registry,
+            token,
+            &presentation,
+            client_id.as_ref(),
+            Peer::default(),
+        );
+        self.runtime.block_on(refresh)
+    }
+
+    fn scoped(&self, device: &TestDevice, scope: &str) -> String {
+        let assertion = device.assertion(ISSUER, now_s()).sign();
+        let login =
+            LoginRequest { scope: Some(scope), ..LoginRequest::with_assertion(&assertion, Peer::default()) };
+        let registry = registry();
+        self.runtime.block_on(self.admission.login(&registry, login)).expect("logged in").access_token
+    }
+}
+
+#[test]
+fn a_token_that_comes_over_https_renews_the_open_session_and_cuts_what_it_does_not_cover() {
+    let rig = rig(|_| {});
+    let (lamp, other) = (rig.device("lamp"), rig.device("other"));
+    assert_eq!(rig.refresh(&rig.token(&lamp), None), Ok(Vec::new()), "nothing is open");
+    // It ends in 3 s, and would be cut then.
+    let ends_s = now_s() + 3;
+    let short = crate::rig::jwt(&lamp).with("exp", serde_json::json!(ends_s)).sign();
+    let mut client = Client::tls(rig.tls, Level::V311, &rig.tls13()).enter("lamp", Some(""), Some(&short));
+    let mut bystander = rig.enter(&other, Level::V311);
+    client.subscribe("devices/lamp/commands/#", 0);
+    client.subscribe("devices/lamp/config", 0);
+    assert_eq!(
+        rig.refresh(&rig.token(&other), Some("lamp")),
+        Ok(Vec::new()),
+        "none of its own has this name"
+    );
+    // base64url of `[["devices/lamp/config",["sub"]]]`.
+    let token = rig.scoped(&lamp, "W1siZGV2aWNlcy9sYW1wL2NvbmZpZyIsWyJzdWIiXV1d");
+    let renewed = rig.refresh(&token, Some("lamp")).expect("renewed");
+    let [session] = &renewed[..] else { panic!("{renewed:?}") };
+    assert_eq!(session.client_id.as_str(), "lamp");
+    let removed: Vec<&str> = session.refreshed.removed.iter().map(|filter| filter.as_str()).collect();
+    assert_eq!(removed, ["devices/lamp/commands/#"]);
+    assert!(session.ends_ms.expect("an end") / 1_000 > ends_s + 3_000);
+    // The same again is none, and another is too soon.
+    assert_eq!(rig.refresh(&token, None).expect_err("in force already").word(), "renewal");
+    assert_eq!(rig.refresh(&rig.token(&lamp), None).expect_err("too soon").word(), "renewal");
+    while now_s() <= ends_s + 1 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for client in [&mut client, &mut bystander] {
+        client.send(&PINGREQ);
+        assert_eq!(client.packet().expect("PINGRESP"), (0xd0, Vec::new()));
+    }
+    // It is the session's token now: its end is the session's.
+    rig.revoke(&lamp, &token);
+    let (_, end) = client.until_end();
+    assert_eq!(end, End::Orderly);
+    assert_eq!(rig.refused("mqtt-session-expired"), 0);
+}
+
+/// One of many is revoked: counters, not clocks, say that nothing was done about the others.
+fn one_of(devices: usize) {
+    let rig = rig(|_| {});
+    let names: Vec<String> = (0..devices).map(|number| format!("d-{number}")).collect();
+    let known: Vec<TestDevice> = names.iter().map(|name| rig.device(name)).collect();
+    let mut clients: Vec<Client> = known.iter().map(|device| rig.enter(device, Level::V5)).collect();
+    let before = rig.runtime.block_on(rig.handle.stats_now());
+    assert_eq!(before.sessions, devices);
+    let checks = rig.admission.stats().signature_checks;
+    let one = devices / 2;
+    let registry = registry();
+    let revoked = rig.admission.revoke(&registry, &known[one].name, "test", None, &Actor::Admin);
+    rig.runtime.block_on(revoked).expect("revoked");
+    let (packets, _) = clients.remove(one).until_end();
+    assert_eq!(packets.first().map(|(kind, body)| (*kind, body[0])), Some((0xe0, 0x87)));
+    crate::rig::wait_until("it is gone", || rig.handle.stats().connections == devices - 1);
+    let after = rig.runtime.block_on(rig.handle.stats_now());
+    assert_eq!((after.sessions, after.accepted), (devices - 1, before.accepted));
+    let ended: u64 = after.refused.values().sum::<u64>() - before.refused.values().sum::<u64>();
+    assert_eq!(ended, 1, "{:?}", after.refused);
+    assert_eq!(rig.admission.stats().signature_checks, checks, "nobody was judged anew");
+    for client in &mut clients {
+        client.send(&PINGREQ);
+        // Not a byte came before that they did not ask for.
+        assert_eq!(client.packet().expect("PINGRESP"), (0xd0, Vec::new()));
+    }
+}
+
+#[test]
+fn one_of_1_000_devices_is_revoked_and_the_others_feel_nothing() {
+    one_of(1_000);
+}
+
+#[test]
+#[ignore = "long: 10,000 devices"]
+fn soak_one_of_10_000_devices_is_revoked_and_the_others_feel_nothing() {
+    one_of(10_000);
 }

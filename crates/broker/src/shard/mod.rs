@@ -44,7 +44,7 @@ use flow::Room;
 use open::Pending;
 use outgoing::Templates;
 use readers::Met;
-pub use renew::{AUTH_NONCE_TOPIC, AUTH_RESULT_TOPIC, AUTH_TOPIC};
+pub use renew::{AUTH_NONCE_TOPIC, AUTH_RESULT_TOPIC, AUTH_TOPIC, Refreshed};
 use session::{DelayedWill, Leaving, Session};
 use shared::Group;
 pub use shared::{Given, Member, Sharing};

@@ -43,6 +43,8 @@ pub(super) struct Renewal {
 enum Way {
     Auth,
     Publish(PacketId),
+    /// From outside: whoever brought the token is told there.
+    Outside,
 }
 
 /// What a session has lost with its rights.
@@ -50,6 +52,24 @@ enum Way {
 struct Lost {
     filters: Vec<TopicFilter>,
     will: bool,
+}
+
+/// Why a session was not renewed, for its client: code of PUBACK, word, and the server's time (seconds since
+/// 1970-01-01 UTC) where that may mend it.
+#[derive(Debug, Clone, Copy)]
+struct NotRenewed {
+    reason: ReasonCode,
+    word: &'static str,
+    time_s: Option<u64>,
+}
+
+/// What a session has lost that was given a new right from outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refreshed {
+    /// Its subscriptions that were cut.
+    pub removed: Vec<TopicFilter>,
+    /// Whether its will was dropped.
+    pub will_dropped: bool,
 }
 
 impl Lost {
@@ -122,7 +142,8 @@ impl Shard {
         let way = Way::Publish(packet_id);
         if self.begin_renewal(now, conn, slot, way, by, fx).is_err() {
             self.report(conn, What::RenewedTooOften, fx);
-            self.say_not_renewed(now, conn, slot, packet_id, ReasonCode::QuotaExceeded, "too-often", fx);
+            let told = NotRenewed { reason: ReasonCode::QuotaExceeded, word: "too-often", time_s: None };
+            self.say_not_renewed(now, conn, slot, packet_id, told, fx);
         }
     }
 
@@ -175,6 +196,61 @@ impl Shard {
         self.write(conn, fx, |protocol, out| protocol.challenge(&challenge, out));
     }
 
+    /// A new right for an open session that came over another way than its connection. Answers what the session has
+    /// lost, for whoever brought the right to tell its client.
+    ///
+    /// # Errors
+    /// What its owner may read: the session has ended, was opened by a gateway, has this token already, was opened
+    /// with a proof of possession and `admitted` is without one, or was renewed a moment ago.
+    pub fn refresh(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        admitted: Admitted,
+        fx: &mut Vec<Effect>,
+    ) -> Result<Refreshed, &'static str> {
+        let outcome = self.refresh_now(now, conn, admitted, fx);
+        self.settle(now, fx);
+        outcome
+    }
+
+    fn refresh_now(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        admitted: Admitted,
+        fx: &mut Vec<Effect>,
+    ) -> Result<Refreshed, &'static str> {
+        const ENDED: &str = "the session has ended";
+        let interval = self.config.renewal_interval;
+        let slot = self.session_of(conn).ok_or(ENDED)?;
+        let session = &mut self.sessions[slot as usize];
+        if !session.is_of(&admitted) {
+            return Err(ENDED);
+        }
+        let ticket = session.ticket.as_ref();
+        if ticket.is_some_and(|ticket| ticket.gateway.is_some()) {
+            return Err("a gateway has opened the session; it renews it");
+        }
+        if ticket.map(|ticket| ticket.token) == admitted.ticket.as_ref().map(|ticket| ticket.token) {
+            return Err("this token is in force already; get a new one first");
+        }
+        if session.proven && !admitted.proven {
+            return Err("the session was opened with a proof of possession; renew it with a bound token");
+        }
+        if admitted.ends.is_some_and(|ends| ends <= now) {
+            return Err("the token has expired");
+        }
+        let renewal = session.renewal.get_or_insert_default();
+        if renewal.underway.is_some() || renewal.began.is_some_and(|began| now < began + interval) {
+            self.report(conn, What::RenewedTooOften, fx);
+            return Err("the session was renewed a moment ago");
+        }
+        renewal.began = Some(now);
+        let lost = self.renew(now, conn, slot, Way::Outside, admitted, fx).ok_or(ENDED)?;
+        Ok(Refreshed { removed: lost.filters, will_dropped: lost.will })
+    }
+
     /// The answer to [`Effect::Renew`]. With a new right the session goes on, between two packets: its end, its
     /// rights, its key and its token are those of `outcome`.
     ///
@@ -199,23 +275,29 @@ impl Shard {
             Err(Refused { reason: RefusedReason::NotAuthorized, for_owner, server_time_s: None, hint: None })
         });
         match outcome {
-            Ok(admitted) => self.renew(now, conn, slot, way, admitted, fx),
+            Ok(admitted) => {
+                self.renew(now, conn, slot, way, admitted, fx);
+            }
             Err(refused) => {
-                let Refused { reason, for_owner, .. } = refused;
+                let Refused { reason, for_owner, server_time_s, .. } = refused;
+                let time_s = server_time_s.filter(|_| for_owner.is_some());
                 let what = What::RenewalRefused { reason, for_owner };
                 match way {
                     Way::Auth => self.end(now, conn, what, fx),
                     Way::Publish(packet_id) => {
                         self.report(conn, what, fx);
                         let word = reason.word();
-                        self.say_not_renewed(now, conn, slot, packet_id, reason.into(), word, fx);
+                        let told = NotRenewed { reason: reason.into(), word, time_s };
+                        self.say_not_renewed(now, conn, slot, packet_id, told, fx);
                     }
+                    Way::Outside => {}
                 }
             }
         }
         self.settle(now, fx);
     }
 
+    /// `None`: the session has ended, since its client cannot be told what it has lost.
     fn renew(
         &mut self,
         now: Instant,
@@ -224,7 +306,7 @@ impl Shard {
         way: Way,
         admitted: Admitted,
         fx: &mut Vec<Effect>,
-    ) {
+    ) -> Option<Lost> {
         let registry = self.sessions[slot as usize].registry;
         if let Some(rights) = self.registries[registry].voices.admitted(admitted.uid, &admitted.rights) {
             self.spread_standing(registry, admitted.uid, Some(&rights), fx);
@@ -235,9 +317,12 @@ impl Shard {
         session.kid = admitted.kid;
         session.ticket = admitted.ticket;
         session.proven |= admitted.proven;
-        let by_auth =
-            matches!(way, Way::Auth) && self.conn(conn).is_some_and(|state| state.protocol.takes_words());
-        let Some(lost) = self.switch_rights(now, conn, slot, admitted.rights, by_auth, fx) else { return };
+        let is_told_besides = match way {
+            Way::Auth => self.conn(conn).is_some_and(|state| state.protocol.takes_words()),
+            Way::Publish(_) => false,
+            Way::Outside => true,
+        };
+        let lost = self.switch_rights(now, conn, slot, admitted.rights, is_told_besides, fx)?;
         self.arm(now, conn);
         self.record_session(now, slot);
         self.report(conn, What::Renewed { removed: lost.filters.len() }, fx);
@@ -255,8 +340,10 @@ impl Shard {
             Way::Publish(packet_id) => {
                 self.other_is_done(now, slot, packet_id, 0, None, fx);
             }
+            Way::Outside => is_told = true,
         }
         self.insist(now, conn, &lost, is_told, fx);
+        Some(lost)
     }
 
     /// What is cut is told, or the session is no more: its client must never believe in what it has not.
@@ -299,15 +386,15 @@ impl Shard {
     /// way is answered to its end.
     ///
     /// `None`: something would have to go, and the client cannot be told. Its connection is ended instead, and its
-    /// session keeps its subscriptions, as one that is away does; what they do not cover is withheld. `by_auth`:
-    /// it can be told by AUTH.
+    /// session keeps its subscriptions, as one that is away does; what they do not cover is withheld. `is_told_besides`:
+    /// it is told by AUTH, or outside.
     fn switch_rights(
         &mut self,
         now: Instant,
         conn: ConnId,
         slot: u32,
         rights: Arc<Rights>,
-        by_auth: bool,
+        is_told_besides: bool,
         fx: &mut Vec<Effect>,
     ) -> Option<Lost> {
         self.give_rights(slot, Arc::clone(&rights));
@@ -321,7 +408,7 @@ impl Shard {
         if lost.nothing() {
             return Some(lost);
         }
-        if !by_auth && !session.listens_to(AUTH_RESULT_TOPIC) {
+        if !is_told_besides && !session.listens_to(AUTH_RESULT_TOPIC) {
             self.end(now, conn, What::PolicyChanged, fx);
             return None;
         }
@@ -407,12 +494,15 @@ impl Shard {
         conn: ConnId,
         slot: u32,
         packet_id: PacketId,
-        reason: ReasonCode,
-        word: &str,
+        told: NotRenewed,
         fx: &mut Vec<Effect>,
     ) {
-        let result = serde_json::json!({ "ok": false, "error": word }).to_string();
-        self.tell_privately(conn, slot, AUTH_RESULT_TOPIC, result.as_bytes(), fx);
+        let NotRenewed { reason, word, time_s } = told;
+        let mut result = serde_json::json!({ "ok": false, "error": word });
+        if let Some(time_s) = time_s {
+            result["time"] = time_s.into();
+        }
+        self.tell_privately(conn, slot, AUTH_RESULT_TOPIC, result.to_string().as_bytes(), fx);
         self.ask_for_nonce(conn, slot, fx);
         // In 3.1.1 PUBACK says that it was received, and no more: the session goes on with the right it has.
         let is_old = self.conn(conn).is_some_and(|state| state.protocol.version() == ProtocolVersion::V311);

@@ -10,7 +10,7 @@ use rustls::{ClientConnection, StreamOwned};
 use crate::bytes::{
     Connect, DISCONNECT, Message, PINGREQ, Properties, Publish, Said, Version, ack, frame, read, subscribe,
 };
-use crate::websocket::WebSocket;
+use crate::frames::WebSocket;
 use crate::world::{Case, Via, World};
 
 /// How long a server may think before a test calls it silence.

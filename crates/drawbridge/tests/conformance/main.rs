@@ -19,10 +19,12 @@ mod client;
 mod harness;
 mod world;
 
+mod auth;
 mod classes;
 mod connect;
 mod exactly_once;
 mod faults;
+mod frames;
 mod matrix;
 mod publish;
 mod retained;

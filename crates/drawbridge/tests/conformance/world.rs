@@ -13,8 +13,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::bytes::Version;
 use crate::client::Transport;
+use crate::frames::WebSocket;
 use crate::harness::{Core, connect_jwt, now_s};
-use crate::websocket::WebSocket;
 
 /// The application that every client of these tests is; it may do everything, topics that begin with `$lab`
 /// included, those that begin with any other `$...` not.

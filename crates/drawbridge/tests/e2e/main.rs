@@ -7,6 +7,7 @@
     reason = "these tests live in real time and tell what they saw"
 )]
 
+mod ace;
 mod attacks;
 mod audit;
 mod bad_input;
@@ -14,6 +15,9 @@ mod bench;
 #[path = "../conformance/bytes.rs"]
 #[allow(dead_code, reason = "the tests of conformance need more of it")]
 mod bytes;
+#[path = "../conformance/client.rs"]
+#[allow(dead_code, reason = "the tests of conformance need more of it")]
+mod client;
 mod clients;
 #[path = "../../../registry-postgres/tests/postgres/cluster.rs"]
 #[allow(dead_code, reason = "the store's own tests need more of it")]
@@ -25,8 +29,11 @@ mod device_library;
 mod disk;
 mod documents;
 mod durability;
+mod ends;
 mod enrolment;
 mod faults;
+#[path = "../conformance/frames.rs"]
+mod frames;
 mod harness;
 mod interop;
 mod invariants;
@@ -37,5 +44,9 @@ mod openapi;
 mod operator;
 mod plain;
 mod postgres;
+mod renewal;
 mod stock_clients;
 mod wire;
+#[path = "../conformance/world.rs"]
+#[allow(dead_code, reason = "the tests of conformance need more of it")]
+mod world;

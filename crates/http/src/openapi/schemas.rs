@@ -379,6 +379,16 @@ fn keys() -> Value {
             "previous": or_null(answer(json!({ "kid": of("KeyId"), "expires": time() }), &[])),
         }), &[]),
         "KeyRemoval": body(&["remove"], &[], json!({ "remove": said(text(), "`key-remove+jwt` by an active key.") })),
+        "SessionsRefresh": body(&[], &[], json!({ "client_id": said(text(), "The session of this client id alone.") })),
+        "SessionsRefreshed": answer(json!({
+            "renewed": count(0),
+            "sessions": list(answer(json!({
+                "client_id": text(),
+                "expires": or_null(time()),
+                "removed": said(list(text()), "Subscriptions that the new right does not cover: they are cut."),
+                "will_dropped": said(flag(), "The will may not speak any more."),
+            }), &[])),
+        }), &[]),
         "KeyRemoved": answer(json!({ "kid": of("KeyId"), "status": words(&["retired"]), "changed": flag() }), &[]),
     })
 }
@@ -397,6 +407,7 @@ fn principals() -> Value {
         "roles": said(list(of("Role")), "Applications only."),
         "certificate_subject": json!({ "$ref": "#/components/schemas/CertificateSubject", "description": "`null`: none." }),
         "bound_tokens": said(flag(), "Gets only tokens that are bound to a key or certificate."),
+        "bound_connections": said(or_null(flag()), "Opens MQTT connections only by a proof for that very connection; `null`: as the registry says."),
     });
     let with = |more: Value| {
         let mut members = settings.clone();
@@ -427,6 +438,7 @@ fn principals() -> Value {
             "roles": list(of("Role")),
             "certificate_subject": or_null(of("CertificateSubject")),
             "bound_tokens": flag(),
+            "bound_connections": or_null(flag()),
             "secret": said(or_null(words(&["password", "generated"])), "What it can log in with besides its keys."),
             "created": time(),
             "revision": count(0),
@@ -569,6 +581,7 @@ fn registries() -> Value {
         "token_format": of("TokenFormat"),
         "clock": of("ClockTrust"),
         "issuer_algorithm": of("IssuerAlgorithm"),
+        "bound_connections": said(flag(), "MQTT connections are opened only by a proof for that very connection."),
     });
     let google = || json!({ "project": text(), "location": text() });
     let mut new = change.clone();
@@ -584,7 +597,7 @@ fn registries() -> Value {
             "name": of("RegistryName"), "issuer": text(), "bridge_audience": text(), "clock_skew_s": count(0),
             "token_life_s": count(0), "google": or_null(answer(google(), &[])),
             "token_format": of("TokenFormat"), "clock": of("ClockTrust"), "issuer_algorithm": of("IssuerAlgorithm"),
-            "created": time(),
+            "bound_connections": flag(), "created": time(),
         }), &[]),
         "Registries": items(of("Registry")),
         "AdminToken": answer(json!({ "admin_token": { "type": "string", "pattern": "^dba_[A-Za-z0-9_-]+$" } }), &[]),

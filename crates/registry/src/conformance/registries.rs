@@ -25,6 +25,7 @@ pub(super) async fn registries_are_listed_in_byte_order_and_read_back_as_given(s
         settings: RegistrySettings {
             token_format: TokenFormat::Opaque,
             clock: ClockTrust::None,
+            bound_connections: true,
             ..Default::default()
         },
         created_s: u64::MAX,

@@ -1,0 +1,416 @@
+//! A session is renewed while it goes on: by AUTH, by a publish, in both versions; nothing is lost, doubled or cut,
+//! and nobody but the server sees the token.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use drawbridge_device::{DeviceIdentity, TokenRequest};
+use drawbridge_jose::base64url_encode;
+use serde_json::{Value, json};
+
+use crate::bytes::{
+    AUTHENTICATION_DATA, AUTHENTICATION_METHOD, Connect, Message, Publish, Said, USER_PROPERTY, Version,
+    Will, ack, packet, pstr, section, subscribe, user,
+};
+use crate::client::Client;
+use crate::harness::{Core, jwt, now_s, run_python};
+use crate::world::{Via, World};
+
+const RESULT: &str = "$drawbridge/auth/result";
+const NONCE: &str = "$drawbridge/auth/nonce";
+const AUTH: &str = "$drawbridge/auth";
+const METHOD: &str = "OAUTH2-JWT";
+/// How long each token is good, and how long before its end the next one comes.
+const LIFE: Duration = Duration::from_secs(3);
+const EVERY: Duration = Duration::from_secs(2);
+/// The default of a registry: a JWT is good for so long after its `exp`.
+const SKEW_S: u64 = 60;
+/// How late an end may be in these tests, on a machine that is busy.
+const LATE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Auth,
+    Publish,
+}
+
+/// Who is renewed, and every token that it ever used.
+struct Renewed<'a> {
+    client: Client,
+    identity: &'a DeviceIdentity,
+    way: Way,
+    tokens: Vec<String>,
+    renewals: usize,
+    next_id: u16,
+    acknowledged: BTreeSet<u16>,
+    messages: Vec<Message>,
+    /// How long the server says that the right lasts, after each renewal.
+    told_s: Vec<u64>,
+}
+
+/// A JWT that opens the door for [`LIFE`] and no longer.
+pub(crate) fn short_lived(identity: &DeviceIdentity) -> String {
+    let now_s = now_s();
+    let claims = json!({
+        "sub": identity.device,
+        "aud": identity.bridge_audience,
+        "iat": now_s - 2 * SKEW_S,
+        "exp": now_s + LIFE.as_secs() - SKEW_S,
+        // Each is another text.
+        "x": drawbridge_device::random_id(),
+    });
+    jwt(Some("JWT"), &claims, &identity.key)
+}
+
+fn auth_again(token: &str) -> Vec<u8> {
+    let properties = [pstr(AUTHENTICATION_METHOD, METHOD), pstr(AUTHENTICATION_DATA, token)].concat();
+    packet(0xf0, &[&[0x19][..], &section(Version::V5, &properties)].concat())
+}
+
+impl<'a> Renewed<'a> {
+    fn join(world: &World, identity: &'a DeviceIdentity, version: Version, way: Way) -> Self {
+        let token = short_lived(identity);
+        let mut client = Client::over(world.transport(Via::Tls), version);
+        let connect = Connect::clean(&identity.device);
+        client.send(&match way {
+            Way::Auth => connect
+                .with(pstr(AUTHENTICATION_METHOD, METHOD))
+                .with(pstr(AUTHENTICATION_DATA, &token))
+                .encode(version, None),
+            Way::Publish => connect.encode(version, Some(("unused", token.as_bytes()))),
+        });
+        assert!(matches!(client.next(), Some(Said::ConnAck { code: 0, .. })), "{version:?} {way:?}");
+        let mut renewed = Self {
+            client,
+            identity,
+            way,
+            tokens: vec![token],
+            renewals: 0,
+            next_id: 100,
+            acknowledged: BTreeSet::new(),
+            messages: Vec::new(),
+            told_s: Vec::new(),
+        };
+        if way == Way::Publish {
+            renewed.client.subscribe(RESULT, 1);
+        }
+        renewed
+    }
+
+    fn fresh_id(&mut self) -> u16 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn publish(&mut self, topic: &str, payload: &str) -> u16 {
+        let id = self.fresh_id();
+        self.client.send(&Publish::new(topic, payload).qos(1, id).encode(self.client.version));
+        id
+    }
+
+    fn renew(&mut self) {
+        let token = short_lived(self.identity);
+        self.renew_with(&token);
+        self.tokens.push(token);
+    }
+
+    fn renew_with(&mut self, token: &str) {
+        match self.way {
+            Way::Auth => self.client.send(&auth_again(token)),
+            Way::Publish => {
+                self.publish(AUTH, token);
+            }
+        }
+    }
+
+    /// Takes what comes within `limit`; `false` once the server has closed.
+    fn listen(&mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.client.next_within(left) {
+                Err(()) => return true,
+                Ok(None | Some(Said::Disconnect { .. })) => return false,
+                Ok(Some(said)) => self.take(said),
+            }
+        }
+    }
+
+    fn take(&mut self, said: Said) {
+        match said {
+            Said::Publish(message) if message.topic == RESULT => {
+                let result: Value = serde_json::from_slice(&message.payload).expect("JSON");
+                assert_eq!((&result["ok"], &result["removed"]), (&json!(true), &json!([])), "{result}");
+                self.told_s.push(result["expires_in"].as_u64().expect("seconds"));
+                self.renewals += 1;
+            }
+            Said::Publish(message) => {
+                assert!(!message.dup, "nothing comes twice: {message:?}");
+                self.client.send(&ack(0x40, message.id));
+                self.messages.push(message);
+            }
+            Said::Auth { code: 0, properties } => {
+                let left =
+                    properties.text(USER_PROPERTY).and_then(|text| text.strip_prefix("db-expires-in="));
+                self.told_s.push(left.and_then(|text| text.parse().ok()).expect("seconds"));
+                self.renewals += 1;
+            }
+            Said::Ack { first_byte: 0x40, id, code, .. } => {
+                assert!(code < 0x80, "PUBACK {code:#04x}");
+                assert!(self.acknowledged.insert(id), "one PUBACK for each");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Every file below, whatever it is.
+fn files_below(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { files_below(&path, found) } else { found.push(path) }
+    }
+}
+
+/// Neither a token nor its signature stands in what the server logs (all that can be said is said) or stores.
+fn nobody_kept(core: &Core, tokens: &[String]) {
+    let mut files = Vec::new();
+    files_below(&core.data(), &mut files);
+    assert!(files.len() > 5, "the store and the messages are there: {files:?}");
+    let log = ("the log".to_owned(), core.log().into_bytes());
+    let kept = files.iter().map(|path| (path.display().to_string(), fs::read(path).unwrap_or_default()));
+    for (place, bytes) in std::iter::once(log).chain(kept) {
+        for token in tokens {
+            let (_, signature) = token.rsplit_once('.').expect("a JWT");
+            let needle = &signature.as_bytes()[..40];
+            assert!(!bytes.windows(needle.len()).any(|window| window == needle), "a token stands in {place}");
+        }
+    }
+}
+
+/// A publisher at 100 messages a second and a subscriber, both renewed every [`EVERY`] while each token is good for
+/// [`LIFE`]; then they stop, and are cut.
+fn publish_through(world: &World, version: Version, way: Way, renewals: usize) {
+    let name = format!("{version:?}-{way:?}").to_lowercase();
+    let core = world.core();
+    let publisher = core.device(&format!("p-{name}"));
+    let reader = core.application(&format!("r-{name}"), "[[allow]]\nsubscribe = [\"devices/#\"]\n");
+    let topic = format!("devices/{}/events/n", publisher.device);
+    let mut publisher = Renewed::join(world, &publisher, version, way);
+    let mut reader = Renewed::join(world, &reader, version, way);
+    reader.client.subscribe(&topic, 1);
+    let (began, mut sent) = (Instant::now(), Vec::new());
+    let mut renew_at = began + EVERY / 2;
+    let mut last = began;
+    while publisher.tokens.len() <= renewals {
+        let at = Instant::now();
+        if at >= renew_at {
+            publisher.renew();
+            reader.renew();
+            last = Instant::now();
+            renew_at += EVERY;
+        }
+        sent.push(publisher.publish(&topic, &sent.len().to_string()));
+        assert!(publisher.listen(Duration::from_millis(9)), "the publisher was cut");
+        assert!(reader.listen(Duration::from_millis(1)), "the reader was cut");
+    }
+    for who in [&mut publisher, &mut reader] {
+        assert!(who.listen(Duration::from_millis(700)), "cut");
+        assert_eq!(who.renewals, renewals);
+        // Re-armed each time, not only told so: the first token is long gone.
+        assert!(who.told_s.iter().all(|left_s| (1..=LIFE.as_secs()).contains(left_s)), "{:?}", who.told_s);
+        assert!(began.elapsed() > 2 * LIFE);
+    }
+    for id in &sent {
+        assert!(publisher.acknowledged.contains(id), "PUBACK {id}");
+    }
+    let numbers: Vec<usize> = reader.messages.iter().map(|m| m.text().parse().expect("a number")).collect();
+    assert_eq!(numbers, (0..sent.len()).collect::<Vec<_>>(), "each once, in order, without a gap");
+    // Without a further token it is over, and no sooner than the last one says.
+    for who in [&mut publisher, &mut reader] {
+        assert!(!who.listen(LIFE + LATE), "nobody stays without a right");
+        assert!(last.elapsed() >= LIFE - Duration::from_secs(1), "the last token was good for longer");
+    }
+    let tokens = [publisher.tokens, reader.tokens].concat();
+    assert_eq!(tokens.iter().collect::<BTreeSet<_>>().len(), 2 * (renewals + 1));
+    nobody_kept(core, &tokens);
+}
+
+fn every_way(renewals: usize) {
+    let world = World::start(&[]);
+    // Whoever listens to everything hears of no token.
+    let mut spy = Client::observer(&world);
+    spy.subscribe("#", 0);
+    for filter in ["$drawbridge/#", AUTH, RESULT, NONCE] {
+        spy.try_subscribe(filter, 0);
+    }
+    let ways = [(Version::V311, Way::Publish), (Version::V5, Way::Publish), (Version::V5, Way::Auth)];
+    std::thread::scope(|scope| {
+        for (version, way) in ways {
+            let world = &world;
+            scope.spawn(move || publish_through(world, version, way, renewals));
+        }
+    });
+    let heard = spy.ping();
+    assert!(!heard.is_empty(), "it listens");
+    for message in heard {
+        assert!(!message.topic.starts_with('$'), "{message:?}");
+        assert!(message.text().parse::<usize>().is_ok(), "{message:?}");
+    }
+}
+
+/// EMQX up to 6 armed the timer of the end at CONNECT alone, so that a client which had authenticated anew was cut
+/// at the end of its first token (emqx/emqx#18618).
+#[test]
+fn a_client_that_is_renewed_is_not_cut_at_its_first_end_and_loses_and_doubles_nothing() {
+    every_way(8);
+}
+
+#[test]
+#[ignore = "long: 50 renewals"]
+fn soak_a_client_that_is_renewed_50_times_loses_and_doubles_nothing() {
+    every_way(50);
+}
+
+/// The same by a client that no one here wrote.
+fn by_paho(renewals: &str) {
+    let core = Core::start();
+    let lamp = core.device("lamp");
+    let viewer = core.application("viewer", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
+    let (host, port) = core.endpoints.mqtts.rsplit_once(':').expect("host and port");
+    let folder =
+        |identity: &DeviceIdentity| core.identity_folder(&identity.device).to_string_lossy().into_owned();
+    let ca = core.data().join("ca.pem").to_string_lossy().into_owned();
+    for version in ["3.1.1", "5"] {
+        let args = [host, port, &ca, version, &folder(&lamp), &folder(&viewer), renewals];
+        let said = run_python("paho_renewal.py", &args);
+        assert!(said.contains("cut after its end"), "{said}");
+    }
+}
+
+#[test]
+fn stock_paho_renews_over_the_topic_keeps_its_port_and_is_cut_without_it() {
+    by_paho("5");
+}
+
+#[test]
+#[ignore = "long: 50 renewals"]
+fn soak_stock_paho_renews_50_times_over_the_topic() {
+    by_paho("50");
+}
+
+/// An access token of the identity with this grant.
+fn granted(core: &Core, identity: &DeviceIdentity, grant: &Value) -> String {
+    let scope = base64url_encode(grant.to_string().as_bytes());
+    let request = TokenRequest {
+        device: &identity.device,
+        issuer: &identity.issuer,
+        resource: None,
+        scope: Some(&scope),
+        bind_to: None,
+    };
+    core.api().access_token(&request, &identity.key).expect("a token").access_token
+}
+
+/// Table 2.4 of the protocol notes, over real sockets: what becomes of a session whose new token is for less.
+#[test]
+fn a_token_for_less_cuts_what_it_does_not_cover_and_leaves_the_rest_alone() {
+    let world = World::start(&[]);
+    let core = world.core();
+    let mut guest = Client::observer(&world);
+    for (version, way) in
+        [(Version::V5, Way::Auth), (Version::V5, Way::Publish), (Version::V311, Way::Publish)]
+    {
+        let name = format!("s-{version:?}-{way:?}").to_lowercase();
+        let identity = core.application(&name, "[[allow]]\npublish = [\"#\"]\nsubscribe = [\"#\"]\n");
+        let at = |rest: &str| format!("{name}/{rest}");
+        let all = json!([[at("#"), ["pub", "sub"]]]);
+        let less = json!([[at("kept/#"), ["pub", "sub"]]]);
+        let (first, second) = (granted(core, &identity, &all), granted(core, &identity, &less));
+        let will = Will { topic: at("gone"), payload: b"will".to_vec(), ..Will::default() };
+        let connect = Connect::clean(&name).will(will);
+        let mut client = Client::over(world.transport(Via::Tls), version);
+        client.send(&match way {
+            Way::Auth => connect
+                .with(pstr(AUTHENTICATION_METHOD, METHOD))
+                .with(pstr(AUTHENTICATION_DATA, &first))
+                .encode(version, None),
+            Way::Publish => {
+                connect.with(user("db-expires-in", "")).encode(version, Some(("", first.as_bytes())))
+            }
+        });
+        let Some(Said::ConnAck { code: 0, properties, .. }) = client.next() else { panic!("not let in") };
+        if version == Version::V5 {
+            let told = properties.text(USER_PROPERTY).expect("how long the right lasts");
+            let left_s: u64 = told.strip_prefix("db-expires-in=").and_then(|s| s.parse().ok()).expect(told);
+            assert!((3_500..=3_600).contains(&left_s), "{left_s}");
+        }
+        if way == Way::Publish {
+            client.subscribe(RESULT, 1);
+        }
+        client.subscribe(&at("kept/a"), 1);
+        client.subscribe(&at("cut/#"), 1);
+        let mut watcher = Client::observer(&world);
+        watcher.subscribe(&at("#"), 1);
+        // A message of QoS 2 is taken, and its end is still to come.
+        client.send(&Publish::new(&at("cut/two"), "two").qos(2, 77).encode(version));
+        client.pubrec(77);
+        // One to the client is on its way: it came, and is not answered yet.
+        guest.publish(&Publish::new(&at("cut/x"), "on its way").qos(1, 0));
+        let under_way = client.message();
+        assert_eq!(under_way.text(), "on its way");
+
+        let told: BTreeSet<String> = match way {
+            Way::Auth => {
+                client.send(&auth_again(&second));
+                match client.answer() {
+                    Some(Said::Auth { code: 0, properties }) => properties
+                        .all(USER_PROPERTY)
+                        .map(|text| String::from_utf8(text.to_vec()).expect("text"))
+                        .filter(|text| !text.starts_with("db-expires-in="))
+                        .collect(),
+                    other => panic!("{other:?}"),
+                }
+            }
+            Way::Publish => {
+                client.publish(&Publish::new(AUTH, &second).qos(1, 0));
+                let result = client.message();
+                assert_eq!(result.topic, RESULT);
+                let result: Value = serde_json::from_slice(&result.payload).expect("JSON");
+                let removed = result["removed"].as_array().expect("a list").iter();
+                let removed = removed.map(|filter| format!("db-unsub={}", filter.as_str().expect("text")));
+                removed.chain(result["will"].as_str().map(|what| format!("db-will={what}"))).collect()
+            }
+        };
+        let wanted = [format!("db-unsub={}", at("cut/#")), "db-will=dropped".to_owned()];
+        assert_eq!(told, BTreeSet::from(wanted));
+        // What was under way comes to its end.
+        client.send(&ack(0x40, under_way.id));
+        client.send(&ack(0x62, 77));
+        client.acked(0x70, 77, 0);
+        // What is cut is cut, what is covered goes on.
+        guest.publish(&Publish::new(&at("cut/x"), "no more").qos(1, 0));
+        guest.publish(&Publish::new(&at("kept/a"), "still").qos(1, 0));
+        assert_eq!(client.taken().text(), "still");
+        client.publish(&Publish::new(&at("kept/b"), "allowed").qos(1, 0));
+        client.send(&subscribe(version, 90, &[], &[(&at("cut/#"), 1)]));
+        let refused = if version == Version::V5 { 0x87 } else { 0x80 };
+        assert!(matches!(client.answer(), Some(Said::SubAck { codes, .. }) if codes == [refused]));
+        // It may not publish there any more: its last word, in 3.1.1 the end.
+        client.send(&Publish::new(&at("cut/y"), "forbidden").qos(1, 91).encode(version));
+        if version == Version::V5 {
+            client.acked(0x40, 91, 0x87);
+            client.vanish();
+        } else {
+            client.ended();
+        }
+        // The will is not spoken, and nothing forbidden was passed on.
+        guest.publish(&Publish::new(&at("end"), "").qos(1, 0));
+        let seen: Vec<String> =
+            watcher.until(&at("end")).iter().map(|message| message.text().to_owned()).collect();
+        assert_eq!(seen, ["on its way", "two", "no more", "still", "allowed"].map(str::to_owned));
+        nobody_kept(core, &[first, second]);
+    }
+}
