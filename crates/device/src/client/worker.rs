@@ -279,7 +279,10 @@ impl Worker {
                 },
             }),
         };
+        // A client that sends it wants to know how long its right lasts.
+        let asked = [(LIFE_PROPERTY, "")];
         let properties = ConnectProperties {
+            user_properties: if wants_token { UserProperties::of(&asked) } else { UserProperties::default() },
             session_expiry_s: Some(options.session_expiry_s),
             receive_maximum: NonZeroU16::new(options.receive_maximum.max(1)),
             maximum_packet_size: u32::try_from(PACKET_BYTES_MAX).ok().and_then(NonZeroU32::new),
@@ -347,6 +350,9 @@ impl Worker {
             state.done.clear();
             state.fetched = None;
             state.waker = Some(open.link.waker());
+            // Told in the same breath: who asks for events behind `connected` hears of what comes after it.
+            let connected = Event::Connected { session_present: kept, client_id };
+            state.listeners.retain(|listener| listener.send(connected.clone()).is_ok());
             state.connected = true;
             state.failure = None;
             if open.doors.contains(&Door::Topic) {
@@ -357,7 +363,6 @@ impl Worker {
             self.subscribe(open, id, RESULT_TOPIC, Qos::AtLeastOnce)?;
         }
         self.shared.changed.notify_all();
-        self.shared.tell(&Event::Connected { session_present: kept, client_id });
         Ok(())
     }
 
