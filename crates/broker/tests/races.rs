@@ -141,6 +141,30 @@ fn a_member_that_joins_while_a_message_is_on_its_way_hears_that_it_is_stored() {
 }
 
 #[test]
+fn who_has_left_a_group_gets_nothing_that_its_home_had_on_the_way_to_it() {
+    // The home of some of these is the shard of the speaker.
+    for group in 0..8 {
+        let mut net = Net::durable(2);
+        let share = format!("$share/g{group}/a");
+        let (member, _) = net.rejoin(1, V5, app(1), 3_600);
+        net.subscribe(member, &share, QOS1);
+        let speaker = net.join(0, V5, app(2));
+        net.late_links = true;
+        net.publish(speaker, "a", b"x", QOS1);
+        let got = net.unsubscribe(member, &share);
+        assert_eq!(got, [Got::UnsubAck(vec![ReasonCode::Success])]);
+        let (other, _) = net.rejoin(1, V5, app(3), 3_600);
+        net.subscribe(other, &share, QOS1);
+        net.cross();
+        assert_eq!(net.messages(member), [], "{share}");
+        net.messages(other).iter().for_each(|message| net.acknowledge(other, message.id.expect("QoS 1")));
+        net.cross();
+        assert!(net.disk.image().references.is_empty(), "{share}: nobody is owed anything");
+        assert!(net.got(speaker).iter().any(|got| matches!(got, Got::PubAck { .. })), "{share}");
+    }
+}
+
+#[test]
 fn whoever_gets_the_place_of_a_member_that_ended_gets_nothing_that_was_meant_for_that() {
     let mut net = Net::new(1);
     let old = net.join(0, V5, app(1));
