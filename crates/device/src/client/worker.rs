@@ -11,6 +11,7 @@ use drawbridge_mqtt::codec::{
     ReasonCode, Subscribe, SubscribeEntry, Unsubscribe, UserProperties, Will, WillProperties,
 };
 use drawbridge_names::TopicName;
+use rustls::ClientConfig;
 
 use super::inbox::Receipt;
 use super::outbox::Send;
@@ -20,8 +21,8 @@ use crate::connect::{Accepted, LIFE_PROPERTY, admit, number};
 use crate::link::{Link, PACKET_BYTES_MAX};
 use crate::login::channel_binding;
 use crate::{
-    ACE_METHOD, ACE_NONCE_BYTES, Advice, Backoff, DeviceError, KeyLogin, REFRESH_EXPORTER_LABEL, Sign, Token,
-    TokenSource, ace_answer, ace_token, refresh_context, renewal,
+    ACE_METHOD, ACE_NONCE_BYTES, AceProof, Advice, Backoff, DeviceError, KeyLogin, REFRESH_EXPORTER_LABEL,
+    Sign, Token, TokenSource, Way, ace_answer, ace_token, refresh_context, renewal,
 };
 
 /// So many of our own publishes are under way at once, if the server takes as many.
@@ -45,6 +46,8 @@ pub(super) struct Worker {
     received: HashSet<u16>,
     /// How far our clock is behind the server's, in seconds, once it has said so.
     clock_behind_s: i128,
+    /// TLS of all connections, so that a session of before is resumed.
+    tls: Option<Arc<ClientConfig>>,
     /// The server did not take our own JWT: the next token comes over HTTPS.
     over_https: bool,
 }
@@ -150,6 +153,7 @@ impl Worker {
             has_session,
             received: HashSet::new(),
             clock_behind_s: 0,
+            tls: None,
             over_https: false,
         }
     }
@@ -259,7 +263,13 @@ impl Worker {
         if wants_token && !source.is_minted_here() {
             token = Some(source.token(login.as_ref(), self.now_s(), None)?);
         }
-        let mut link = Link::open(&options.endpoint, version, Arc::clone(&options.environment))?;
+        if self.tls.is_none() {
+            // What TLS exports is taken for a proof on full handshakes alone (RFC 9431 section 4).
+            let resumes = !matches!(options.way, Way::Ace(AceProof::Exporter));
+            self.tls = options.endpoint.config(resumes)?;
+        }
+        let mut link =
+            Link::open(&options.endpoint, self.tls.clone(), version, Arc::clone(&options.environment))?;
         if wants_token && token.is_none() {
             token = Some(source.token(login.as_ref(), self.now_s(), channel_binding(&link)?)?);
         }
