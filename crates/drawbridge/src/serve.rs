@@ -17,6 +17,7 @@ use drawbridge_cli::args::Common;
 use drawbridge_cli::{Endpoints, ServeArgs};
 use drawbridge_control::Control;
 use drawbridge_http::{HttpCounts, HttpState, WebSocketConnection, WebSocketDoor, WebSocketSeat};
+use drawbridge_jose::PublicKey;
 use drawbridge_names::{PrincipalName, RegistryName};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -178,6 +179,9 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     }
     let issuer = open_default_registry(&admission, settings, &sockets.https).await?;
     keep_admin_token(&admission, data).await?;
+    // What tokens by RFC 9431 tell of the broker: the key of its one certificate.
+    let leaf = certificate.chain.first();
+    admission.set_broker_key(leaf.and_then(|leaf| PublicKey::from_certificate_der(leaf).ok()));
 
     let https = sockets.https.try_clone()?;
     let a_clock: Arc<dyn Clock> = clock.clone();
