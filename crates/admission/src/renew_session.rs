@@ -5,6 +5,7 @@ use std::time::Instant;
 use drawbridge_identity::{NoncePurpose, NotProven, Refusal};
 use drawbridge_names::{MqttClientId, RegistryName, TopicFilter, Uid};
 
+use crate::admin_token::ADMIN_TOKEN_PREFIX;
 use crate::binding::Presentation;
 use crate::connect::{ConnectRequest, Connected, Credential, Proof, Verdict};
 use crate::registries::Realm;
@@ -132,6 +133,9 @@ impl Admission {
         client_id: Option<&MqttClientId>,
         peer: Peer,
     ) -> Result<Vec<RefreshedSession>, Refusal> {
+        if token.starts_with(ADMIN_TOKEN_PREFIX) {
+            return Err(Refusal::NotProven(NotProven::UnknownToken));
+        }
         let bytes_max = self.inner.config.http_token_bytes_max;
         let ReadToken { realm, claims, mark, .. } = self.read_token(Some(registry), token, bytes_max).await?;
         if claims.audience != realm.record.bridge_audience {

@@ -431,3 +431,62 @@ fn whoever_asks_is_told_in_connack_how_long_the_right_lasts() {
         net.hang_up(client);
     }
 }
+
+#[test]
+fn a_right_that_comes_from_outside_renews_the_session_and_what_is_lost_is_told_there() {
+    let mut net = Net::new(1);
+    let ticket = |number: u8| {
+        Some(Box::new(drawbridge_broker::Ticket { token: [number; 16], issuer_kid: None, gateway: None }))
+    };
+    let opened = Admitted { ticket: ticket(1), ..until(&net, 1, 10) };
+    let client = net.join(0, V311, opened);
+    let conn = net.clients[client].conn;
+    for filter in ["kept", "cut"] {
+        net.subscribe(client, filter, QOS1);
+    }
+    let refresh = |net: &mut Net, admitted: Admitted| {
+        let mut outcome = None;
+        net.run(0, |shard, now, fx| outcome = Some(shard.refresh(now, conn, admitted, fx)));
+        outcome.expect("answered")
+    };
+    let fewer =
+        |net: &Net| Admitted { ticket: ticket(2), rights: rights(&[], &["kept"]), ..until(net, 1, 100) };
+    // Another's, the one in force, one that has ended: nothing changes.
+    let other = until(&net, 2, 100);
+    assert!(refresh(&mut net, other).is_err());
+    let same = Admitted { ticket: ticket(1), ..until(&net, 1, 100) };
+    assert!(refresh(&mut net, same).is_err());
+    let ended = Admitted { ticket: ticket(2), ..until(&net, 1, 0) };
+    assert!(refresh(&mut net, ended).is_err());
+    let good = fewer(&net);
+    let told = refresh(&mut net, good).expect("renewed");
+    let removed: Vec<&str> = told.removed.iter().map(|filter| filter.as_str()).collect();
+    assert_eq!((removed, told.will_dropped), (vec!["cut"], false));
+    // At once again is too soon.
+    let again = Admitted { ticket: ticket(3), ..fewer(&net) };
+    assert!(refresh(&mut net, again.clone()).is_err());
+    net.pass(seconds(50));
+    assert_eq!(net.clients[client].closed, None, "it outlived its first right, and nobody had to be told");
+    net.pass(seconds(51));
+    assert!(net.clients[client].closed.is_some());
+    assert!(refresh(&mut net, again).is_err(), "it has ended");
+}
+
+#[test]
+fn what_a_gateway_opened_or_a_proof_is_not_renewed_from_outside_by_less() {
+    let mut net = Net::new(1);
+    for (gateway, proven) in [(Some(Uid(9)), false), (None, true)] {
+        let ticket = Some(Box::new(drawbridge_broker::Ticket { token: [1; 16], issuer_kid: None, gateway }));
+        let opened = Admitted { ticket, proven, ..until(&net, 1, 10) };
+        let client = net.join(0, V5, opened);
+        let conn = net.clients[client].conn;
+        let ticket =
+            Some(Box::new(drawbridge_broker::Ticket { token: [2; 16], issuer_kid: None, gateway: None }));
+        let weaker = Admitted { ticket, ..until(&net, 1, 100) };
+        let mut outcome = None;
+        net.run(0, |shard, now, fx| outcome = Some(shard.refresh(now, conn, weaker, fx)));
+        assert!(outcome.expect("answered").is_err());
+        net.pass(seconds(11));
+        assert!(net.clients[client].closed.is_some(), "it ends when it was to end");
+    }
+}
