@@ -18,7 +18,7 @@ use crate::gate::{Gate, Places};
 use crate::handle::{BridgeHandle, Meter};
 use crate::inbox::{Inbox, ToShard};
 use crate::open_files::connections_fitting;
-use crate::{BridgeConfig, BridgeError, Listener, ListenerKind, statistics};
+use crate::{BridgeConfig, BridgeError, HttpsEntrance, Listener, ListenerKind, ServerTls, statistics};
 
 /// The running bridge. Dropping it ends it at once; [`Bridge::shutdown`] says goodbye first.
 #[derive(Debug)]
@@ -68,7 +68,9 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Door {
     /// With TLS of its own. The door of WebSocket has none: HTTPS has done the handshake.
-    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(crate) tls: Option<Arc<ServerTls>>,
+    /// Where those of its clients go that speak HTTPS.
+    pub(crate) https: Option<Arc<dyn HttpsEntrance>>,
     pub(crate) confidential: bool,
     pub(crate) anonymous_as: Option<PrincipalName>,
     pub(crate) registry: Option<RegistryName>,
@@ -77,14 +79,16 @@ pub(crate) struct Door {
 
 impl Door {
     fn new(config: &BridgeConfig, listener: Option<&Listener>) -> Self {
-        let (tls, anonymous_as) = match listener.map(|listener| &listener.kind) {
-            Some(ListenerKind::Tls(config)) => (Some(Arc::clone(config)), None),
-            Some(ListenerKind::Plain { anonymous_as }) => (None, anonymous_as.clone()),
-            None => (None, None),
+        let (tls, https, anonymous_as) = match listener.map(|listener| &listener.kind) {
+            Some(ListenerKind::Tls(config)) => (Some(ServerTls::fixed(Arc::clone(config))), None, None),
+            Some(ListenerKind::ByHello { tls, https }) => (Some(Arc::clone(tls)), https.clone(), None),
+            Some(ListenerKind::Plain { anonymous_as }) => (None, None, anonymous_as.clone()),
+            None => (None, None, None),
         };
         Self {
             confidential: tls.is_some() || listener.is_none(),
             tls,
+            https,
             anonymous_as,
             registry: listener.and_then(|listener| listener.registry.clone()),
             gate: Gate::new(config.unauthenticated_max, config.unauthenticated_per_address_max),

@@ -2,11 +2,15 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 
+use drawbridge_names::RegistryName;
 use mio::net::TcpStream;
+use rustls::ServerConfig;
+use rustls::server::Accepted;
 
 use crate::error::Turned;
-use crate::tls::{Fed, Tls};
+use crate::tls::{Fed, Tls, TlsParts};
 use crate::websocket::{self, FRAME_BYTES_MAX, FrameReader, data_header};
 
 /// Most bytes taken from a socket by one `read`.
@@ -65,6 +69,8 @@ pub(crate) enum ReadEnd {
     Closed,
     /// The peer broke TLS or the framing of WebSocket.
     Turned(Turned),
+    /// The client speaks HTTPS.
+    Https(Box<(Accepted, Arc<ServerConfig>)>),
 }
 
 /// How a channel stands after a `write`.
@@ -139,6 +145,38 @@ impl Channel {
         matches!(self, Self::Tls(_, tls) if tls.is_handshaking())
     }
 
+    /// The socket alone: what TLS knew is somebody else's.
+    pub(crate) fn into_socket(self) -> TcpStream {
+        match self {
+            Self::Plain(socket) | Self::Tls(socket, _) | Self::WebSocket(socket, _) => socket,
+        }
+    }
+
+    /// The registry that the name led to by which the client has called the server; said once.
+    pub(crate) fn take_registry(&mut self) -> Option<Box<RegistryName>> {
+        if let Self::Tls(_, tls) = self { tls.take_registry() } else { None }
+    }
+
+    /// What is known of the TLS of this connection; `None` without it, and until its handshake is done.
+    #[expect(dead_code, reason = "admission is told with the next change of `carry_out.rs`")]
+    pub(crate) fn tls_parts(&self) -> Option<TlsParts> {
+        self.tls()?.parts()
+    }
+
+    /// What a renewal signs over that is bound to its token. `token_sha256`: of the token's bytes.
+    #[expect(dead_code, reason = "admission is told with the next change of `carry_out.rs`")]
+    pub(crate) fn refresh_exporter(&self, token_sha256: &[u8; 32]) -> Option<[u8; 32]> {
+        self.tls()?.refresh_exporter(token_sha256)
+    }
+
+    fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(_, tls) => Some(tls),
+            Self::WebSocket(_, inside) => Some(&inside.tls),
+        }
+    }
+
     /// The client has been admitted: what holds for strangers alone is over.
     pub(crate) fn admitted(&mut self) {
         if let Self::WebSocket(_, inside) = self {
@@ -163,6 +201,8 @@ impl Channel {
         let end = match tls.feed(wire, &mut buffers.plain) {
             Ok(Fed::Open) => end,
             Ok(Fed::PeerClosed) => ReadEnd::Closed,
+            Ok(Fed::Https(_)) if matches!(end, ReadEnd::Closed) => ReadEnd::Closed,
+            Ok(Fed::Https(hello)) => ReadEnd::Https(hello),
             Err(turned) => ReadEnd::Turned(turned),
         };
         (received, self.unframe(&mut buffers.plain, end))

@@ -1,13 +1,16 @@
 //! Settings of the bridge.
 
+use std::any::Any;
+use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
 use drawbridge_names::{PrincipalName, RegistryName};
+use rustls::server::Accepted;
 
-use crate::{BridgeError, Durable};
+use crate::{BridgeError, Durable, ServerTls};
 
 /// What the bridge listens on, and how much it takes from strangers.
 #[derive(Debug)]
@@ -79,11 +82,39 @@ pub struct Listener {
     pub registry: Option<RegistryName>,
 }
 
+/// Where the connections of a shared listener go whose clients speak HTTPS.
+pub trait HttpsEntrance: fmt::Debug + Send + Sync {
+    /// Takes one over, behind its ClientHello. Never waits.
+    fn enter(&self, arrival: HttpsArrival);
+}
+
+/// A connection whose client speaks HTTPS.
+#[derive(Debug)]
+pub struct HttpsArrival {
+    /// Non-blocking, and in no poll.
+    pub socket: std::net::TcpStream,
+    /// Its other end.
+    pub peer: SocketAddr,
+    /// The ClientHello, read and not answered yet.
+    pub hello: Accepted,
+    /// The settings that its TLS goes on with.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// Its place among those who are not admitted yet: to be dropped when it is counted elsewhere.
+    pub place: Box<dyn Any + Send>,
+}
+
 /// How a listener protects what crosses it.
 #[derive(Debug, Clone)]
 pub enum ListenerKind {
     /// TLS; see [`crate::server_tls`].
     Tls(Arc<rustls::ServerConfig>),
+    /// TLS as the ClientHello wants it.
+    ByHello {
+        /// What is shown to whom.
+        tls: Arc<ServerTls>,
+        /// Where clients go that speak HTTPS, if it is spoken here too.
+        https: Option<Arc<dyn HttpsEntrance>>,
+    },
     /// No TLS: for development, on a loopback address only.
     Plain {
         /// Clients without any credential get the rights of this application.

@@ -40,6 +40,8 @@ pub(crate) enum ToShard {
     Adopt(Box<Travelling>),
     /// A client comes from HTTPS, over WebSocket from now on.
     Arrive(Box<Arrival>),
+    /// There is room at a listener again, and nobody goes on accepting yet.
+    PlaceFreed { door: usize },
     /// The storage has this batch, and all before it.
     Committed { number: u64 },
     /// Messages that the shard asked the storage for.

@@ -5,6 +5,7 @@ mod client;
 mod connect;
 mod control;
 mod durable;
+mod fleet;
 mod framed;
 mod invariants;
 mod limits;
