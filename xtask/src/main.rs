@@ -20,7 +20,7 @@ use house::House;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  check   formatting, clippy, documentation, `jose` without std, and the rules of the house
+  check   formatting, clippy, documentation, `jose` and `device` without std, and the rules of the house
   rules   the rules of the house alone: crate map, directions, licences, error codes, texts
   soak    the long tests: cargo test --workspace -- --ignored soak
   mutations [TEXT]

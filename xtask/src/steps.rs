@@ -13,6 +13,7 @@ const CHECK: &[Step] = &[
     (&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
     (&["doc", "--quiet", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")]),
     (&["check", "--quiet", "-p", "drawbridge-jose", "--no-default-features"], &[]),
+    (&["check", "--quiet", "-p", "drawbridge-device", "--no-default-features"], &[]),
 ];
 
 /// Runs every step, also after one failed, and tells all that did.

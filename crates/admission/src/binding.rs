@@ -86,6 +86,9 @@ impl Admission {
         match (&claims.confirmation, presentation.dpop_scheme) {
             (None, false) => Ok(()),
             (None, true) => refuse("the token is bound to no key; present it as `Bearer`"),
+            (Some(Confirmation::PopKey(_) | Confirmation::PopKeyId(_) | Confirmation::Sealed(_)), _) => {
+                refuse("the token is for MQTT by RFC 9431, and its key cannot be proven over HTTP")
+            }
             (Some(Confirmation::Key(_)), false) => {
                 refuse("the token is bound to a key; present it as `DPoP`, with a proof by that key")
             }

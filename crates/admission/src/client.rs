@@ -134,7 +134,7 @@ impl Admission {
     /// vouched for learns nothing about names.
     ///
     /// Source: RFC 8705 section 2.
-    async fn client_by_certificate(
+    pub(crate) async fn client_by_certificate(
         &self,
         realm: &Realm,
         client_id: &str,

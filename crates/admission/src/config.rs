@@ -55,6 +55,18 @@ pub struct AdmissionConfig {
     pub issuer_key_lead_s: u32,
     /// How many opaque tokens of one principal are good at a time. Default 1,000.
     pub opaque_tokens_max: usize,
+    /// Where clients by RFC 9431 that are refused are told to ask for a token: empty, nowhere (the default);
+    /// `issuer`, at the token endpoint of their registry; else this URL.
+    pub ace_as: String,
+    /// Whether tokens by RFC 9431 must carry a `cnonce` that this broker gave out with that hint. Default false:
+    /// its clock tells which tokens are new.
+    pub ace_cnonce: bool,
+    /// Whether a proof over the TLS connection is also taken when TLS was resumed, which RFC 9431 section 4 does
+    /// not allow. Default false.
+    pub ace_exporter_when_resumed: bool,
+    /// How many tokens that were published to `authz-info` are kept, one for each key. Default 100,000, some
+    /// 100 MB.
+    pub ace_tokens_max: usize,
     /// How often somebody may ask: section `[limits]`.
     #[serde(skip)]
     pub limits: LimitsConfig,
@@ -85,6 +97,10 @@ impl Default for AdmissionConfig {
             issuer_key_life_s: 7_776_000,
             issuer_key_lead_s: 86_400,
             opaque_tokens_max: 1_000,
+            ace_as: String::new(),
+            ace_cnonce: false,
+            ace_exporter_when_resumed: false,
+            ace_tokens_max: 100_000,
             limits: LimitsConfig::default(),
             clock_uncertainty_ms: 1_000,
         }

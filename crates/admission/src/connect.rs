@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drawbridge_identity::{AccessToken, Asserted, Candidate, ConnectJwt, ConnectRules, NotProven, Refusal};
-use drawbridge_jose::base64url_decode;
+use drawbridge_identity::{
+    AccessToken, Asserted, Candidate, Confirmation, ConnectJwt, ConnectRules, NotProven, Refusal,
+};
+use drawbridge_jose::{Verify, base64url_decode};
 use drawbridge_names::{
     Epoch, KeyId, MqttClientId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid,
 };
@@ -17,6 +19,7 @@ use crate::client_id::{GooglePath, effective, named_device};
 use crate::issue::judge_state;
 use crate::registries::Realm;
 use crate::tokens::{ReadToken, TokenMark};
+use crate::ways::{PeerProof, TlsFacts, Way, Ways};
 use crate::{Admission, Peer};
 
 /// A device has one live session unless its policy says more.
@@ -40,6 +43,27 @@ pub struct ConnectRequest<'a> {
     pub anonymous_as: Option<&'a PrincipalName>,
     /// Where the connection comes from.
     pub peer: Peer,
+    /// 4 (3.1.1) or 5.
+    pub version: u8,
+    /// Authentication Method, in MQTT 5.
+    pub method: Option<&'a str>,
+    /// Authentication Data, in MQTT 5.
+    pub data: Option<&'a [u8]>,
+    /// What was asked of the client since ([`Verdict::Challenge`]), and its answer.
+    pub challenged: Option<Challenged<'a>>,
+    /// What TLS says of the connection; `None` without TLS of our own.
+    pub tls: Option<&'a TlsFacts>,
+    /// The ways in that the listener allows.
+    pub ways: Ways,
+}
+
+/// A challenge, and what the client answered.
+#[derive(Clone, Copy)]
+pub struct Challenged<'a> {
+    /// Ours.
+    pub challenge: &'a [u8],
+    /// Authentication Data of the client's AUTH.
+    pub answer: &'a [u8],
 }
 
 impl std::fmt::Debug for ConnectRequest<'_> {
@@ -48,6 +72,7 @@ impl std::fmt::Debug for ConnectRequest<'_> {
             .field("client_id", &self.client_id)
             .field("has_username", &self.username.is_some())
             .field("has_password", &self.password.is_some())
+            .field("method", &self.method)
             .field("confidential", &self.confidential)
             .field("peer", &self.peer)
             .finish_non_exhaustive()
@@ -88,35 +113,84 @@ pub struct Connected {
     pub sessions_max: Option<u32>,
     /// The client id is a Google path: its topics have a leading slash.
     pub leading_slash: bool,
+    /// Whether the client has proven, in this very connection, to hold the key that its credential is bound to.
+    pub proven: bool,
     generation: Generation,
     /// Of the gateway that acts for the principal.
     gateway_generation: Option<Generation>,
 }
 
-/// What was proven, before the client id is judged.
-struct Proof {
-    loaded: Arc<Loaded>,
-    /// The grant of an access token, if it carries one.
-    scope: Option<String>,
-    kid: Option<KeyId>,
-    /// `None`: it has no end of its own.
-    ends_s: Option<u64>,
-    /// To be used up once everything else is good.
-    once: Option<Asserted>,
-    token: Option<TokenMark>,
-    gateway: Option<Arc<Loaded>>,
+/// How a CONNECT, or a renewal, stands.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Let it in.
+    Connected(Box<Connected>),
+    /// Ask the client this first, and come again with its answer as [`ConnectRequest::challenged`].
+    Challenge(Vec<u8>),
 }
 
+impl Verdict {
+    pub(crate) fn connected(connected: Connected) -> Self {
+        Self::Connected(Box::new(connected))
+    }
+
+    /// The client, if it is let in.
+    #[must_use]
+    pub fn into_connected(self) -> Option<Connected> {
+        match self {
+            Self::Connected(connected) => Some(*connected),
+            Self::Challenge(_) => None,
+        }
+    }
+}
+
+/// What was proven, before the client id is judged.
+pub(crate) struct Proof {
+    pub(crate) loaded: Arc<Loaded>,
+    /// The grant of an access token, if it carries one.
+    pub(crate) scope: Option<String>,
+    pub(crate) kid: Option<KeyId>,
+    /// `None`: it has no end of its own.
+    pub(crate) ends_s: Option<u64>,
+    /// To be used up once everything else is good.
+    pub(crate) once: Option<Asserted>,
+    pub(crate) token: Option<TokenMark>,
+    pub(crate) gateway: Option<Arc<Loaded>>,
+    /// See [`Connected::proven`].
+    pub(crate) proven: bool,
+}
+
+impl Proof {
+    /// By a credential without scope, end or use of its own.
+    pub(crate) fn of(loaded: Arc<Loaded>) -> Self {
+        Self {
+            loaded,
+            scope: None,
+            kid: None,
+            ends_s: None,
+            once: None,
+            token: None,
+            gateway: None,
+            proven: false,
+        }
+    }
+}
+
+/// What a proof of a new token signs, before the value of the exporter.
+const REFRESH_CONTEXT: &[u8] = b"db-refresh-1\0";
+
 impl Admission {
-    /// Judges a CONNECT.
+    /// Judges a CONNECT, or the answer to what was asked after it.
     ///
     /// # Errors
     /// [`Refusal`]; to the peer all that lies before a good signature is one answer.
-    pub async fn connect(&self, request: ConnectRequest<'_>) -> Result<Connected, Refusal> {
+    pub async fn connect(&self, request: ConnectRequest<'_>) -> Result<Verdict, Refusal> {
         let judged = self.judge_connect(&request);
-        let connected = self.decide("connect", request.listener_registry, request.peer, judged).await?;
-        self.tally_admitted("connect", &connected.registry, connected.kind, &connected.name);
-        Ok(connected)
+        let verdict = self.decide("connect", request.listener_registry, request.peer, judged).await?;
+        if let Verdict::Connected(connected) = &verdict {
+            self.tally_admitted("connect", &connected.registry, connected.kind, &connected.name);
+        }
+        Ok(verdict)
     }
 
     /// Whether nothing has changed since `connected` was answered: not its principal, its keys, its
@@ -136,40 +210,74 @@ impl Admission {
             && connected.token.as_ref().is_none_or(stands)
     }
 
-    async fn judge_connect(&self, request: &ConnectRequest<'_>) -> Result<Connected, Refusal> {
-        let Some(password) = request.password else {
-            return match (request.username, request.anonymous_as) {
-                (None, Some(application)) => self.anonymous(request, application).await,
-                _ => Err(Refusal::NoCredential),
-            };
-        };
+    async fn judge_connect(&self, request: &ConnectRequest<'_>) -> Result<Verdict, Refusal> {
+        let way = request.way()?;
+        if way == Way::Anonymous {
+            let Some(application) = request.anonymous_as else { return Err(Refusal::NoCredential) };
+            return self.anonymous(request, application).await.map(Verdict::connected);
+        }
         if !request.confidential {
             return Err(Refusal::NotConfidential);
         }
-        match Credential::of(password) {
-            Credential::Jwt => self.connect_by_jwt(request, password).await,
-            Credential::OpaqueToken => self.connect_by_opaque(request, password).await,
-            Credential::Unknown => Err(Refusal::NotProven(NotProven::UnknownToken)),
-            Credential::Password => self.connect_by_password(request, password).await,
-        }
+        let (realm, proof) = match way {
+            Way::Ace => return self.connect_by_ace(request).await,
+            Way::AceUserName => self.prove_by_ace_user_name(request).await?,
+            Way::DeviceJwt | Way::AccessToken => self.prove_by_token(request, None).await?,
+            Way::TokenMethod => {
+                request.allows(way)?;
+                // Two dots or a prefix of ours: anything else is no token, and no password either.
+                let token = request.data.filter(|data| Credential::of(data).is_token());
+                let token = token.ok_or(Refusal::NotProven(NotProven::UnknownToken))?;
+                let request = ConnectRequest { password: Some(token), ..*request };
+                self.prove_by_token(&request, None).await?
+            }
+            Way::Password => {
+                request.allows(way)?;
+                self.prove_by_password(request).await?
+            }
+            Way::Certificate | Way::RawKey => {
+                request.allows(way)?;
+                self.prove_by_handshake(request).await?
+            }
+            Way::Anonymous | Way::AuthzInfo => return Err(Refusal::NoCredential),
+        };
+        self.charge_principal(&realm.record.name, proof.loaded.principal.uid, request.peer)?;
+        let path = GooglePath::parse(request.client_id.as_str());
+        let path = path.filter(|path| {
+            path.registry == realm.record.name.as_str() && self.realm_of_path(*path).is_some()
+        });
+        self.admit(&realm, proof, request.client_id, path).await.map(Verdict::connected)
     }
 
-    async fn connect_by_jwt(&self, request: &ConnectRequest<'_>, jwt: &[u8]) -> Result<Connected, Refusal> {
+    /// A device JWT or an access token, in the place of a password. `proof_line`: of the key that the token is bound
+    /// to, in a renewal.
+    pub(crate) async fn prove_by_token(
+        &self,
+        request: &ConnectRequest<'_>,
+        proof_line: Option<&[u8]>,
+    ) -> Result<(Arc<Realm>, Proof), Refusal> {
+        let token = request.password.unwrap_or_default();
+        if Credential::of(token) == Credential::OpaqueToken {
+            request.allows(Way::AccessToken)?;
+            return self.prove_by_opaque(request, token, proof_line).await;
+        }
         let bytes_max = self.inner.config.bridge_token_bytes_max;
         let path = GooglePath::parse(request.client_id.as_str());
         let path_realm = path.and_then(|path| self.realm_of_path(path));
-        let (realm, proof) = match ConnectJwt::parse(jwt, bytes_max) {
+        match ConnectJwt::parse(token, bytes_max) {
             Ok(token) => {
+                request.allows(Way::DeviceJwt)?;
                 let realm = match &path_realm {
                     Some(realm) => Arc::clone(realm),
                     None => self.realm_of_device_jwt(&token, request.listener_registry)?,
                 };
                 let project = path_realm.as_ref().and(path).map(|path| path.project);
                 let proof = self.prove_device_jwt(&realm, &token, request.client_id, project).await?;
-                (realm, proof)
+                Ok((realm, proof))
             }
             Err(of_another_type @ Refusal::Type { .. }) => {
-                let token = AccessToken::parse(jwt, bytes_max).map_err(|refusal| match refusal {
+                request.allows(Way::AccessToken)?;
+                let token = AccessToken::parse(token, bytes_max).map_err(|refusal| match refusal {
                     Refusal::Type { .. } => of_another_type,
                     other => other,
                 })?;
@@ -178,38 +286,33 @@ impl Admission {
                 if path_realm.as_ref().is_some_and(|wanted| wanted.record.name != realm.record.name) {
                     return Err(Refusal::NotProven(NotProven::UnknownIssuer));
                 }
-                let proof = self.prove_access_token(self.read_signed(None, &token)?).await?;
-                (realm, proof)
+                let read = self.read_signed(None, &token)?;
+                let proof = self.prove_access_token(request, read, proof_line).await?;
+                Ok((realm, proof))
             }
-            Err(refusal) => return Err(refusal),
-        };
-        self.charge_principal(&realm.record.name, proof.loaded.principal.uid, request.peer)?;
-        let path = path_realm.and(path);
-        self.admit(&realm, proof, request.client_id, path).await
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// The user name is the principal's name. A session by password has no end of its own: it ends with the
     /// password, a block, a revocation.
-    async fn connect_by_password(
-        &self,
-        request: &ConnectRequest<'_>,
-        password: &[u8],
-    ) -> Result<Connected, Refusal> {
-        let path = GooglePath::parse(request.client_id.as_str());
-        let path_realm = path.and_then(|path| self.realm_of_path(path));
-        let realm = match (&path_realm, request.listener_registry) {
-            (Some(realm), _) => Arc::clone(realm),
-            (None, Some(listener)) => self.known_realm(listener)?,
-            (None, None) => self.known_realm(&RegistryName::default_registry())?,
-        };
+    async fn prove_by_password(&self, request: &ConnectRequest<'_>) -> Result<(Arc<Realm>, Proof), Refusal> {
+        let realm = self.realm_of_request(request)?;
         let name = request.username.and_then(|name| PrincipalName::parse(name).ok());
         let loaded = self.candidate(&realm.record.name, name.as_ref()).await?;
-        self.verify_secret(loaded.as_deref(), password).await?;
+        self.verify_secret(loaded.as_deref(), request.password.unwrap_or_default()).await?;
         let loaded = loaded.expect("a password that fits is somebody's");
-        self.charge_principal(&realm.record.name, loaded.principal.uid, request.peer)?;
-        let proof =
-            Proof { loaded, scope: None, kid: None, ends_s: None, once: None, token: None, gateway: None };
-        self.admit(&realm, proof, request.client_id, path_realm.and(path)).await
+        Ok((realm, Proof::of(loaded)))
+    }
+
+    /// Where nothing else names a registry: that of the Google path, of the listener, or the default one.
+    pub(crate) fn realm_of_request(&self, request: &ConnectRequest<'_>) -> Result<Arc<Realm>, Refusal> {
+        let path = GooglePath::parse(request.client_id.as_str());
+        match (path.and_then(|path| self.realm_of_path(path)), request.listener_registry) {
+            (Some(realm), _) => Ok(realm),
+            (None, Some(listener)) => self.known_realm(listener),
+            (None, None) => self.known_realm(&RegistryName::default_registry()),
+        }
     }
 
     /// The registry that a Google path names, if it stands for that project and location.
@@ -267,35 +370,32 @@ impl Admission {
             token: once.token,
             until_s: Some(once.until_s),
         });
-        Ok(Proof {
-            loaded,
-            scope: None,
-            kid: Some(proof.kid),
-            ends_s: Some(proof.ends_s),
-            once,
-            token: None,
-            gateway: None,
-        })
+        Ok(Proof { kid: Some(proof.kid), ends_s: Some(proof.ends_s), once, ..Proof::of(loaded) })
     }
 
     /// An opaque token names no registry: the Google path does, or the listener.
-    async fn connect_by_opaque(
+    async fn prove_by_opaque(
         &self,
         request: &ConnectRequest<'_>,
         token: &[u8],
-    ) -> Result<Connected, Refusal> {
+        proof_line: Option<&[u8]>,
+    ) -> Result<(Arc<Realm>, Proof), Refusal> {
         let path = GooglePath::parse(request.client_id.as_str());
         let path_realm = path.and_then(|path| self.realm_of_path(path));
         let registry = path_realm.as_ref().map(|realm| &realm.record.name).or(request.listener_registry);
         let text = std::str::from_utf8(token).map_err(|_| Refusal::NotProven(NotProven::UnknownToken))?;
         let read = self.read_token(registry, text, self.inner.config.bridge_token_bytes_max).await?;
         let realm = Arc::clone(&read.realm);
-        let proof = self.prove_access_token(read).await?;
-        self.charge_principal(&realm.record.name, proof.loaded.principal.uid, request.peer)?;
-        self.admit(&realm, proof, request.client_id, path_realm.and(path)).await
+        let proof = self.prove_access_token(request, read, proof_line).await?;
+        Ok((realm, proof))
     }
 
-    async fn prove_access_token(&self, read: ReadToken) -> Result<Proof, Refusal> {
+    async fn prove_access_token(
+        &self,
+        request: &ConnectRequest<'_>,
+        read: ReadToken,
+        proof_line: Option<&[u8]>,
+    ) -> Result<Proof, Refusal> {
         let ReadToken { realm, claims, mark, .. } = read;
         if claims.audience != realm.record.bridge_audience {
             return Err(Refusal::OtherService);
@@ -308,32 +408,89 @@ impl Admission {
             }
             None => None,
         };
-        // What it is bound to cannot be proven in CONNECT, so nobody but its owner is sure to hold it.
-        if claims.confirmation.is_some() {
-            return Err(Refusal::Binding(
-                "a bound token opens no MQTT session yet; ask for a plain one".into(),
-            ));
-        }
+        let proven = match &claims.confirmation {
+            None => false,
+            Some(confirmation) => {
+                self.judge_confirmation(request, &loaded, confirmation, proof_line)?;
+                true
+            }
+        };
         Ok(Proof {
-            loaded,
             scope: claims.scope,
             kid: claims.akid,
             ends_s: Some(claims.expires_s),
-            once: None,
             token: Some(mark),
             gateway,
+            proven,
+            ..Proof::of(loaded)
         })
     }
 
+    /// Whether this connection proves what a token is bound to: its certificate does, or a signature over a value
+    /// that this connection alone has, and for this token alone.
+    ///
+    /// Source: RFC 8705 section 3; the signature is our own.
+    fn judge_confirmation(
+        &self,
+        request: &ConnectRequest<'_>,
+        loaded: &Loaded,
+        confirmation: &Confirmation,
+        proof_line: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
+        let refuse = |found: &str| Err(Refusal::Binding(found.to_owned()));
+        match confirmation {
+            Confirmation::Certificate(digest) => {
+                let peer = request.tls.and_then(|tls| tls.peer.as_ref());
+                let found = match peer {
+                    Some(PeerProof::Certificate(certificate)) => certificate.digest(),
+                    _ => None,
+                };
+                match found {
+                    Some(found) if found == *digest => Ok(()),
+                    Some(_) => {
+                        refuse("the connection has another client certificate than the token is bound to")
+                    }
+                    None => refuse("the token is bound to a certificate, and the connection has none"),
+                }
+            }
+            Confirmation::Key(thumbprint) => {
+                let Some(proof) = proof_line else {
+                    return refuse(
+                        "the token is bound to a key; connect by the method `ace` with a proof by that key, or with \
+                         a plain token",
+                    );
+                };
+                let Some(exporter) = request.tls.and_then(|tls| tls.refresh_exporter) else {
+                    return refuse("a proof needs TLS that ends at this server");
+                };
+                let kid = KeyId::parse(thumbprint).ok();
+                let key = kid.and_then(|kid| loaded.ring.usable(&kid, self.now_s()));
+                let Some(key) = key else { return Err(Refusal::KeyGone) };
+                let signature =
+                    std::str::from_utf8(proof).ok().and_then(|proof| base64url_decode(proof.trim_end()).ok());
+                let signed = [REFRESH_CONTEXT, exporter.as_slice()].concat();
+                match signature {
+                    Some(signature) if key.public.verify(&signed, &signature).is_ok() => Ok(()),
+                    _ => {
+                        refuse("the proof is not by the key that the token is bound to, over this connection")
+                    }
+                }
+            }
+            Confirmation::PopKey(_) | Confirmation::PopKeyId(_) | Confirmation::Sealed(_) => {
+                refuse("the token is bound to a key for the method `ace`; connect by that method")
+            }
+        }
+    }
+
     /// State, client id, one-time `jti`; then the session's end.
-    async fn admit(
+    pub(crate) async fn admit(
         &self,
         realm: &Realm,
         proof: Proof,
         client_id: &MqttClientId,
         path: Option<GooglePath<'_>>,
     ) -> Result<Connected, Refusal> {
-        let Proof { mut loaded, scope, kid, ends_s, once, token, gateway } = proof;
+        let Proof { mut loaded, scope, kid, ends_s, once, token, gateway, proven } = proof;
         let registry = &realm.record.name;
         judge_state(&loaded)?;
         let (kind, name) = (loaded.principal.kind, loaded.principal.name.clone());
@@ -383,6 +540,7 @@ impl Admission {
             gateway_generation: gateway.map(|gateway| gateway.generation),
             sessions_max: (kind == PrincipalKind::Device).then_some(DEVICE_SESSIONS_MAX),
             leading_slash: path.is_some(),
+            proven,
             generation: loaded.generation,
         })
     }
@@ -422,6 +580,7 @@ impl Admission {
             gateway_generation: None,
             sessions_max: None,
             leading_slash: false,
+            proven: false,
             generation: loaded.generation,
         })
     }

@@ -186,11 +186,13 @@ fn may_ask(caller: &Loaded, read: &ReadToken) -> bool {
     has_role(caller) || is_own(caller, read)
 }
 
-/// Source: RFC 7662 section 2.2, RFC 8693 section 4.1 (`act`), RFC 9449 section 6.2 (`cnf`).
+/// Source: RFC 7662 section 2.2, RFC 8693 section 4.1 (`act`), RFC 9449 section 6.2 and RFC 9201 section 4 (`cnf`).
 fn told(read: &ReadToken) -> Value {
     let claims = &read.claims;
-    let token_type = match claims.confirmation {
+    let token_type = match &claims.confirmation {
         Some(Confirmation::Key(_)) => "DPoP",
+        // RFC 9200 section 5.8.4.2.
+        Some(of_mqtt) if of_mqtt.is_for_mqtt() => "PoP",
         _ => "Bearer",
     };
     let mut body = json!({
@@ -208,10 +210,8 @@ fn told(read: &ReadToken) -> Value {
     if let Some(scope) = scope {
         body["scope"] = json!(scope);
     }
-    match &claims.confirmation {
-        Some(Confirmation::Key(thumbprint)) => body["cnf"] = json!({ "jkt": thumbprint }),
-        Some(Confirmation::Certificate(digest)) => body["cnf"] = json!({ "x5t#S256": digest }),
-        None => {}
+    if let Some(confirmation) = &claims.confirmation {
+        body["cnf"] = confirmation.to_json();
     }
     if let Some(actor) = &claims.actor {
         body["act"] = json!({ "sub": actor.name.as_str() });

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use drawbridge_identity::ace::SymmetricKey;
 use drawbridge_identity::{AccessClaims, ActedBy, AliasLogin, Asserted, Confirmation, Refusal};
-use drawbridge_jose::sha256;
+use drawbridge_jose::{base64url_encode, sha256};
 use drawbridge_names::{KeyId, PrincipalKind, PrincipalName};
 use drawbridge_policy::{Rights, TokenForm};
 use drawbridge_registry::{AddToken, KeptToken, TokenFormat};
@@ -81,6 +82,30 @@ pub(crate) struct Issuance<'a> {
     pub(crate) renews: Option<&'a ReadToken>,
 }
 
+/// What a token by RFC 9431 is to be.
+pub(crate) struct PopIssuance<'a> {
+    pub(crate) key: PopKeyWanted,
+    pub(crate) cnonce: Option<&'a str>,
+    /// In CBOR, if it is signed.
+    pub(crate) cwt: bool,
+}
+
+/// What it is to be bound to.
+pub(crate) enum PopKeyWanted {
+    /// A key that its holder has proven, or registered.
+    Proven(Confirmation),
+    /// One that is made here.
+    Symmetric,
+}
+
+/// A token, and what was made for it.
+pub(crate) struct Issued {
+    pub(crate) grant: TokenGrant,
+    pub(crate) symmetric: Option<SymmetricKey>,
+    /// The token if it is a CWT; [`TokenGrant::access_token`] is base64url of it.
+    pub(crate) cwt: Option<Vec<u8>>,
+}
+
 impl<'a> Issuance<'a> {
     /// All that the policy allows, to a client for itself.
     pub(crate) fn of(client: &'a Client, client_id: &'a str) -> Self {
@@ -104,11 +129,21 @@ impl<'a> Issuance<'a> {
 impl Admission {
     /// Issues a token, or says why not.
     pub(crate) async fn issue(&self, realm: &Realm, issuance: Issuance<'_>) -> Result<TokenGrant, Refusal> {
+        self.issue_bound(realm, issuance, None).await.map(|issued| issued.grant)
+    }
+
+    /// As [`Self::issue`]; `pop`: the token is one by RFC 9431, for the bridge.
+    pub(crate) async fn issue_bound(
+        &self,
+        realm: &Realm,
+        issuance: Issuance<'_>,
+        pop: Option<PopIssuance<'_>>,
+    ) -> Result<Issued, Refusal> {
         let Issuance { loaded, client_id, scope, resource, akid, asserted, .. } = issuance;
         let (record, principal) = (&realm.record, &loaded.principal);
         judge_state(loaded)?;
         // Whatever way it came: the aliases know no binding, and a gateway binds to its own key or to none.
-        if principal.settings.bound_tokens && issuance.confirmation.is_none() {
+        if principal.settings.bound_tokens && issuance.confirmation.is_none() && pop.is_none() {
             return Err(unbound());
         }
         let api_audience = realm.api_audience();
@@ -140,6 +175,23 @@ impl Admission {
         let expires_s = (now_s + life_s)
             .min(key_end_s.unwrap_or(u64::MAX))
             .min(issuance.expires_s_max.unwrap_or(u64::MAX));
+        let rules_want_opaque = match (&issuance.alias, rules.form) {
+            (Some(_), _) | (None, Some(TokenForm::Opaque)) => true,
+            (None, Some(TokenForm::Jwt)) => false,
+            (None, None) => record.settings.token_format == TokenFormat::Opaque,
+        };
+        let jti = random_id(&*self.inner.random);
+        let cwt = pop.as_ref().is_some_and(|pop| pop.cwt) && !rules_want_opaque;
+        let (confirmation, symmetric) = match &pop {
+            None => (issuance.confirmation, None),
+            Some(PopIssuance { key: PopKeyWanted::Proven(confirmation), .. }) => {
+                (Some(confirmation.clone()), None)
+            }
+            Some(PopIssuance { key: PopKeyWanted::Symmetric, .. }) => {
+                let (key, sealed) = self.symmetric_key(realm, &jti, cwt);
+                (Some(Confirmation::Sealed(sealed)), Some(key))
+            }
+        };
         let claims = AccessClaims {
             issuer: record.issuer.clone(),
             subject: principal.name.clone(),
@@ -147,27 +199,26 @@ impl Admission {
             audience: if for_bridge { record.bridge_audience.clone() } else { api_audience },
             issued_s: now_s,
             expires_s,
-            jti: random_id(&*self.inner.random),
+            jti,
             scope,
             uid: principal.uid,
             epoch: principal.epoch,
             akid: akid.cloned(),
-            confirmation: issuance.confirmation,
+            confirmation,
             actor: issuance.actor,
             alias: issuance.alias,
+            cnonce: pop.as_ref().and_then(|pop| pop.cnonce).map(str::to_owned),
         };
-        let is_opaque = match (&claims.alias, rules.form) {
-            (Some(_), _) | (None, Some(TokenForm::Opaque)) => true,
-            (None, Some(TokenForm::Jwt)) => false,
-            (None, None) => record.settings.token_format == TokenFormat::Opaque,
-        };
-        let access_token = if is_opaque {
-            self.keep_token(realm, &claims, issuance.renews).await?
+        let (access_token, cwt) = if rules_want_opaque {
+            (self.keep_token(realm, &claims, issuance.renews).await?, None)
+        } else if cwt {
+            let signed = realm.keys.current().issue_cwt(&claims)?;
+            (base64url_encode(&signed), Some(signed))
         } else {
             let signed = realm.keys.current().issue(&claims);
-            signed.map_err(|error| Refusal::Unavailable(error.to_string()))?
+            (signed.map_err(|error| Refusal::Unavailable(error.to_string()))?, None)
         };
-        Ok(TokenGrant {
+        let grant = TokenGrant {
             access_token,
             expires_in_s: expires_s.saturating_sub(now_s),
             scope: claims.scope,
@@ -177,7 +228,8 @@ impl Admission {
             kid: claims.akid,
             confirmation: claims.confirmation,
             alias_words: claims.alias.map(|alias| alias.words),
-        })
+        };
+        Ok(Issued { grant, symmetric, cwt })
     }
 
     /// Draws an opaque token and keeps what it says.

@@ -9,6 +9,7 @@
 //! watcher finds it and then asks [`Admission::still_good`]: so either the watcher finds the session or
 //! the question finds the change, and no blocked device stays connected.
 
+mod ace;
 mod admin_token;
 mod audit;
 mod background;
@@ -22,10 +23,12 @@ mod client_id;
 mod clock;
 mod config;
 mod connect;
+mod connect_ace;
 mod enrol;
 mod error;
 mod exchange;
 mod gateways;
+mod handshake;
 mod import;
 mod introspect;
 mod issue;
@@ -44,6 +47,7 @@ mod policies;
 mod proofs;
 mod registries;
 mod renew;
+mod renew_session;
 mod roles;
 mod scope;
 mod seal;
@@ -53,6 +57,7 @@ mod stats;
 mod tokens;
 mod turns;
 mod watch;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -63,6 +68,7 @@ use drawbridge_jose::{Algorithm, PublicKey};
 use drawbridge_names::{KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
 use drawbridge_registry::{AuditEntry, JtiMark, JtiOutcome, Key, KeyState, Store, StoreError};
 
+pub use ace::{AceGrant, AceLogin};
 pub use admin_token::ADMIN_TOKEN_PREFIX;
 pub use audit::{CHECKPOINT_ACTION, CHECKPOINT_TYP, SUMMARY_ACTION};
 pub use bearer::{Audience, Authorized, Caller};
@@ -72,7 +78,7 @@ pub use challenge::Challenge;
 pub use client::{ClientCertificate, ClientCredential};
 pub use clock::{Clock, Random};
 pub use config::AdmissionConfig;
-pub use connect::{ConnectRequest, Connected};
+pub use connect::{Challenged, ConnectRequest, Connected, Verdict};
 pub use drawbridge_identity::{NotProven, Refusal};
 pub use enrol::{
     ENROLMENT_TOKEN_PREFIX, NewEnrolment, Permission, REGISTRATION_TOKEN_PREFIX, RegisterRequest, Registered,
@@ -92,12 +98,14 @@ pub use login::LoginRequest;
 pub use operate::{NewApplication, NewDevice};
 pub use policies::CanAnswer;
 pub use registries::{NewRegistry, RegistryChange};
+pub use renew_session::{NewCredential, SessionRenewal};
 pub use scope::{ApiWord, ApiWords};
 pub use seal::{AesSeal, Seal, SealFault, SecretPlace};
 pub use standing::Standing;
 pub use stats::AdmissionStats;
 pub use tokens::TokenMark;
 pub use watch::{EndReason, SessionsEnd, Watcher};
+pub use ways::{ACE_METHOD, PeerProof, TOKEN_METHODS, TlsFacts, TlsVersion, Way, Ways, refresh_context};
 
 use cache::{Cache, Loaded};
 use limits::Limits;
@@ -187,6 +195,7 @@ struct Inner {
     proofs: Proofs,
     limits: Limits,
     desk: audit::Desk,
+    ace: ace::Ace,
 }
 
 impl std::fmt::Debug for Admission {
@@ -211,6 +220,7 @@ impl Admission {
     ) -> Result<Self, AdmissionError> {
         let inner = Inner {
             desk: audit::Desk::default(),
+            ace: ace::Ace::default(),
             limits: Limits::new(&settings.limits, clock.instant()),
             cache: Cache::new(settings.principals_cached_max),
             passwords: Passwords::new(&settings, &*random),

@@ -21,11 +21,11 @@ pub struct CanAnswer {
 }
 
 impl Admission {
-    /// Sets a policy, if its text is one; answers its revision. Sessions that live by it end and may
+    /// Sets a policy, if its text is one and its own tests pass; answers its revision. Sessions that live by it end and may
     /// come again at once.
     ///
     /// # Errors
-    /// [`AdmissionError::Policy`] names every fault of the text; nothing has changed then (I13).
+    /// [`AdmissionError::Policy`] names every fault of the text, or every test that fails; nothing has changed then (I13).
     pub async fn set_policy(
         &self,
         registry: &RegistryName,
@@ -34,7 +34,7 @@ impl Admission {
         actor: &Actor,
     ) -> Result<u64, AdmissionError> {
         self.must_exist(registry)?;
-        Policy::parse(name, source)?;
+        Policy::parse(name, source)?.run_tests()?;
         let detail = serde_json::json!({ "bytes": source.len() });
         let audit = self.audit(actor, "policy.set", name.as_str(), &detail);
         let revision = self.inner.store.set_policy(registry, name, source, self.now_s(), audit).await?;

@@ -17,10 +17,13 @@ use crate::{Actor, Admission, AdmissionError};
 /// The name of the policy that `device add` attaches.
 pub(crate) const DEVICE_POLICY: &str = "device";
 /// The secrets that are kept sealed.
-pub(crate) const SEALED_SECRETS: [&str; 2] = [ISSUER_KEYS, NONCE_KEY];
+pub(crate) const SEALED_SECRETS: [&str; 3] = [ISSUER_KEYS, NONCE_KEY, ACE_KEY];
 /// The secret of the nonces: a version byte, then 32 random bytes.
 const NONCE_KEY: &str = "nonce-key";
-const NONCE_KEY_VERSION: u8 = 1;
+/// The secret that seals symmetric keys in tokens by RFC 9431; of the same form.
+const ACE_KEY: &str = "ace-key";
+/// The version of both.
+const RANDOM_KEY_VERSION: u8 = 1;
 
 /// A registry to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +81,8 @@ pub(crate) struct Realm {
     pub(crate) revoked: Arc<RevokedJtis>,
     /// What opaque tokens were renewed by.
     pub(crate) renewed: Arc<RenewedTokens>,
+    /// Seals the symmetric keys in tokens by RFC 9431.
+    pub(crate) ace_key: Arc<Zeroizing<[u8; 32]>>,
 }
 
 impl Realm {
@@ -178,7 +183,8 @@ impl Admission {
         let store = &self.inner.store;
         let keys = self.kept_issuer_keys(&record).await?;
         let revoked = store.revoked_jtis(&record.name, self.now_s()).await?;
-        let nonces = self.nonces(&record.name).await?;
+        let nonces = Nonces::new(&*self.random_key(&record.name, NONCE_KEY).await?);
+        let ace_key = Arc::new(self.random_key(&record.name, ACE_KEY).await?);
         let template = PolicyName::parse(DEVICE_POLICY).expect("`device` is a policy name");
         if store.policy(&record.name, &template).await?.is_none() {
             let detail = serde_json::json!({ "template": true });
@@ -190,7 +196,7 @@ impl Admission {
         let record = Arc::new(record);
         let (nonces, revoked) = (Arc::new(nonces), Arc::new(RevokedJtis::of(revoked)));
         let renewed = Arc::default();
-        let realm = Realm { record: Arc::clone(&record), keys, nonces, revoked, renewed };
+        let realm = Realm { record: Arc::clone(&record), keys, nonces, revoked, renewed, ace_key };
         let mut realms = self.inner.realms.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut changed = (**realms).clone();
         changed.insert(record.name.clone(), Arc::new(realm));
@@ -198,22 +204,26 @@ impl Admission {
         Ok(record)
     }
 
-    /// The secret of a registry's nonces, made at the first start.
-    async fn nonces(&self, registry: &RegistryName) -> Result<Nonces, AdmissionError> {
+    /// A secret of a registry, made at the first start.
+    async fn random_key(
+        &self,
+        registry: &RegistryName,
+        name: &str,
+    ) -> Result<Zeroizing<[u8; 32]>, AdmissionError> {
         let make = || {
             let mut value = Zeroizing::new(vec![0; 33]);
             self.inner.random.fill(&mut value[1..]);
-            value[0] = NONCE_KEY_VERSION;
+            value[0] = RANDOM_KEY_VERSION;
             value
         };
-        let kept = self.sealed_or_insert(registry, NONCE_KEY, make).await?;
+        let kept = self.sealed_or_insert(registry, name, make).await?;
         let secret = match kept.split_first() {
-            Some((&NONCE_KEY_VERSION, secret)) => <&[u8; 32]>::try_from(secret).ok(),
+            Some((&RANDOM_KEY_VERSION, secret)) => <[u8; 32]>::try_from(secret).ok(),
             _ => None,
         };
         let secret =
-            secret.ok_or_else(|| AdmissionError::Secret(format!("{NONCE_KEY} has an unknown version")))?;
-        Ok(Nonces::new(secret))
+            secret.ok_or_else(|| AdmissionError::Secret(format!("{name} has an unknown version")))?;
+        Ok(Zeroizing::new(secret))
     }
 
     /// Changes what a registry works with, for every request from now on.

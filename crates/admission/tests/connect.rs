@@ -172,7 +172,7 @@ async fn i14_no_credential_is_taken_without_confidentiality_and_nobody_gets_in_w
         if bare {
             request.anonymous_as = Some(&backend);
         }
-        world.admission.connect(request).await
+        world::connected(world.admission.connect(request).await)
     };
     let before = world.checks();
     assert_eq!(judge(&|r| r.confidential = false).await.expect_err("plain"), Refusal::NotConfidential);

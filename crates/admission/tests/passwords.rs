@@ -43,7 +43,7 @@ async fn login(world: &World, client_id: &str, secret: &str) -> Result<TokenGran
 async fn connect(world: &World, username: Option<&str>, password: &[u8]) -> Result<Connected, Refusal> {
     let client_id = MqttClientId::parse("").expect("empty");
     let request = drawbridge_admission::ConnectRequest { username, ..request(&client_id, Some(password)) };
-    world.admission.connect(request).await
+    world::connected(world.admission.connect(request).await)
 }
 
 fn password_checks(world: &World) -> u64 {

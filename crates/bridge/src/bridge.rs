@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use drawbridge_admission::{Admission, Clock};
+use drawbridge_admission::{Admission, Clock, Ways};
 use drawbridge_broker::storage::Storage;
 use drawbridge_broker::{Directory, Interest, Shard, ShardConfig};
 use drawbridge_control::ControlPublishes;
@@ -13,6 +13,7 @@ use drawbridge_names::{PrincipalName, RegistryName};
 use mio::Poll;
 use tokio::sync::Notify;
 
+use crate::changes::Changes;
 use crate::driver::{Driver, WAKER};
 use crate::gate::{Gate, Places};
 use crate::handle::{BridgeHandle, Meter};
@@ -36,8 +37,10 @@ pub(crate) struct Shared {
     pub(crate) control: OnceLock<Arc<dyn ControlPublishes>>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) storage: Option<Arc<dyn Storage>>,
-    /// Those of the listeners, then that of WebSocket.
+    /// Those of the listeners, then those of WebSocket.
     pub(crate) doors: Vec<Door>,
+    /// How many of them are of listeners.
+    pub(crate) listeners: usize,
     pub(crate) connections: Places,
     /// Of these, those that wait until their address has room.
     pub(crate) patients: Places,
@@ -62,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) statistics_wanted: Arc<Notify>,
     /// Numbers the orders.
     pub(crate) orders: AtomicU64,
+    /// The order of what shards are told of principals.
+    pub(crate) changes: Changes,
 }
 
 /// A way in as all shards see it: a listener, or the upgrade to WebSocket.
@@ -74,11 +79,13 @@ pub(crate) struct Door {
     pub(crate) confidential: bool,
     pub(crate) anonymous_as: Option<PrincipalName>,
     pub(crate) registry: Option<RegistryName>,
+    pub(crate) ways: Ways,
     pub(crate) gate: Gate,
 }
 
 impl Door {
-    fn new(config: &BridgeConfig, listener: Option<&Listener>) -> Self {
+    /// Of a listener, or of one of the places of WebSocket, where these ways are open.
+    fn new(config: &BridgeConfig, listener: Option<&Listener>, web_socket_ways: Ways) -> Self {
         let (tls, https, anonymous_as) = match listener.map(|listener| &listener.kind) {
             Some(ListenerKind::Tls(config)) => (Some(ServerTls::fixed(Arc::clone(config))), None, None),
             Some(ListenerKind::ByHello { tls, https }) => (Some(Arc::clone(tls)), https.clone(), None),
@@ -91,6 +98,7 @@ impl Door {
             https,
             anonymous_as,
             registry: listener.and_then(|listener| listener.registry.clone()),
+            ways: listener.map_or(web_socket_ways, |listener| listener.ways),
             gate: Gate::new(config.unauthenticated_max, config.unauthenticated_per_address_max),
         }
     }
@@ -129,8 +137,10 @@ impl Bridge {
             polls.push(poll);
         }
         let durable = config.storage.take();
-        let listeners = config.listeners.iter().map(Some);
-        let doors = listeners.chain([None]).map(|listener| Door::new(&config, listener)).collect();
+        let listeners =
+            config.listeners.iter().map(|listener| Door::new(&config, Some(listener), listener.ways));
+        let web_sockets = config.web_socket_ways.iter().map(|ways| Door::new(&config, None, *ways));
+        let doors = listeners.chain(web_sockets).collect();
         let directory = Arc::new(Directory::new());
         let started_ms = clock.now_ms();
         let shared = Arc::new(Shared {
@@ -141,6 +151,7 @@ impl Bridge {
             directory: Arc::clone(&directory),
             storage: durable.as_ref().map(|durable| Arc::clone(&durable.storage)),
             doors,
+            listeners: config.listeners.len(),
             connections: Places::new(connections_max),
             // Who waits must not take all that is left for others.
             patients: Places::new(config.address_queue_max.min(connections_max / 2)),
@@ -158,6 +169,7 @@ impl Bridge {
             sessions: AtomicUsize::new(0),
             statistics_wanted: Arc::default(),
             orders: AtomicU64::new(0),
+            changes: Changes::default(),
         });
         let interest = Arc::new(match &durable {
             Some(durable) => Interest::restored(config.shards, &durable.restored.image),

@@ -4,13 +4,14 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
 
+use drawbridge_admission::TlsFacts;
 use drawbridge_names::RegistryName;
 use mio::net::TcpStream;
 use rustls::ServerConfig;
 use rustls::server::Accepted;
 
 use crate::error::Turned;
-use crate::tls::{Fed, Tls, TlsParts};
+use crate::tls::{Fed, Tls};
 use crate::websocket::{self, FRAME_BYTES_MAX, FrameReader, data_header};
 
 /// Most bytes taken from a socket by one `read`.
@@ -157,23 +158,17 @@ impl Channel {
         if let Self::Tls(_, tls) = self { tls.take_registry() } else { None }
     }
 
-    /// What is known of the TLS of this connection; `None` without it, and until its handshake is done.
-    #[expect(dead_code, reason = "admission is told with the next change of `carry_out.rs`")]
-    pub(crate) fn tls_parts(&self) -> Option<TlsParts> {
-        self.tls()?.parts()
+    /// Whether the client has chosen the protocol of those who log in with their certificate alone.
+    pub(crate) fn is_by_certificate(&self) -> bool {
+        matches!(self, Self::Tls(_, tls) if tls.is_by_certificate())
     }
 
-    /// What a renewal signs over that is bound to its token. `token_sha256`: of the token's bytes.
-    #[expect(dead_code, reason = "admission is told with the next change of `carry_out.rs`")]
-    pub(crate) fn refresh_exporter(&self, token_sha256: &[u8; 32]) -> Option<[u8; 32]> {
-        self.tls()?.refresh_exporter(token_sha256)
-    }
-
-    fn tls(&self) -> Option<&Tls> {
+    /// What TLS says of the connection; `None` without TLS of our own. `renewal`: the new token, if one has come.
+    pub(crate) fn tls_facts(&self, renewal: Option<&[u8]>) -> Option<TlsFacts> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(_, tls) => Some(tls),
-            Self::WebSocket(_, inside) => Some(&inside.tls),
+            Self::Tls(_, tls) => tls.facts(renewal),
+            Self::WebSocket(_, inside) => inside.tls.facts(renewal),
         }
     }
 

@@ -7,6 +7,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
+use drawbridge_admission::Ways;
 use drawbridge_names::{PrincipalName, RegistryName};
 use rustls::server::Accepted;
 
@@ -41,6 +42,9 @@ pub struct BridgeConfig {
     pub logins_max: usize,
     /// Connections in all. Default: the soft limit of open files at start, less a reserve.
     pub connections_max: Option<usize>,
+    /// The ways in that are open over WebSocket, at each place where HTTPS is served
+    /// ([`crate::BridgeHandle::reserve_web_socket_at`]). Default: one place with [`Ways::default`].
+    pub web_socket_ways: Vec<Ways>,
     /// How often the numbers below `$SYS` are published to those who may listen and do; zero: never. Default 10 s.
     pub statistics_interval: Duration,
     /// Where sessions and messages outlive the process. Default none: no session outlives its connection.
@@ -64,6 +68,7 @@ impl Default for BridgeConfig {
             handshakes_waiting_max: 512,
             logins_max: 1024,
             connections_max: None,
+            web_socket_ways: vec![Ways::default()],
             statistics_interval: Duration::from_secs(10),
             storage: None,
             shard: drawbridge_broker::ShardConfig::default(),
@@ -80,6 +85,8 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// The registry of clients that name none by client id or token; `None` for the default one.
     pub registry: Option<RegistryName>,
+    /// The ways in that are open here.
+    pub ways: Ways,
 }
 
 /// Where the connections of a shared listener go whose clients speak HTTPS.

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::bridge::Shared;
 use crate::driver::{Arrival, Counted};
+use crate::error::Turned;
 use crate::inbox::ToShard;
 use crate::journal::Counts;
 
@@ -182,8 +183,24 @@ impl BridgeHandle {
         &self,
         peer: SocketAddr,
     ) -> Result<WebSocketPlace, (&'static str, &'static str)> {
-        // The last door.
-        let door = self.shared.doors.len() - 1;
+        self.reserve_web_socket_at(peer, 0)
+    }
+
+    /// As [`Self::reserve_web_socket`], at one of many places where HTTPS is served: a number of
+    /// [`crate::BridgeConfig::web_socket_ways`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reserve_web_socket_at(
+        &self,
+        peer: SocketAddr,
+        place: usize,
+    ) -> Result<WebSocketPlace, (&'static str, &'static str)> {
+        let door = self.shared.listeners + place;
+        if door >= self.shared.doors.len() {
+            let turned = Turned::ListenerFull { max: 0 };
+            return Err((turned.code(), turned.word()));
+        }
         let counted =
             Counted::stranger(&self.shared, door, peer).map_err(|turned| (turned.code(), turned.word()))?;
         Ok(WebSocketPlace { counted })
@@ -197,15 +214,17 @@ impl BridgeHandle {
     }
 
     /// Ends the sessions of a principal whose rights have changed; what it left behind (retained
-    /// messages, its will) is judged by the new ones, or by none when they cannot be had.
+    /// messages, its will) is judged by the new ones, or by none when they cannot be had. Never told behind a later
+    /// change of the same principal.
     pub(crate) async fn policy_changed_for(
         &self,
         registry: &RegistryName,
         uid: Uid,
         name: Option<PrincipalName>,
     ) {
-        let rights = self.rights_of(registry, uid, name).await;
-        self.end_sessions(&Ended::Policy { registry: registry.clone(), uid, rights });
+        let ask = || self.rights_of(registry, uid, name.clone());
+        let tell = |rights| self.end_sessions(&Ended::Policy { registry: registry.clone(), uid, rights });
+        self.shared.changes.ask_and_tell(uid, ask, tell).await;
     }
 
     /// What a principal may do by its policy now; `None` when that cannot be had.
@@ -258,6 +277,8 @@ impl Watcher for BridgeHandle {
                     EndReason::Deleted => Ended::Principal { registry, uid, why: EndedWhy::Deleted },
                     EndReason::PolicyChanged => {
                         let handle = self.clone();
+                        // From here on, what is still asked because of an earlier change is out of date.
+                        self.shared.changes.tell(Some(uid), || ());
                         self.shared.runtime.spawn(async move {
                             handle.policy_changed_for(&registry, uid, None).await;
                         });
@@ -285,13 +306,24 @@ impl Watcher for BridgeHandle {
                 end: TicketEnd::IssuerKey(kid.clone()),
             },
             SessionsEnd::Policy { registry, policy } => {
-                for inbox in &self.shared.inboxes {
-                    inbox.push(ToShard::PolicyChanged { registry: registry.clone(), policy: policy.clone() });
-                }
+                self.shared.changes.tell(None, || {
+                    for inbox in &self.shared.inboxes {
+                        inbox.push(ToShard::PolicyChanged {
+                            registry: registry.clone(),
+                            policy: policy.clone(),
+                        });
+                    }
+                });
                 return;
             }
         };
-        self.end_sessions(&ended);
+        match event {
+            SessionsEnd::Principal { uid, .. } => {
+                self.shared.changes.tell(Some(*uid), || self.end_sessions(&ended));
+            }
+            // Nothing is asked because of these.
+            _ => self.end_sessions(&ended),
+        }
     }
 
     fn sessions(&self, registry: &RegistryName, uid: Uid) -> usize {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use drawbridge_admission::{Connected, TokenMark};
 use drawbridge_broker::storage::{MessageId, SessionId};
 use drawbridge_broker::{
-    Admitted, ConnId, ControlAck, Crossing, Ended, Figures, Message, Order, OrderOutcome, Refused,
+    Admitted, Asked, ConnId, ControlAck, Crossing, Ended, Figures, Message, Order, OrderOutcome, Refused,
     RegistryStats, Ticket,
 };
 use drawbridge_mqtt::codec::ReasonCode;
@@ -26,6 +26,10 @@ pub(crate) type Standing = ((RegistryName, Uid), Option<Arc<Rights>>);
 pub(crate) enum ToShard {
     /// What admission said of a CONNECT. Stale when the connection is gone.
     Answer { conn: ConnId, answer: Result<Box<Connected>, TurnedAway> },
+    /// The same of a new credential for an open session.
+    Renewed { conn: ConnId, answer: Result<Box<Connected>, TurnedAway> },
+    /// Admission wants this answered first.
+    Challenge { conn: ConnId, asked: Asked, challenge: Vec<u8> },
     /// What control said of a client's publish; of a will nobody waits for the answer.
     ControlDone { conn: ConnId, ack: Option<ControlAck>, result: Result<(), ControlRefused> },
     /// A message from the server; `reply` hears what became of it.
@@ -195,6 +199,7 @@ pub(crate) fn admitted(connected: Connected) -> Admitted {
             .sessions_max
             .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
         leading_slash: connected.leading_slash,
+        proven: connected.proven,
         ticket: connected.token.map(|token| {
             let TokenMark { token, issuer_kid, gateway } = token;
             Box::new(Ticket { token, issuer_kid, gateway })

@@ -11,6 +11,7 @@
 //! tokio runtime and come back through the shard's inbox. Why so: `docs/decisions/0005`.
 
 mod bridge;
+mod changes;
 mod channel;
 mod client_certificate;
 mod config;

@@ -445,7 +445,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::time::Instant;
 
-    use drawbridge_admission::Clock;
+    use drawbridge_admission::{Clock, PeerProof, TlsFacts, TlsVersion, refresh_context};
     use rcgen::{CertificateParams, KeyPair};
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
@@ -455,7 +455,7 @@ mod tests {
     use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
 
     use super::*;
-    use crate::tls::{Fed, PeerPart, Tls, TlsParts};
+    use crate::tls::{Fed, Tls};
 
     const LATER_S: u64 = 86_400;
 
@@ -615,8 +615,8 @@ mod tests {
     }
 
     impl Met {
-        fn parts(&self) -> TlsParts {
-            self.server.parts().expect("the handshake is done")
+        fn facts(&self) -> TlsFacts {
+            self.server.facts(Some(b"a token")).expect("the handshake is done")
         }
         fn leaf(&self) -> Vec<u8> {
             self.client.peer_certificates().expect("shown")[0].to_vec()
@@ -675,28 +675,31 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_handshake_are_what_both_sides_know() {
+    fn the_facts_of_a_handshake_are_what_both_sides_know() {
         for (version, asks) in [(&TLS13, true), (&TLS12, false), (&TLS12, true)] {
             let settings = TlsSettings { tls12_certificates: asks, ..settings() };
             let server = ServerTls::new(settings, &[shown("own", &["localhost"], None)]).expect("TLS");
             let met = meet(&server, &client(version, &Shows::Certificate, &[]), "localhost").expect("met");
-            let parts = met.parts();
-            assert_eq!((parts.is_tls13, parts.resumed), (std::ptr::eq(version, &TLS13), false));
+            let facts = met.facts();
             assert_eq!(
-                matches!(parts.peer, Some(PeerPart::Certificate(_))),
+                (facts.version == TlsVersion::V13, facts.resumed),
+                (std::ptr::eq(version, &TLS13), false)
+            );
+            assert_eq!(
+                matches!(facts.peer, Some(PeerProof::Certificate(_))),
                 asks,
                 "asked in {version:?}: {asks}"
             );
             let exported = |label: &[u8], context: &[u8]| {
                 met.client.export_keying_material([0; 32], label, Some(context)).expect("exported")
             };
-            assert_eq!(parts.ace_exporter, Some(exported(b"EXPORTER-ACE-MQTT-Sign-Challenge", b"")));
-            assert_eq!(parts.channel_binding, Some(exported(b"EXPORTER-Channel-Binding", b"")));
-            let bound = met.server.refresh_exporter(&[9; 32]);
-            assert_eq!(bound, Some(exported(b"EXPORTER-drawbridge-refresh", &[9; 32])));
+            assert_eq!(facts.ace_exporter, Some(exported(b"EXPORTER-ACE-MQTT-Sign-Challenge", b"")));
+            assert_eq!(facts.channel_binding, Some(exported(b"EXPORTER-Channel-Binding", b"")));
+            let bound = exported(b"EXPORTER-drawbridge-refresh", &refresh_context(b"a token"));
+            assert_eq!(facts.refresh_exporter, Some(bound));
         }
         let server = ServerTls::new(settings(), &[shown("own", &["localhost"], None)]).expect("TLS");
-        assert_eq!(Tls::new(&server, 65_536).expect("a server").parts(), None, "before the handshake");
+        assert_eq!(Tls::new(&server, 65_536).expect("a server").facts(None), None, "before the handshake");
     }
 
     #[test]
@@ -747,7 +750,7 @@ mod tests {
                 match (&met, wanted) {
                     (Ok(met), Ok(wanted)) => {
                         assert_eq!(met.client.alpn_protocol(), wanted, "{alpn:?}");
-                        assert_eq!(met.parts().by_certificate, wanted == Some(b"x-amzn-mqtt-ca"));
+                        assert_eq!(met.server.is_by_certificate(), wanted == Some(b"x-amzn-mqtt-ca"));
                     }
                     (Err(found), Err(wanted)) => assert!(found.starts_with(wanted), "{alpn:?}: {found}"),
                     (met, wanted) => panic!("{https} {alpn:?}: {:?} against {wanted:?}", met.as_ref().err()),
@@ -801,19 +804,19 @@ mod tests {
             .map(|own| ServerTls::new(with_tickets(&clock), &[own]).expect("TLS"));
         let config = client(&TLS13, &Shows::Certificate, &[b"mqtt"]);
         let first = meet(&here, &config, "localhost").expect("met");
-        assert!(!first.parts().resumed);
+        assert!(!first.facts().resumed);
         assert_eq!(first.client.tls13_tickets_received(), 1, "one ticket");
         let ticket = *first.records.last().expect("the last record of the server has it");
         let second = meet(&there, &config, "localhost").expect("met");
-        assert!(second.parts().resumed);
-        assert_eq!(second.parts().peer, first.parts().peer, "what it had proven comes with the ticket");
-        assert_ne!(second.parts().channel_binding, first.parts().channel_binding);
+        assert!(second.facts().resumed);
+        assert_eq!(second.facts().peer, first.facts().peer, "what it had proven comes with the ticket");
+        assert_ne!(second.facts().channel_binding, first.facts().channel_binding);
         assert!(ticket < 700, "{ticket} bytes for a ticket with a certificate");
         let anonymous = client(&TLS13, &Shows::Nothing, &[b"mqtt"]);
         let ticket = *meet(&here, &anonymous, "localhost").expect("met").records.last().expect("records");
         assert!(ticket < 300, "{ticket} bytes for a ticket without");
         clock.0.fetch_add(LATER_S * 1000, Relaxed);
-        assert!(!meet(&there, &config, "localhost").expect("met").parts().resumed, "a day later");
+        assert!(!meet(&there, &config, "localhost").expect("met").facts().resumed, "a day later");
     }
 
     #[test]
@@ -842,11 +845,11 @@ mod tests {
             let config = client(&TLS13, &Shows::Nothing, &[b"mqtt"]);
             meet(&start, &config, "localhost").expect("met");
             let met = meet(&there, &config, "localhost").expect("met");
-            assert_eq!(met.parts().resumed, is_resumed, "{what}");
+            assert_eq!(met.facts().resumed, is_resumed, "{what}");
         }
         let config = client(&TLS12, &Shows::Nothing, &[b"mqtt"]);
         for _ in 0..2 {
-            assert!(!meet(&start, &config, "localhost").expect("met").parts().resumed);
+            assert!(!meet(&start, &config, "localhost").expect("met").facts().resumed);
         }
     }
 
@@ -860,10 +863,10 @@ mod tests {
         let config = client(&TLS13, &Shows::RawKey, &[b"mqtt"]);
         let met = meet(&server, &config, "localhost").expect("met");
         assert_eq!(met.leaf(), raw.identity.shown());
-        let Some(PeerPart::RawKey(spki)) = met.parts().peer else { panic!("{:?}", met.parts()) };
+        let Some(PeerProof::RawKey(spki)) = met.facts().peer else { panic!("{:?}", met.facts()) };
         assert!(spki.len() == 91, "SubjectPublicKeyInfo of P-256");
         let again = meet(&server, &config, "localhost").expect("met");
-        assert_eq!((again.parts().resumed, again.parts().peer), (true, Some(PeerPart::RawKey(spki))));
+        assert_eq!((again.facts().resumed, again.facts().peer), (true, Some(PeerProof::RawKey(spki))));
         for (version, shows) in
             [(&TLS13, Shows::Certificate), (&TLS13, Shows::Nothing), (&TLS12, Shows::Nothing)]
         {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, BufRead, IoSlice, Write};
 use std::sync::Arc;
 
+use drawbridge_admission::{ClientCertificate, PeerProof, TlsFacts, TlsVersion, refresh_context};
 use drawbridge_names::RegistryName;
 use rustls::server::{Accepted, ServerConnection};
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
@@ -52,34 +53,6 @@ pub(crate) enum Fed {
     /// The client speaks HTTPS: somebody else goes on with the handshake.
     Https(Box<(Accepted, Arc<ServerConfig>)>),
 }
-
-/// What TLS has found out about a connection whose handshake is done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TlsParts {
-    pub(crate) is_tls13: bool,
-    /// The peer has proven nothing on this connection: what is in `peer` it had proven on an earlier one.
-    pub(crate) resumed: bool,
-    pub(crate) peer: Option<PeerPart>,
-    /// The client named the protocol of those who log in with their certificate (`x-amzn-mqtt-ca`).
-    pub(crate) by_certificate: bool,
-    /// RFC 9431 section 2.2.3.
-    pub(crate) ace_exporter: Option<[u8; 32]>,
-    /// RFC 9266.
-    pub(crate) channel_binding: Option<[u8; 32]>,
-}
-
-/// What the peer has proven to hold the private key of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum PeerPart {
-    /// DER, its own first. Never empty.
-    Certificate(Vec<Vec<u8>>),
-    /// SubjectPublicKeyInfo, DER.
-    RawKey(Vec<u8>),
-}
-
-const EXPORTER_ACE: &[u8] = b"EXPORTER-ACE-MQTT-Sign-Challenge";
-const EXPORTER_CHANNEL_BINDING: &[u8] = b"EXPORTER-Channel-Binding";
-const EXPORTER_REFRESH: &[u8] = b"EXPORTER-drawbridge-refresh";
 
 impl Tls {
     /// `handshake_bytes_max`: ciphertext accepted until the handshake is done.
@@ -187,32 +160,39 @@ impl Tls {
         self.registry.take()
     }
 
-    /// What is known of this connection; `None` until the handshake is done.
-    pub(crate) fn parts(&self) -> Option<TlsParts> {
+    /// Whether the client has chosen the protocol of those who log in with their certificate alone.
+    pub(crate) fn is_by_certificate(&self) -> bool {
+        self.session().is_some_and(|session| session.alpn_protocol() == Some(ALPN_MQTT_CERTIFICATE))
+    }
+
+    /// What is known of the connection; `None` until its handshake is done. `renewal`: the new token, if one has come.
+    pub(crate) fn facts(&self, renewal: Option<&[u8]>) -> Option<TlsFacts> {
         let session = self.session().filter(|session| !session.is_handshaking())?;
+        let version = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => TlsVersion::V12,
+            _ => TlsVersion::V13,
+        };
         let shown = session.peer_certificates().unwrap_or_default();
         let peer = shown.first().map(|first| match self.raw_keys {
-            true => PeerPart::RawKey(first.to_vec()),
-            false => PeerPart::Certificate(shown.iter().map(|der| der.to_vec()).collect()),
+            true => PeerProof::RawKey(first.to_vec()),
+            false => PeerProof::Certificate(ClientCertificate {
+                chain_der: shown.iter().map(|der| der.to_vec()).collect(),
+            }),
         });
-        Some(TlsParts {
-            is_tls13: session.protocol_version() == Some(ProtocolVersion::TLSv1_3),
+        Some(TlsFacts {
+            version,
             resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
             peer,
-            by_certificate: session.alpn_protocol() == Some(ALPN_MQTT_CERTIFICATE),
-            ace_exporter: self.exporter(EXPORTER_ACE, &[]),
-            channel_binding: self.exporter(EXPORTER_CHANNEL_BINDING, &[]),
+            ace_exporter: self.export(b"EXPORTER-ACE-MQTT-Sign-Challenge", b""),
+            channel_binding: self.export(b"EXPORTER-Channel-Binding", b""),
+            refresh_exporter: renewal
+                .and_then(|token| self.export(b"EXPORTER-drawbridge-refresh", &refresh_context(token))),
         })
     }
 
-    /// What a renewal signs over that is bound to its token. `token_sha256`: of the token's bytes.
-    pub(crate) fn refresh_exporter(&self, token_sha256: &[u8; 32]) -> Option<[u8; 32]> {
-        self.exporter(EXPORTER_REFRESH, token_sha256)
-    }
-
-    /// With a context, though it may be empty: in TLS 1.2 none at all is another value. There it is one connection's
-    /// alone because the extended master secret is demanded.
-    fn exporter(&self, label: &[u8], context: &[u8]) -> Option<[u8; 32]> {
+    /// An empty context is not none: the two differ in TLS 1.2 (RFC 5705 section 4), whose exporters are one
+    /// connection's alone because the extended master secret is demanded.
+    fn export(&self, label: &[u8], context: &[u8]) -> Option<[u8; 32]> {
         self.session()?.export_keying_material([0; 32], label, Some(context)).ok()
     }
 

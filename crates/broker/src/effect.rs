@@ -49,12 +49,27 @@ impl fmt::Debug for ConnId {
 /// What the driver is asked to do.
 #[derive(Debug)]
 pub enum Effect {
-    /// Who is this, and what may it? Answer by [`crate::Shard::answer`].
+    /// Who is this, and what may it? Answer by [`crate::Shard::answer`], or by [`crate::Shard::challenge`].
     Authenticate {
         /// The connection.
         conn: ConnId,
         /// What it said in CONNECT.
         request: Box<ConnectRequest>,
+    },
+    /// A new credential for a session that is open: how does it stand, and what may it from now on? Answer by
+    /// [`crate::Shard::renewed`], or by [`crate::Shard::challenge`].
+    Renew {
+        /// The connection.
+        conn: ConnId,
+        /// Whose session, and what came.
+        request: Box<RenewRequest>,
+    },
+    /// The client wants a nonce for its next renewal. Answer by [`crate::Shard::tell_nonce`].
+    Nonce {
+        /// The connection.
+        conn: ConnId,
+        /// Its registry.
+        registry: RegistryName,
     },
     /// [`crate::Shard::output`] has bytes. Said once; again only after [`crate::Shard::drained`].
     Write {
@@ -151,6 +166,86 @@ pub struct ConnectRequest {
     pub keep_alive_s: u16,
     /// Where the will would go, as sent.
     pub will_topic: Option<String>,
+    /// Authentication Method, in MQTT 5.
+    pub method: Option<String>,
+    /// Authentication Data, in MQTT 5. Overwritten when dropped.
+    pub data: Option<Zeroizing<Vec<u8>>>,
+    /// What was asked of the client since, and its answer.
+    pub challenged: Option<Challenged>,
+}
+
+/// A challenge, and what the client answered to it.
+pub struct Challenged {
+    /// Authentication Data of our AUTH.
+    pub challenge: Vec<u8>,
+    /// Authentication Data of the client's AUTH; empty if it has none. Overwritten when dropped.
+    pub answer: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for Challenged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Challenged").finish_non_exhaustive()
+    }
+}
+
+/// A new credential for a session that is open.
+pub struct RenewRequest {
+    /// 3.1.1 or 5.
+    pub version: ProtocolVersion,
+    /// The registry of the session.
+    pub registry: RegistryName,
+    /// Whose it is.
+    pub uid: Uid,
+    /// Its name.
+    pub name: PrincipalName,
+    /// The client id that the session is kept under.
+    pub client_id: MqttClientId,
+    /// See [`Admitted::leading_slash`].
+    pub leading_slash: bool,
+    /// See [`Admitted::proven`].
+    pub proven: bool,
+    /// The access token that is in force, if one is.
+    pub token: Option<[u8; 16]>,
+    /// How it came.
+    pub by: RenewBy,
+}
+
+/// How a new credential came.
+pub enum RenewBy {
+    /// By AUTH, in the method of CONNECT.
+    Method {
+        /// The method.
+        method: String,
+        /// Authentication Data. Overwritten when dropped.
+        data: Zeroizing<Vec<u8>>,
+        /// What was asked of the client since, and its answer.
+        challenged: Option<Challenged>,
+    },
+    /// As the payload of a publish to [`crate::AUTH_TOPIC`]. Overwritten when dropped.
+    Publish(Zeroizing<Vec<u8>>),
+}
+
+impl fmt::Debug for RenewRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = match &self.by {
+            RenewBy::Method { method, .. } => method.as_str(),
+            RenewBy::Publish(_) => "publish",
+        };
+        f.debug_struct("RenewRequest")
+            .field("registry", &self.registry)
+            .field("name", &self.name)
+            .field("by", &by)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`crate::Shard::challenge`] belongs to: the request comes back with the answer in it.
+#[derive(Debug)]
+pub enum Asked {
+    /// [`Effect::Authenticate`].
+    Connect(Box<ConnectRequest>),
+    /// [`Effect::Renew`].
+    Renew(Box<RenewRequest>),
 }
 
 impl fmt::Debug for ConnectRequest {
@@ -164,7 +259,8 @@ impl fmt::Debug for ConnectRequest {
             .field("clean_start", &self.clean_start)
             .field("keep_alive_s", &self.keep_alive_s)
             .field("will_topic", &self.will_topic)
-            .finish()
+            .field("method", &self.method)
+            .finish_non_exhaustive()
     }
 }
 
@@ -199,6 +295,9 @@ pub struct Admitted {
     pub leading_slash: bool,
     /// The access token that opened the session, if one did. Apart, since few sessions have one.
     pub ticket: Option<Box<Ticket>>,
+    /// Whether the client has proven, in this connection, to hold the key of its credential: then it must do so
+    /// at each renewal.
+    pub proven: bool,
 }
 
 /// What a session remembers of the access token that opened it.
@@ -243,6 +342,8 @@ pub struct Refused {
     /// Beside the reason string: the server's time, in seconds since 1970-01-01 UTC, for a client whose clock
     /// is wrong.
     pub server_time_s: Option<u64>,
+    /// Where tokens are to be had: the User Property `ace_as_hint` (RFC 9431 section 2.4.1).
+    pub hint: Option<String>,
 }
 
 /// What a refused client is told.
@@ -252,6 +353,8 @@ pub enum RefusedReason {
     NotAuthorized,
     /// 5: 0x86; 3.1.1: 4.
     BadCredentials,
+    /// 5: 0x8C; 3.1.1 has no methods.
+    BadMethod,
     /// 5: 0x85; 3.1.1: 2.
     ClientIdRefused,
     /// 5: 0x89; 3.1.1: 3.
@@ -266,11 +369,30 @@ pub enum RefusedReason {
     TooManyConnects,
 }
 
+impl RefusedReason {
+    /// A stable word, for a client that reads the result of a renewal.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NotAuthorized => "not-authorized",
+            Self::BadCredentials => "bad-credentials",
+            Self::BadMethod => "bad-method",
+            Self::ClientIdRefused => "client-id-refused",
+            Self::ServerBusy => "server-busy",
+            Self::Unavailable => "unavailable",
+            Self::Banned => "banned",
+            Self::QuotaExceeded => "quota-exceeded",
+            Self::TooManyConnects => "too-many-connects",
+        }
+    }
+}
+
 impl From<RefusedReason> for ReasonCode {
     fn from(reason: RefusedReason) -> Self {
         match reason {
             RefusedReason::NotAuthorized => Self::NotAuthorized,
             RefusedReason::BadCredentials => Self::BadUserNameOrPassword,
+            RefusedReason::BadMethod => Self::BadAuthenticationMethod,
             RefusedReason::ClientIdRefused => Self::ClientIdentifierNotValid,
             RefusedReason::ServerBusy => Self::ServerBusy,
             RefusedReason::Unavailable => Self::ServerUnavailable,
@@ -311,8 +433,9 @@ pub enum Ended {
         /// Which tokens.
         end: TicketEnd,
     },
-    /// The policy of a principal changed: its sessions end, and what it left behind (retained
-    /// messages, wills) is judged by `rights` from now on; by none at all without.
+    /// The policy of a principal changed: its sessions have `rights` from now on, subscriptions that they do not
+    /// cover are cut, and a session that cannot be told of that ends. What it left behind (retained messages,
+    /// wills) is judged by `rights`, too; by none at all without.
     Policy {
         /// The registry.
         registry: RegistryName,
@@ -559,6 +682,9 @@ mod tests {
             clean_start: true,
             keep_alive_s: 60,
             will_topic: None,
+            method: Some("ace".to_owned()),
+            data: Some(Zeroizing::new(b"hunter2".to_vec())),
+            challenged: None,
         };
         let shown = format!("{request:?}");
         assert!(!shown.contains("secret") && !shown.contains("hunter2"), "{shown}");

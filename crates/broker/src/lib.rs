@@ -38,11 +38,13 @@ mod wheel;
 
 pub use directory::{Directory, Interest};
 pub use effect::{
-    Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlKind, ControlPublish, Crossing, Effect,
-    Ended, EndedWhy, Order, OrderOutcome, Refused, RefusedReason, Ticket, TicketEnd,
+    Admitted, Asked, Challenged, Close, ConnId, ConnectRequest, ControlAck, ControlKind, ControlPublish,
+    Crossing, Effect, Ended, EndedWhy, Order, OrderOutcome, Refused, RefusedReason, RenewBy, RenewRequest,
+    Ticket, TicketEnd,
 };
 pub use message::{Message, Publisher};
 pub use report::{Report, What, Who};
 pub use shard::{
-    Figures, Given, Member, Moving, RegistryStats, Restored, Shard, ShardConfig, Sharing, Stats,
+    AUTH_NONCE_TOPIC, AUTH_RESULT_TOPIC, AUTH_TOPIC, Figures, Given, Member, Moving, RegistryStats, Restored,
+    Shard, ShardConfig, Sharing, Stats,
 };

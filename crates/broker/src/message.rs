@@ -33,8 +33,8 @@ pub struct Message {
     pub properties: Box<[u8]>,
     /// The payload.
     pub payload: Arc<[u8]>,
-    /// The shard it entered by and its number there: decides between two retained messages that
-    /// shards hear of in different order.
+    /// The shard it entered by and its number there: where there is no storage, it decides between two retained
+    /// messages that shards hear of in different order.
     pub origin: (usize, u64),
 }
 
@@ -65,11 +65,14 @@ impl Message {
         expiry_s(self.expires, now)
     }
 
-    /// Whether `other` came before it, the same answer on every shard.
-    pub(crate) fn is_newer_than(&self, other: &Self) -> bool {
-        (self.received, self.origin) > (other.received, other.origin)
+    /// Tells which of two messages is the later word: the same answer on every shard, and in the storage.
+    pub(crate) fn arrival(&self) -> Arrival {
+        (self.id, self.received, self.origin)
     }
 }
+
+/// See [`Message::arrival`].
+pub(crate) type Arrival = (Option<MessageId>, Instant, (usize, u64));
 
 pub(crate) fn expiry_s(expires: Option<Instant>, now: Instant) -> Option<u32> {
     expires.map(|expires| {

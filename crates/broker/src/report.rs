@@ -54,8 +54,15 @@ pub enum What {
     Ended(EndedWhy),
     /// The key that opened the session was removed.
     KeyRemoved,
-    /// The policy changed.
+    /// The policy changed, or the rights that a new token gives are fewer; the client could not be told which of its
+    /// subscriptions are cut.
     PolicyChanged,
+    /// A session was renewed; so many of its subscriptions were cut.
+    Renewed { removed: usize },
+    /// A session was not renewed.
+    RenewalRefused { reason: RefusedReason, for_owner: Option<String> },
+    /// A session is renewed too often.
+    RenewedTooOften,
     /// The server shuts down.
     ShuttingDown,
     /// The access token that opened it is accepted no more.
@@ -103,7 +110,10 @@ impl What {
 
     fn row(&self) -> Option<(&'static str, &'static str)> {
         Some(match self {
-            Self::Connected { .. } | Self::Disconnected { .. } | Self::ShuttingDown => return None,
+            Self::Connected { .. }
+            | Self::Disconnected { .. }
+            | Self::Renewed { .. }
+            | Self::ShuttingDown => return None,
             Self::ProtocolFault(fault) => (fault.code(), fault.word()),
             Self::ConnectTimeout => ("DB-2030", "mqtt-connect-timeout"),
             Self::TooMuchBeforeAuthentication { .. } => ("DB-2031", "mqtt-too-much-before-authentication"),
@@ -123,6 +133,8 @@ impl What {
             Self::RetainedFull { .. } => ("DB-2043", "mqtt-retained-full"),
             Self::ControlRefused { .. } => ("DB-2044", "mqtt-control-refused"),
             Self::StorageFull => ("DB-2045", "mqtt-storage-full"),
+            Self::RenewalRefused { .. } => ("DB-2046", "mqtt-renewal-refused"),
+            Self::RenewedTooOften => ("DB-2047", "mqtt-renewed-too-often"),
         })
     }
 }
@@ -161,7 +173,15 @@ impl fmt::Display for What {
             Self::TicketEnded => {
                 f.write_str("the access token that opened the session is accepted no more; log in again")
             }
-            Self::PolicyChanged => f.write_str("the policy changed; log in again"),
+            Self::PolicyChanged => {
+                f.write_str("the rights of the session are fewer than before; connect again")
+            }
+            Self::Renewed { removed } => write!(f, "renewed; {removed} of its subscriptions are cut"),
+            Self::RenewalRefused { for_owner: Some(why), .. } => write!(f, "not renewed: {why}"),
+            Self::RenewalRefused { reason, for_owner: None } => write!(f, "not renewed ({reason:?})"),
+            Self::RenewedTooOften => f.write_str(
+                "the session is renewed too often; renew when half of the time that is left is over",
+            ),
             Self::ShuttingDown => f.write_str("the server shuts down"),
             Self::TakenOver => f.write_str("a newer session of the same principal took its place"),
             Self::TakeoverStorm { client_id } => write!(

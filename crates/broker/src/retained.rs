@@ -2,7 +2,7 @@
 //!
 //! Every shard holds all retained messages (by the same `Arc`), hence a subscription is answered
 //! without asking another shard. Two shards may hear of two messages for one topic in different
-//! order: the newer by arrival wins everywhere, and a cleared topic leaves a mark for a while so that
+//! order: the newer by number wins everywhere, and a cleared topic leaves a mark for a while so that
 //! an older message that comes late does not revive it.
 //!
 //! The store is one ordered map. In its keys the level separator is NUL, the least of all characters
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use drawbridge_names::TopicFilter;
 
-use crate::message::Message;
+use crate::message::{Arrival, Message};
 
 /// How long the mark of a cleared topic is kept: far longer than a batch takes between shards.
 const MARK_KEPT: Duration = Duration::from_secs(30);
@@ -27,9 +27,6 @@ const MARKS_BYTES_MAX: usize = 1 << 20;
 const SWEPT_AT_A_TOUCH: usize = 64;
 /// Key, place in the map, and the entry of its expiry.
 const ENTRY_BYTES: usize = 96;
-
-/// Which of two messages is the later word, the same answer on every shard.
-type Arrival = (Instant, (usize, u64));
 
 #[derive(Debug)]
 pub(crate) struct Retained {
@@ -123,17 +120,17 @@ impl Retained {
         let key = key_of(&message.topic);
         if let Some(marks) = &mut self.marks {
             marks.sweep(now);
-            if marks.by_key.get(&*key).is_some_and(|mark| *mark > arrival(&message)) {
+            if marks.by_key.get(&*key).is_some_and(|mark| *mark > message.arrival()) {
                 return;
             }
         }
-        if self.by_key.get(&*key).is_some_and(|old| old.is_newer_than(&message)) {
+        if self.by_key.get(&*key).is_some_and(|old| old.arrival() > message.arrival()) {
             return;
         }
         self.remove(&key);
         if message.payload.is_empty() {
             if let Some(marks) = &mut self.marks {
-                marks.put(key, arrival(&message));
+                marks.put(key, message.arrival());
             }
             return;
         }
@@ -215,7 +212,7 @@ impl Retained {
 impl Marks {
     fn put(&mut self, key: Box<str>, arrival: Arrival) {
         self.bytes += cost_of_mark(&key);
-        self.oldest_first.push_back((arrival.0, key.clone()));
+        self.oldest_first.push_back((arrival.1, key.clone()));
         self.by_key.insert(key, arrival);
         while self.bytes > MARKS_BYTES_MAX {
             self.pop();
@@ -232,14 +229,10 @@ impl Marks {
         let Some((at, key)) = self.oldest_first.pop_front() else { return };
         self.bytes -= cost_of_mark(&key);
         // A topic that was cleared again has a later mark, which stays.
-        if self.by_key.get(&key).is_some_and(|mark| mark.0 <= at) {
+        if self.by_key.get(&key).is_some_and(|mark| mark.1 <= at) {
             self.by_key.remove(&key);
         }
     }
-}
-
-fn arrival(message: &Message) -> Arrival {
-    (message.received, message.origin)
 }
 
 fn cost(message: &Message) -> usize {

@@ -796,6 +796,54 @@ fn a_message_at_qos_2_that_is_repeated_before_its_answer_holds_up_no_later_answe
 }
 
 #[test]
+fn no_local_keeps_a_will_from_the_session_that_left_it() {
+    for restarts in [false, true] {
+        for delay_s in [0, 10] {
+            let mut net = Net::durable(1);
+            let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+            net.subscribe(reader, "w/#", QOS1);
+            let client = net.connect_with(0, V5, app(2), |connect| {
+                connect.properties.session_expiry_s = Some(3_600);
+                let mut last = will("w/client", b"gone");
+                last.properties.delay_s = Some(delay_s);
+                connect.will = Some(last);
+            });
+            net.expect_welcome(client);
+            let not_own = SubscribeEntry { no_local: true, ..SubscribeEntry::of("w/+", QOS1) };
+            net.subscribe_as(client, not_own, None);
+            if restarts {
+                net.restart();
+            } else {
+                net.hang_up(client);
+            }
+            net.pass(Duration::from_secs(11));
+            let (client, _) = net.rejoin(0, V5, app(2), 3_600);
+            let reader = if restarts { net.rejoin(0, V5, app(1), 3_600).0 } else { reader };
+            assert_eq!(net.payloads(reader), ["gone"], "{restarts} {delay_s}");
+            assert!(net.messages(client).is_empty(), "{restarts} {delay_s}");
+            // Without No Local it hears what it says itself.
+            net.subscribe(client, "w/+", QOS1);
+            net.publish(client, "w/client", b"back", QOS0);
+            assert_eq!(net.payloads(client), ["back"]);
+        }
+    }
+}
+
+#[test]
+fn that_a_session_is_back_is_stored_at_once_if_it_had_not_much_time_left() {
+    for (away_s, urgent) in [(100, false), (1_700, false), (1_900, true), (3_500, true)] {
+        let mut net = Net::durable(1);
+        let (reader, _) = net.rejoin(0, V5, app(1), 3_600);
+        net.hang_up(reader);
+        net.pass(Duration::from_secs(away_s));
+        let (_, present) = net.rejoin(0, V5, app(1), 3_600);
+        assert!(present);
+        let (_, batch) = net.disk.batches.last().expect("it is stored that it is back");
+        assert_eq!(batch.urgent, urgent, "away for {away_s} s");
+    }
+}
+
+#[test]
 fn a_client_that_comes_and_goes_leaves_one_timer_behind() {
     let mut net = Net::durable(1);
     for _ in 0..50 {

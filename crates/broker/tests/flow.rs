@@ -145,7 +145,10 @@ fn a_refusal_is_orderly_in_both_versions_and_tells_why_only_to_the_owner() {
             let client = net.open(0, V5);
             net.send(client, &connect(V5, "lamp").into());
             let server_time_s = Some(1_795_301_000);
-            net.answer(client, Err(Refused { reason, for_owner: for_owner.clone(), server_time_s }));
+            net.answer(
+                client,
+                Err(Refused { reason, for_owner: for_owner.clone(), server_time_s, hint: None }),
+            );
             let tells_time = net.clients[client].inbox.windows(7).any(|bytes| bytes == b"db-time");
             assert_eq!(tells_time, for_owner.is_some(), "beside a reason string alone");
             let expected = Got::ConnAck {
@@ -162,7 +165,10 @@ fn a_refusal_is_orderly_in_both_versions_and_tells_why_only_to_the_owner() {
         let client = net.open(0, V311);
         net.send(client, &connect(V311, "lamp").into());
         let for_owner = Some("why".to_owned());
-        net.answer(client, Err(Refused { reason, for_owner, server_time_s: Some(1_795_301_000) }));
+        net.answer(
+            client,
+            Err(Refused { reason, for_owner, server_time_s: Some(1_795_301_000), hint: None }),
+        );
         assert_eq!(net.clients[client].inbox, [0x20, 2, 0, return_code], "{reason:?}");
         assert_eq!(net.reported("DB-2032"), 1);
         assert_eq!(net.stats().connections, 0);
@@ -179,7 +185,7 @@ fn a_client_that_wants_no_problem_information_gets_no_reason_string() {
     let for_owner = Some("the token has expired".to_owned());
     net.answer(
         client,
-        Err(Refused { reason: RefusedReason::NotAuthorized, for_owner, server_time_s: Some(1) }),
+        Err(Refused { reason: RefusedReason::NotAuthorized, for_owner, server_time_s: Some(1), hint: None }),
     );
     assert!(!net.clients[client].inbox.windows(7).any(|bytes| bytes == b"db-time"));
     assert!(matches!(&net.got(client)[..], [Got::ConnAck { text: None, .. }]));
@@ -454,14 +460,6 @@ fn a_client_id_never_reaches_the_session_of_another_principal() {
 #[test]
 fn what_is_not_served_yet_is_refused_in_words() {
     let mut net = Net::new(1);
-    // An authentication method.
-    let client = net.open(0, V5);
-    let mut packet = connect(V5, "client-1");
-    packet.properties.authentication_method = Some("ace");
-    net.send(client, &packet.into());
-    let got = net.got(client);
-    assert!(matches!(got[..], [Got::ConnAck { reason: ReasonCode::BadAuthenticationMethod, .. }]), "{got:?}");
-    assert_eq!(net.clients[client].closed, Some(Close::AfterFlush { linger: true }));
     // Without a storage no session outlives its connection.
     let client = net.connect_with(0, V5, app(1), |packet| packet.properties.session_expiry_s = Some(3_600));
     let got = net.got(client);

@@ -94,6 +94,25 @@ fn what_a_member_had_not_answered_goes_to_another_when_it_is_gone_for_good() {
 }
 
 #[test]
+fn what_waits_for_a_member_that_is_away_ends_with_it_and_is_counted() {
+    for restarts in [false, true] {
+        let mut net = Net::durable(1);
+        let (member, _) = net.rejoin(0, V5, app(1), 60);
+        net.subscribe(member, "$share/g/a", Qos::AtLeastOnce);
+        net.hang_up(member);
+        let speaker = net.join(0, V5, app(2));
+        net.publish(speaker, "a", b"1", Qos::AtLeastOnce);
+        if restarts {
+            net.restart();
+        }
+        let other = net.join(0, V5, app(3));
+        net.subscribe(other, "$share/g/a", Qos::AtLeastOnce);
+        net.pass(std::time::Duration::from_secs(70));
+        assert_eq!((net.payloads(other).len(), net.stats().discarded), (0, 1), "{restarts}");
+    }
+}
+
+#[test]
 fn who_leaves_a_group_gets_nothing_more_and_an_empty_group_is_forgotten() {
     for shards in [1, 2] {
         let mut net = Net::new(shards);

@@ -187,17 +187,28 @@ fn what_waited_for_a_session_that_ends_counts_as_dropped_and_what_a_group_takes_
         net.subscribe(away, filter, QOS1);
     }
     net.hang_up(away);
+    // Takes one at a time.
+    let member = net.connect_with(0, V5, app(3), |connect| {
+        connect.properties.receive_maximum = std::num::NonZeroU16::new(1)
+    });
+    net.expect_welcome(member);
+    net.subscribe(member, "$share/g/c", QOS1);
     let speaker = net.join(0, V5, app(2));
-    for (topic, count) in [("a", 3), ("b", 2)] {
+    for (topic, count) in [("a", 3), ("b", 2), ("c", 4)] {
         for n in 0..count {
             net.publish(speaker, topic, &[n], QOS1);
         }
     }
-    assert_eq!((net.stats().queued, net.stats().discarded), (5, 0));
+    assert_eq!((net.stats().queued, net.stats().discarded), (8, 0));
+    let other = net.join(0, V5, app(4));
+    net.subscribe(other, "$share/g/c", QOS1);
+    net.hang_up(member);
+    assert_eq!((net.messages(other).len(), net.stats().discarded), (4, 0), "the group takes them over");
     net.pass(Duration::from_secs(61));
     let stats = net.stats();
-    assert_eq!((stats.sessions_expired, stats.queued, stats.discarded), (1, 0, 3));
-    assert_eq!(stats.received_by_qos, [0, 5, 0]);
+    // Of the session that was away nothing was in memory any more.
+    assert_eq!((stats.sessions_expired, stats.queued, stats.discarded), (1, 0, 5));
+    assert_eq!(stats.received_by_qos, [0, 9, 0]);
     let (_, of_default) = net.shards[0].registry_stats().swap_remove(0);
-    assert_eq!((of_default.dropped, of_default.received), (3, 5));
+    assert_eq!((of_default.dropped, of_default.received), (5, 9));
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use drawbridge_device::{ApiAnswer, DeviceError};
+use drawbridge_device::{ApiAnswer, DeviceError, SignError};
 
 /// Why a command did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +68,21 @@ impl From<DeviceError> for Failure {
             DeviceError::File { .. } | DeviceError::Key(_) => Self::Usage(text),
             DeviceError::Refused { .. } | DeviceError::Denied(_) => Self::Denied(text),
             DeviceError::Connection { .. }
+            | DeviceError::QueueFull { .. }
+            | DeviceError::Offline
+            | DeviceError::Dropped
+            | DeviceError::Stopped
             | DeviceError::Tls { .. }
             | DeviceError::Unavailable(_)
             | DeviceError::Closed(_)
             | DeviceError::Protocol(_)
             | DeviceError::TimedOut { .. } => Self::Unavailable(text),
         }
+    }
+}
+
+impl From<SignError> for Failure {
+    fn from(error: SignError) -> Self {
+        DeviceError::from(error).into()
     }
 }

@@ -1,11 +1,16 @@
 //! What can go wrong for a device.
 
+use alloc::string::String;
+#[cfg(feature = "std")]
 use std::path::PathBuf;
+
+use drawbridge_jose::SignError;
 
 /// Why a device could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// A file of the identity folder cannot be used.
+    #[cfg(feature = "std")]
     #[error("{}: {why}", path.display())]
     File {
         /// The file.
@@ -62,4 +67,27 @@ pub enum DeviceError {
         /// How long.
         seconds: u64,
     },
+    /// As many messages wait for a connection as may.
+    #[error("{messages} messages of {bytes} bytes wait already; publish less, or let more wait (`Queue`)")]
+    QueueFull {
+        /// How many wait.
+        messages: usize,
+        /// Their bytes.
+        bytes: usize,
+    },
+    /// A message of QoS 0 was published while there is no connection; such a message is not kept.
+    #[error("there is no connection, and a message of QoS 0 is not kept; publish it at QoS 1")]
+    Offline,
+    /// A message was dropped to make room for a newer one, because the queue was told to do so.
+    #[error("the message was dropped for a newer one; let more wait (`Queue`)")]
+    Dropped,
+    /// The client was stopped before it was done.
+    #[error("the client was stopped before it was done")]
+    Stopped,
+}
+
+impl From<SignError> for DeviceError {
+    fn from(error: SignError) -> Self {
+        Self::Key(alloc::string::ToString::to_string(&error))
+    }
 }

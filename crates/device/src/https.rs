@@ -6,8 +6,12 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::{ClientAssertion, DeviceError, DeviceIdentity, EnrolmentProof, KeyUpdate, now_s, random_id};
-use drawbridge_jose::SigningKey;
+use drawbridge_jose::{Sign, SigningKey};
+
+use crate::{
+    ClientAssertion, DeviceError, DeviceIdentity, DeviceKey, DpopProof, EnrolmentProof, KeyUpdate, now_s,
+    random_id,
+};
 
 /// Speaks to one server over HTTPS, with verification that cannot be turned off.
 #[derive(Debug, Clone)]
@@ -24,6 +28,8 @@ pub struct ApiAnswer {
     pub status: u16,
     /// The `ETag`, if it has one.
     pub etag: Option<String>,
+    /// The server's nonce for DPoP proofs, if it gave one.
+    pub dpop_nonce: Option<String>,
     /// The body, as text.
     pub text: String,
 }
@@ -44,6 +50,32 @@ impl ApiAnswer {
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or(Value::Null)
+    }
+}
+
+/// What is asked of the token endpoint.
+#[derive(Clone, Copy)]
+pub struct TokenRequest<'a> {
+    /// The device.
+    pub device: &'a str,
+    /// The issuer, from `device.json`.
+    pub issuer: &'a str,
+    /// What the token is for; the MQTT bridge by default.
+    pub resource: Option<&'a str>,
+    /// Less than all that the policy allows: AIF-MQTT for the bridge, words for the API.
+    pub scope: Option<&'a str>,
+    /// The key without which the token shall be worth nothing (`cnf`, RFC 9449).
+    pub bind_to: Option<&'a dyn DeviceKey>,
+}
+
+impl std::fmt::Debug for TokenRequest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenRequest")
+            .field("device", &self.device)
+            .field("resource", &self.resource)
+            .field("scope", &self.scope)
+            .field("bound", &self.bind_to.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,6 +151,12 @@ impl ApiClient {
         Ok(Self { agent: config.new_agent(), base: base.trim_end_matches('/').to_owned() })
     }
 
+    /// Where it speaks to: `https://host:port`, with the path of the registry.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Sends a request. `bearer` goes into `Authorization`; `body` is its type and bytes.
     ///
     /// # Errors
@@ -130,10 +168,26 @@ impl ApiClient {
         bearer: Option<&str>,
         body: Option<(&str, &[u8])>,
     ) -> Result<ApiAnswer, DeviceError> {
+        let bearer = bearer.map(|token| ("authorization", format!("Bearer {token}")));
+        let fields: Vec<(&str, &str)> = bearer.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.send_with(method, path, &fields, body)
+    }
+
+    /// The same with header fields of any kind: names and values.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: Option<(&str, &[u8])>,
+    ) -> Result<ApiAnswer, DeviceError> {
         let url = format!("{}{path}", self.base);
         let mut request = ureq::http::Request::builder().method(method).uri(&url);
-        if let Some(token) = bearer {
-            request = request.header("authorization", format!("Bearer {token}"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
         }
         if let Some((content_type, _)) = body {
             request = request.header("content-type", content_type);
@@ -153,14 +207,17 @@ impl ApiClient {
             }
             Err(e) => return Err(fault(e.to_string())),
         };
-        let etag = response.headers().get("etag").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let field =
+            |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let (etag, dpop_nonce) = (field("etag"), field("dpop-nonce"));
         let status = response.status().as_u16();
         let text = response.body_mut().read_to_string().map_err(|e| fault(e.to_string()))?;
-        Ok(ApiAnswer { status, etag, text })
+        Ok(ApiAnswer { status, etag, dpop_nonce, text })
     }
 
-    /// Logs in with a client assertion and gets an access token. When the server refuses it for the time
-    /// it says, once more with the server's own time and nonce: a device needs no clock for it.
+    /// Logs in with a client assertion and gets an access token for `resource`, else for the MQTT bridge. When the
+    /// server refuses it for the time it says, once more with the server's own time and nonce: a device needs no clock
+    /// for it.
     ///
     /// # Errors
     /// [`DeviceError::Denied`] with the server's error text, [`DeviceError::Unavailable`], or what [`Self::send`] answers.
@@ -169,20 +226,46 @@ impl ApiClient {
         device: &str,
         issuer: &str,
         resource: Option<&str>,
-        key: &SigningKey,
+        key: &dyn Sign,
     ) -> Result<TokenAnswer, DeviceError> {
+        self.access_token(&TokenRequest { device, issuer, resource, scope: None, bind_to: None }, key)
+    }
+
+    /// The same, with all that can be asked for.
+    ///
+    /// # Errors
+    /// As [`Self::token`].
+    pub fn access_token(
+        &self,
+        request: &TokenRequest<'_>,
+        key: &dyn Sign,
+    ) -> Result<TokenAnswer, DeviceError> {
+        const PATH: &str = "/oauth/token";
+        let TokenRequest { device, issuer, resource, scope, bind_to } = *request;
+        let url = format!("{}{PATH}", issuer.trim_end_matches('/'));
         let answer = with_second_try(|time| {
             let (jti, now_s) = (random_id(), time.now_s());
             let assertion = ClientAssertion { device, issuer, now_s, jti: &jti }.signed(time.nonce(), key)?;
             let mut form = format!(
                 "grant_type=client_credentials&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion={assertion}"
             );
-            if let Some(resource) = resource {
-                form.push_str("&resource=");
-                form.extend(resource.bytes().map(form_byte));
+            for (name, value) in [("resource", resource), ("scope", scope)] {
+                if let Some(value) = value {
+                    form.push_str(&format!("&{name}="));
+                    form.extend(value.bytes().map(form_byte));
+                }
             }
+            let proof = match bind_to {
+                None => None,
+                Some(key) => {
+                    let (jti, nonce) = (random_id(), time.dpop_nonce.as_deref());
+                    let proof = DpopProof { method: "POST", url: &url, now_s, jti: &jti, nonce, token: None };
+                    Some(proof.sign(key, key.public_key())?)
+                }
+            };
+            let fields: Vec<(&str, &str)> = proof.iter().map(|proof| ("dpop", proof.as_str())).collect();
             let body = ("application/x-www-form-urlencoded", form.as_bytes());
-            self.send("POST", "/oauth/token", None, Some(body))
+            self.send_with("POST", PATH, &fields, Some(body))
         })?;
         let json = answer.json();
         match (answer.status, json["access_token"].as_str()) {
@@ -235,16 +318,25 @@ impl ApiClient {
     /// # Errors
     /// [`DeviceError::Denied`] with the server's error text, [`DeviceError::Unavailable`], or what [`Self::send`] answers.
     pub fn replace_key(&self, identity: &DeviceIdentity, new: &SigningKey) -> Result<ApiAnswer, DeviceError> {
+        self.replace_key_of(&identity.device, &identity.issuer, &identity.key, new)
+    }
+
+    /// The same with keys of any kind.
+    ///
+    /// # Errors
+    /// As [`Self::replace_key`].
+    pub fn replace_key_of(
+        &self,
+        device: &str,
+        issuer: &str,
+        old: &dyn Sign,
+        new: &dyn DeviceKey,
+    ) -> Result<ApiAnswer, DeviceError> {
         let answer = with_second_try(|time| {
             let (update_jti, pop_jti) = (random_id(), random_id());
-            let (update, pop) = KeyUpdate {
-                device: &identity.device,
-                issuer: &identity.issuer,
-                now_s: time.now_s(),
-                update_jti: &update_jti,
-                pop_jti: &pop_jti,
-            }
-            .signed(time.nonce(), &identity.key, new, new.public_key())?;
+            let now_s = time.now_s();
+            let update = KeyUpdate { device, issuer, now_s, update_jti: &update_jti, pop_jti: &pop_jti };
+            let (update, pop) = update.signed(time.nonce(), old, new, new.public_key())?;
             let body = serde_json::json!({ "update": update, "pop": pop, "retire": "old" }).to_string();
             self.send("POST", "/v1/self/keys", None, Some(("application/json", body.as_bytes())))
         })?;
@@ -252,10 +344,13 @@ impl ApiClient {
     }
 }
 
-/// What time a JWT is signed for.
+/// What time a JWT is signed for, and with which nonces.
+#[derive(Default)]
 struct TimeToSign {
     /// Nonce and time of the server, once it has refused our own.
     from_server: Option<(String, u64)>,
+    /// The server's nonce for DPoP, once it has wanted one.
+    dpop_nonce: Option<String>,
 }
 
 impl TimeToSign {
@@ -268,18 +363,27 @@ impl TimeToSign {
     }
 }
 
-/// Asks once; and, when the refusal brings nonce and time of the server, once more with both.
+/// Asks; and, when a refusal brings nonce and time of the server, or its nonce for DPoP, again with it. Each is tried
+/// once.
 fn with_second_try(
-    ask: impl Fn(TimeToSign) -> Result<ApiAnswer, DeviceError>,
+    ask: impl Fn(&TimeToSign) -> Result<ApiAnswer, DeviceError>,
 ) -> Result<ApiAnswer, DeviceError> {
-    let first = ask(TimeToSign { from_server: None })?;
-    if !matches!(first.status, 400..=403) {
-        return Ok(first);
-    }
-    let json = first.json();
-    match (json["nonce"].as_str(), json["server_time"].as_u64()) {
-        (Some(nonce), Some(server_s)) => ask(TimeToSign { from_server: Some((nonce.to_owned(), server_s)) }),
-        _ => Ok(first),
+    let mut time = TimeToSign::default();
+    loop {
+        let answer = ask(&time)?;
+        if !matches!(answer.status, 400..=403) {
+            return Ok(answer);
+        }
+        let json = answer.json();
+        match (json["nonce"].as_str(), json["server_time"].as_u64(), &answer.dpop_nonce) {
+            (Some(nonce), Some(server_s), _) if time.from_server.is_none() => {
+                time.from_server = Some((nonce.to_owned(), server_s));
+            }
+            (_, _, Some(nonce)) if time.dpop_nonce.is_none() && json["error"] == "use_dpop_nonce" => {
+                time.dpop_nonce = Some(nonce.clone());
+            }
+            _ => return Ok(answer),
+        }
     }
 }
 
@@ -308,7 +412,8 @@ mod tests {
 
     #[test]
     fn a_server_that_cannot_answer_now_is_told_apart_from_one_that_refuses() {
-        let answer = |status| ApiAnswer { status, etag: None, text: r#"{"error":"x"}"#.to_owned() };
+        let answer =
+            |status| ApiAnswer { status, etag: None, dpop_nonce: None, text: r#"{"error":"x"}"#.to_owned() };
         for status in [400, 401, 403, 409] {
             assert!(matches!(refused(&answer(status)), DeviceError::Denied(_)), "{status}");
         }
@@ -347,7 +452,7 @@ mod tests {
             format!("{options:?}"),
             format!("{enrolment:?}"),
             format!("{:?}", TokenAnswer { access_token: text.clone(), expires_in_s: 1 }),
-            format!("{:?}", ApiAnswer { status: 200, etag: None, text }),
+            format!("{:?}", ApiAnswer { status: 200, etag: None, dpop_nonce: None, text }),
             format!("{:?}", EnrolmentProof { device: "lamp", issuer: "", nonce: "", authority: SECRET }),
         ];
         let lines: Vec<&str> = private.lines().filter(|line| line.len() >= 24).collect();

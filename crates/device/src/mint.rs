@@ -1,18 +1,17 @@
 //! JWTs that a device signs: for CONNECT, for the token endpoint, for replacing its key.
 
-use drawbridge_jose::{Header, PublicKey, Sign, base64url_encode, sha256, sign_compact};
-use serde_json::json;
+use alloc::string::{String, ToString};
 
-use crate::DeviceError;
+use drawbridge_jose::{Header, PublicKey, Sign, SignError, base64url_encode, sha256, sign_compact};
+use serde_json::{Value, json};
 
-fn sign(
-    typ: &str,
-    kid: Option<&str>,
-    claims: &serde_json::Value,
-    key: &dyn Sign,
-) -> Result<String, DeviceError> {
-    let header = Header { typ: Some(typ), kid, jwk: None };
-    sign_compact(&header, claims.to_string().as_bytes(), key).map_err(|e| DeviceError::Key(e.to_string()))
+fn sign(typ: &str, claims: &Value, key: &dyn Sign) -> Result<String, SignError> {
+    let header = Header { typ: Some(typ), kid: None, jwk: None };
+    sign_compact(&header, claims.to_string().as_bytes(), key)
+}
+
+fn jwk(key: &PublicKey) -> Value {
+    serde_json::from_str(&key.to_jwk_json()).expect("the JWK of a key is JSON")
 }
 
 /// The JWT for the password of CONNECT: it opens a session at the bridge, and the session ends when
@@ -33,12 +32,28 @@ impl ConnectJwt<'_> {
     /// Signs it.
     ///
     /// # Errors
-    /// [`DeviceError::Key`] when the key cannot sign.
-    pub fn sign(&self, key: &dyn Sign) -> Result<String, DeviceError> {
-        let claims = json!({
+    /// [`SignError`] when the key cannot sign.
+    pub fn sign(&self, key: &dyn Sign) -> Result<String, SignError> {
+        sign("JWT", &self.claims(), key)
+    }
+
+    /// Signs it for one TLS connection alone: whoever steals it can use it nowhere. `binding` is what TLS
+    /// exports for the label `EXPORTER-Channel-Binding` and a context of zero length, and becomes the claim `cb`.
+    ///
+    /// # Errors
+    /// [`SignError`] when the key cannot sign.
+    ///
+    /// Source: RFC 9266 section 4 (TLS 1.3), section 4.2 (TLS 1.2 wants the extended master secret).
+    pub fn sign_bound(&self, binding: &[u8; 32], key: &dyn Sign) -> Result<String, SignError> {
+        let mut claims = self.claims();
+        claims["cb"] = json!(base64url_encode(binding));
+        sign("JWT", &claims, key)
+    }
+
+    fn claims(&self) -> Value {
+        json!({
             "sub": self.device, "aud": self.bridge_audience, "iat": self.now_s, "exp": self.now_s + self.life_s,
-        });
-        sign("JWT", None, &claims, key)
+        })
     }
 }
 
@@ -53,7 +68,7 @@ pub struct ClientAssertion<'a> {
     pub issuer: &'a str,
     /// Seconds since 1970-01-01 UTC.
     pub now_s: u64,
-    /// Never used before; see [`crate::random_id`].
+    /// Never used before; see `random_id`.
     pub jti: &'a str,
 }
 
@@ -61,20 +76,20 @@ impl ClientAssertion<'_> {
     /// Signs it.
     ///
     /// # Errors
-    /// [`DeviceError::Key`] when the key cannot sign.
-    pub fn sign(&self, key: &dyn Sign) -> Result<String, DeviceError> {
+    /// [`SignError`] when the key cannot sign.
+    pub fn sign(&self, key: &dyn Sign) -> Result<String, SignError> {
         self.signed(None, key)
     }
 
     /// Signs it with a nonce of the server, for a device whose clock the server does not trust.
     ///
     /// # Errors
-    /// [`DeviceError::Key`] when the key cannot sign.
-    pub fn sign_with_nonce(&self, nonce: &str, key: &dyn Sign) -> Result<String, DeviceError> {
+    /// [`SignError`] when the key cannot sign.
+    pub fn sign_with_nonce(&self, nonce: &str, key: &dyn Sign) -> Result<String, SignError> {
         self.signed(Some(nonce), key)
     }
 
-    pub(crate) fn signed(&self, nonce: Option<&str>, key: &dyn Sign) -> Result<String, DeviceError> {
+    pub(crate) fn signed(&self, nonce: Option<&str>, key: &dyn Sign) -> Result<String, SignError> {
         let mut claims = json!({
             "iss": self.device, "sub": self.device, "aud": self.issuer,
             "iat": self.now_s, "exp": self.now_s + 60, "jti": self.jti,
@@ -82,7 +97,7 @@ impl ClientAssertion<'_> {
         if let Some(nonce) = nonce {
             claims["nonce"] = json!(nonce);
         }
-        sign("client-authentication+jwt", None, &claims, key)
+        sign("client-authentication+jwt", &claims, key)
     }
 }
 
@@ -96,9 +111,9 @@ pub struct KeyUpdate<'a> {
     pub issuer: &'a str,
     /// Seconds since 1970-01-01 UTC.
     pub now_s: u64,
-    /// Never used before; see [`crate::random_id`].
+    /// Never used before; see `random_id`.
     pub update_jti: &'a str,
-    /// Never used before; see [`crate::random_id`].
+    /// Never used before; see `random_id`.
     pub pop_jti: &'a str,
 }
 
@@ -106,13 +121,13 @@ impl KeyUpdate<'_> {
     /// Signs both: `(update, pop)`.
     ///
     /// # Errors
-    /// [`DeviceError::Key`] when a key cannot sign.
+    /// [`SignError`] when a key cannot sign.
     pub fn sign(
         &self,
         old: &dyn Sign,
         new: &dyn Sign,
         new_public: &PublicKey,
-    ) -> Result<(String, String), DeviceError> {
+    ) -> Result<(String, String), SignError> {
         self.signed(None, old, new, new_public)
     }
 
@@ -120,14 +135,14 @@ impl KeyUpdate<'_> {
     /// trust.
     ///
     /// # Errors
-    /// [`DeviceError::Key`] when a key cannot sign.
+    /// [`SignError`] when a key cannot sign.
     pub fn sign_with_nonce(
         &self,
         nonce: &str,
         old: &dyn Sign,
         new: &dyn Sign,
         new_public: &PublicKey,
-    ) -> Result<(String, String), DeviceError> {
+    ) -> Result<(String, String), SignError> {
         self.signed(Some(nonce), old, new, new_public)
     }
 
@@ -137,24 +152,21 @@ impl KeyUpdate<'_> {
         old: &dyn Sign,
         new: &dyn Sign,
         new_public: &PublicKey,
-    ) -> Result<(String, String), DeviceError> {
-        let jwk: serde_json::Value = serde_json::from_str(&new_public.to_jwk_json())
-            .map_err(|e| DeviceError::Key(format!("the new key has no JWK form: {e}")))?;
+    ) -> Result<(String, String), SignError> {
         let mut claims = json!({
             "iss": self.device, "sub": self.device, "aud": self.issuer,
-            "iat": self.now_s, "exp": self.now_s + 60, "jti": self.update_jti, "cnf": { "jwk": jwk },
+            "iat": self.now_s, "exp": self.now_s + 60, "jti": self.update_jti, "cnf": { "jwk": jwk(new_public) },
         });
         if let Some(nonce) = nonce {
             claims["nonce"] = json!(nonce);
         }
-        let update = sign("key-update+jwt", None, &claims, old)?;
+        let update = sign("key-update+jwt", &claims, old)?;
         let proof = json!({
             "aud": self.issuer, "jti": self.pop_jti, "iat": self.now_s, "exp": self.now_s + 60,
             "upd": base64url_encode(&sha256(update.as_bytes())),
         });
         let header = Header { typ: Some("key-pop+jwt"), kid: None, jwk: Some(new_public) };
-        let pop = sign_compact(&header, proof.to_string().as_bytes(), new)
-            .map_err(|e| DeviceError::Key(e.to_string()))?;
+        let pop = sign_compact(&header, proof.to_string().as_bytes(), new)?;
         Ok((update, pop))
     }
 }
@@ -174,8 +186,8 @@ pub struct EnrolmentProof<'a> {
     pub authority: &'a str,
 }
 
-impl std::fmt::Debug for EnrolmentProof<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl core::fmt::Debug for EnrolmentProof<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("EnrolmentProof")
             .field("device", &self.device)
             .field("issuer", &self.issuer)
@@ -187,12 +199,49 @@ impl EnrolmentProof<'_> {
     /// Signs it.
     ///
     /// # Errors
-    /// [`DeviceError::Key`] when the key cannot sign.
-    pub fn sign(&self, key: &dyn Sign) -> Result<String, DeviceError> {
+    /// [`SignError`] when the key cannot sign.
+    pub fn sign(&self, key: &dyn Sign) -> Result<String, SignError> {
         let claims = json!({
             "aud": self.issuer, "sub": self.device, "nonce": self.nonce,
             "eth": base64url_encode(&sha256(self.authority.as_bytes())),
         });
-        sign("enrolment-proof+jwt", None, &claims, key)
+        sign("enrolment-proof+jwt", &claims, key)
+    }
+}
+
+/// A DPoP proof: this request comes from who has the key that the token is bound to.
+///
+/// Source: RFC 9449 section 4.2.
+#[derive(Debug, Clone, Copy)]
+pub struct DpopProof<'a> {
+    /// Method of the request, such as `POST`.
+    pub method: &'a str,
+    /// URL of the request below the issuer, without query.
+    pub url: &'a str,
+    /// Seconds since 1970-01-01 UTC.
+    pub now_s: u64,
+    /// Never used before; see `random_id`.
+    pub jti: &'a str,
+    /// The server's nonce, once it has given one in `DPoP-Nonce`.
+    pub nonce: Option<&'a str>,
+    /// The access token that is presented with it, if any.
+    pub token: Option<&'a str>,
+}
+
+impl DpopProof<'_> {
+    /// Signs it.
+    ///
+    /// # Errors
+    /// [`SignError`] when the key cannot sign.
+    pub fn sign(&self, key: &dyn Sign, public: &PublicKey) -> Result<String, SignError> {
+        let mut claims = json!({ "htm": self.method, "htu": self.url, "iat": self.now_s, "jti": self.jti });
+        if let Some(nonce) = self.nonce {
+            claims["nonce"] = json!(nonce);
+        }
+        if let Some(token) = self.token {
+            claims["ath"] = json!(base64url_encode(&sha256(token.as_bytes())));
+        }
+        let header = Header { typ: Some("dpop+jwt"), kid: None, jwk: Some(public) };
+        sign_compact(&header, claims.to_string().as_bytes(), key)
     }
 }

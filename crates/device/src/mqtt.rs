@@ -1,26 +1,19 @@
-//! A blocking MQTT client over TLS.
+//! A blocking MQTT client over TLS, as simple as can be: one connection, until it ends. What stays connected is
+//! [`crate::DeviceClient`].
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drawbridge_mqtt::codec::{
-    self, Ack, Connect, Disconnect, Frame, Packet, PacketId, ProtocolVersion, Publish, Qos, ReasonCode, Side,
-    Subscribe, SubscribeEntry, UserProperties,
+    Ack, Connect, Disconnect, Packet, PacketId, ProtocolVersion, Publish, Qos, ReasonCode, Subscribe,
+    SubscribeEntry, UserProperties,
 };
 use drawbridge_names::TopicName;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::{ApiClient, DeviceError, DeviceIdentity, edge};
-
-/// How long the server may take to answer, in seconds.
-const ANSWER_S_MAX: u64 = 15;
-/// The largest packet taken from the server, in bytes.
-const PACKET_BYTES_MAX: usize = 1 << 20;
+use crate::connect::admit;
+use crate::link::{ANSWER_S_MAX, Endpoint, Link};
+use crate::{ApiClient, DeviceError, DeviceIdentity, Host, Tls, edge};
 
 /// What it takes to connect.
 #[derive(Clone)]
@@ -63,12 +56,10 @@ pub struct Message {
 
 /// One connection to the server.
 pub struct MqttClient {
-    stream: StreamOwned<ClientConnection, TcpStream>,
+    link: Link,
     server: String,
-    version: ProtocolVersion,
     keep_alive: Option<Duration>,
     last_sent: Instant,
-    received: Vec<u8>,
     next_id: u16,
     messages: VecDeque<Message>,
     answers: VecDeque<(PacketId, u8, String)>,
@@ -110,19 +101,13 @@ impl MqttClient {
     /// [`DeviceError::Refused`] with the reason of CONNACK, [`DeviceError::Tls`],
     /// [`DeviceError::Connection`], [`DeviceError::TimedOut`].
     pub fn connect(options: &MqttOptions) -> Result<Self, DeviceError> {
-        let mut client = Self {
-            stream: open_tls(&options.server, &options.ca_pem)?,
+        let endpoint = Endpoint {
             server: options.server.clone(),
-            version: options.version,
-            keep_alive: (options.keep_alive_s > 0)
-                .then(|| Duration::from_secs(u64::from(options.keep_alive_s))),
-            last_sent: edge::instant(),
-            received: Vec::new(),
-            next_id: 0,
-            messages: VecDeque::new(),
-            answers: VecDeque::new(),
+            tls: Some(Tls::with_roots(&options.ca_pem)),
+            websocket: None,
         };
-        client.write(&Packet::Connect(Box::new(Connect {
+        let mut link = Link::open(&endpoint, options.version, Arc::new(Host))?;
+        let connect = Connect {
             version: options.version,
             clean_start: true,
             keep_alive_s: options.keep_alive_s,
@@ -131,17 +116,18 @@ impl MqttClient {
             password: Some(&options.password),
             will: None,
             properties: Default::default(),
-        })))?;
-        let deadline = edge::instant() + Duration::from_secs(ANSWER_S_MAX);
-        loop {
-            match client.step(deadline)? {
-                Step::Accepted => return Ok(client),
-                Step::Something => {}
-                Step::Nothing => {
-                    return Err(DeviceError::TimedOut { what: "CONNECT", seconds: ANSWER_S_MAX });
-                }
-            }
-        }
+        };
+        admit(&mut link, connect, &Host, |_| Err(DeviceError::Protocol("AUTH without a method".to_owned())))?;
+        Ok(Self {
+            link,
+            server: options.server.clone(),
+            keep_alive: (options.keep_alive_s > 0)
+                .then(|| Duration::from_secs(u64::from(options.keep_alive_s))),
+            last_sent: edge::instant(),
+            next_id: 0,
+            messages: VecDeque::new(),
+            answers: VecDeque::new(),
+        })
     }
 
     /// Publishes; with [`Qos::AtLeastOnce`] it answers after the server's PUBACK.
@@ -211,8 +197,7 @@ impl MqttClient {
     /// [`DeviceError::Connection`] when the connection broke before.
     pub fn disconnect(mut self) -> Result<(), DeviceError> {
         self.write(&Packet::Disconnect(Disconnect::of(ReasonCode::NORMAL_DISCONNECTION)))?;
-        self.stream.conn.send_close_notify();
-        let _ = self.stream.flush(); // the goodbye is said; the server may be gone by now
+        self.link.close();
         Ok(())
     }
 
@@ -222,13 +207,10 @@ impl MqttClient {
     }
 
     fn write(&mut self, packet: &Packet<'_>) -> Result<(), DeviceError> {
-        let mut bytes = Vec::new();
-        packet
-            .encode(self.version, &mut bytes)
-            .map_err(|e| DeviceError::Protocol(format!("the packet cannot be sent: {e}")))?;
+        self.link.send(packet)?;
         self.last_sent = edge::instant();
-        let sent = self.stream.write_all(&bytes).and_then(|()| self.stream.flush());
-        sent.map_err(|e| fault(&self.server, &e))
+        let deadline = self.last_sent + Duration::from_secs(ANSWER_S_MAX);
+        self.link.flush_all(deadline.saturating_duration_since(self.last_sent))
     }
 
     fn answer(&mut self, id: PacketId, what: &'static str) -> Result<(), DeviceError> {
@@ -248,15 +230,12 @@ impl MqttClient {
     /// Takes one packet, reading until `deadline` if none is here.
     fn step(&mut self, deadline: Instant) -> Result<Step, DeviceError> {
         loop {
-            let frame = codec::decode(&self.received, Some(self.version), PACKET_BYTES_MAX, Side::FromServer)
-                .map_err(|e| DeviceError::Protocol(e.to_string()))?;
-            if let Frame::Complete { packet, bytes } = frame {
-                let (step, puback) = take(packet, &mut self.messages, &mut self.answers)?;
-                self.received.drain(..bytes);
-                if let Some(id) = puback {
+            let (messages, answers) = (&mut self.messages, &mut self.answers);
+            if let Some(taken) = self.link.next(|packet| take(packet, messages, answers))? {
+                if let Some(id) = taken? {
                     self.write(&Packet::PubAck(Ack::success(id)))?;
                 }
-                return Ok(step);
+                return Ok(Step::Something);
             }
             let now = edge::instant();
             if now >= deadline {
@@ -269,36 +248,12 @@ impl MqttClient {
                 }
                 until = until.min(self.last_sent + keep_alive);
             }
-            self.read(until.saturating_duration_since(now))?;
-        }
-    }
-
-    fn read(&mut self, wait: Duration) -> Result<(), DeviceError> {
-        let wait = wait.max(Duration::from_millis(1));
-        self.stream.sock.set_read_timeout(Some(wait)).map_err(|e| fault(&self.server, &e))?;
-        let mut chunk = [0; 4096];
-        match self.stream.read(&mut chunk) {
-            Ok(0) => Err(DeviceError::Closed(" without a word".to_owned())),
-            Ok(n) => {
-                self.received.extend_from_slice(&chunk[..n]);
-                Ok(())
-            }
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                ) =>
-            {
-                Ok(())
-            }
-            Err(e) => Err(fault(&self.server, &e)),
+            self.link.wait(until.saturating_duration_since(now))?;
         }
     }
 }
 
 enum Step {
-    /// CONNACK said yes.
-    Accepted,
     /// A packet was taken.
     Something,
     /// Nothing came until the deadline.
@@ -309,82 +264,29 @@ fn take(
     packet: Packet<'_>,
     messages: &mut VecDeque<Message>,
     answers: &mut VecDeque<(PacketId, u8, String)>,
-) -> Result<(Step, Option<PacketId>), DeviceError> {
+) -> Result<Option<PacketId>, DeviceError> {
     let why = |code: ReasonCode, said: Option<&str>| said.unwrap_or(code.text()).to_owned();
     match packet {
-        Packet::ConnAck(connack) => {
-            if !connack.reason.is_error() {
-                return Ok((Step::Accepted, None));
-            }
-            let why = why(connack.reason, connack.properties.reason_string);
-            let server_time_s = connack.properties.user_properties.first("db-time");
-            let server_time_s = server_time_s.and_then(|text| text.parse().ok());
-            Err(DeviceError::Refused { code: connack.reason.byte(), why, server_time_s })
-        }
         Packet::Publish(publish) => {
             messages.push_back(Message {
                 topic: publish.topic.map(|topic| topic.as_str().to_owned()).unwrap_or_default(),
                 payload: publish.payload.to_vec(),
                 retain: publish.retain,
             });
-            Ok((Step::Something, publish.packet_id.filter(|_| publish.qos == Qos::AtLeastOnce)))
+            return Ok(publish.packet_id.filter(|_| publish.qos == Qos::AtLeastOnce));
         }
         Packet::PubAck(ack) => {
             answers.push_back((ack.packet_id, ack.reason.byte(), why(ack.reason, ack.reason_string)));
-            Ok((Step::Something, None))
         }
         Packet::SubAck(ack) => {
             let code = ack.codes.first().copied().unwrap_or(ReasonCode::UnspecifiedError);
             answers.push_back((ack.packet_id, code.byte(), why(code, ack.reason_string)));
-            Ok((Step::Something, None))
         }
         Packet::Disconnect(bye) => {
             let why = why(bye.reason, bye.reason_string);
-            Err(DeviceError::Closed(format!(": {why} (0x{:02x})", bye.reason.byte())))
+            return Err(DeviceError::Closed(format!(": {why} (0x{:02x})", bye.reason.byte())));
         }
-        _ => Ok((Step::Something, None)),
+        _ => {}
     }
-}
-
-fn open_tls(server: &str, ca_pem: &str) -> Result<StreamOwned<ClientConnection, TcpStream>, DeviceError> {
-    let tls = |why: String| DeviceError::Tls { server: server.to_owned(), why };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        let certificate = certificate.map_err(|e| tls(format!("the CA file is no PEM: {e}")))?;
-        roots.add(certificate).map_err(|e| tls(format!("the CA file is no certificate: {e}")))?;
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| tls(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']);
-    let name = ServerName::try_from(host.to_owned()).map_err(|e| tls(e.to_string()))?;
-    let connection = ClientConnection::new(Arc::new(config), name).map_err(|e| tls(e.to_string()))?;
-    let address =
-        server.to_socket_addrs().map_err(|e| fault(server, &e))?.next().ok_or_else(|| {
-            DeviceError::Connection { server: server.to_owned(), why: "no address".to_owned() }
-        })?;
-    let socket =
-        TcpStream::connect_timeout(&address, Duration::from_secs(5)).map_err(|e| fault(server, &e))?;
-    socket.set_nodelay(true).map_err(|e| fault(server, &e))?;
-    let limit = Some(Duration::from_secs(ANSWER_S_MAX));
-    socket
-        .set_read_timeout(limit)
-        .and_then(|()| socket.set_write_timeout(limit))
-        .map_err(|e| fault(server, &e))?;
-    let mut stream = StreamOwned::new(connection, socket);
-    while stream.conn.is_handshaking() {
-        stream.conn.complete_io(&mut stream.sock).map_err(|e| fault(server, &e))?;
-    }
-    Ok(stream)
-}
-
-fn fault(server: &str, error: &std::io::Error) -> DeviceError {
-    let server = server.to_owned();
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(tls) => DeviceError::Tls { server, why: tls.to_string() },
-        None if error.kind() == ErrorKind::UnexpectedEof => DeviceError::Closed(" without a word".to_owned()),
-        None => DeviceError::Connection { server, why: error.to_string() },
-    }
+    Ok(None)
 }

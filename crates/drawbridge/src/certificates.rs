@@ -266,10 +266,6 @@ impl Certificates {
         shown
     }
 
-    pub(crate) fn has(&self, label: &str) -> bool {
-        self.0.contains_key(label)
-    }
-
     /// Whether the same is shown as there.
     fn is_same(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()

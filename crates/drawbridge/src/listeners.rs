@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 
+use drawbridge_admission::{Way, Ways};
 use drawbridge_names::RegistryName;
 use serde::Deserialize;
 
@@ -30,9 +31,8 @@ pub(crate) struct ListenerSettings {
     pub(crate) protocols: Option<Vec<Protocol>>,
     /// Versions of TLS. Default `["1.2", "1.3"]`; with raw keys `["1.3"]`.
     pub(crate) tls: Option<Vec<TlsVersion>>,
-    /// How MQTT clients may log in. Default all but `password`, `ace_v311` and `authz_info`; `raw_key` instead of
-    /// `certificate` with raw keys.
-    pub(crate) ways: Option<Vec<Way>>,
+    /// How MQTT clients may log in. Default all but `password` and `authz-info`.
+    pub(crate) ways: Option<Vec<String>>,
     /// The registry of MQTT clients that name none. Default: `default`.
     pub(crate) registry: Option<String>,
     /// Certificates by their names below `[certificate]`, `own` for the server's own; the first is for clients that
@@ -87,34 +87,6 @@ pub(crate) enum TlsVersion {
     V13,
 }
 
-/// A way in for MQTT clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Way {
-    /// User name and password, or a generated secret.
-    Password,
-    /// A JWT that the device has signed.
-    DeviceJwt,
-    /// An access token, JWT or opaque.
-    AccessToken,
-    /// The TLS client certificate.
-    Certificate,
-    /// The TLS raw public key.
-    RawKey,
-    /// RFC 9431, MQTT 5.
-    Ace,
-    /// RFC 9431, MQTT 3.1.1.
-    AceV311,
-    /// RFC 9431: tokens published to `authz-info` by whoever comes.
-    AuthzInfo,
-    /// The authentication methods `OAUTH2-JWT` and `CUSTOM-JWT` of MQTT 5.
-    JwtMethods,
-}
-
-const DEFAULT_WAYS: [Way; 5] =
-    [Way::DeviceJwt, Way::AccessToken, Way::Certificate, Way::Ace, Way::JwtMethods];
-const DEFAULT_WAYS_RAW: [Way; 5] = [Way::DeviceJwt, Way::AccessToken, Way::RawKey, Way::Ace, Way::JwtMethods];
-
 /// A listener, with all defaults in their places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ListenerPlan {
@@ -125,7 +97,7 @@ pub(crate) struct ListenerPlan {
     pub(crate) https: bool,
     pub(crate) tls12: bool,
     pub(crate) tls13: bool,
-    pub(crate) ways: Vec<Way>,
+    pub(crate) ways: Ways,
     pub(crate) registry: Option<RegistryName>,
     pub(crate) certificates: Vec<String>,
     pub(crate) registries: BTreeMap<String, RegistryName>,
@@ -142,7 +114,7 @@ impl ListenerPlan {
 
     /// Whether MQTT clients are asked for a certificate.
     pub(crate) fn asks_certificates(&self) -> bool {
-        self.ways.contains(&Way::Certificate)
+        self.ways.allows(Way::Certificate)
     }
 
     /// How it is announced at the start.
@@ -216,9 +188,20 @@ fn judge(
     if tls.is_empty() {
         wrong("tls", "is empty; wanted \"1.3\", \"1.2\" or both".into());
     }
-    let default_ways = if raw_keys { DEFAULT_WAYS_RAW } else { DEFAULT_WAYS };
-    let ways = listener.ways.clone().unwrap_or_else(|| default_ways.to_vec());
-    if ways.is_empty() {
+    let mut ways = match &listener.ways {
+        None => Ways::default().without(if raw_keys { Way::Certificate } else { Way::RawKey }),
+        Some(_) => Ways::NONE,
+    };
+    for word in listener.ways.iter().flatten() {
+        match Way::parse(word) {
+            Some(way) => ways = ways.with(way),
+            None => {
+                let known = Way::ALL.map(Way::as_str).join(", ");
+                wrong("ways", format!("has {word:?}; wanted some of {known}"));
+            }
+        }
+    }
+    if listener.ways.as_ref().is_some_and(Vec::is_empty) {
         wrong("ways", "is empty, so nobody could log in; name at least one way".into());
     }
     if raw_keys && tls != [TlsVersion::V13] {
@@ -227,14 +210,14 @@ fn judge(
     if raw_keys && protocols != [Protocol::Mqtt] {
         wrong("protocols", "has more than \"mqtt\"; raw public keys have a listener of their own".into());
     }
-    if raw_keys && ways.contains(&Way::Certificate) {
+    if raw_keys && ways.allows(Way::Certificate) {
         wrong(
             "ways",
             "has \"certificate\", and nobody shows one where raw keys are; take one of them away".into(),
         );
     }
-    if !raw_keys && ways.contains(&Way::RawKey) {
-        wrong("ways", "has \"raw_key\" without `raw_keys = true`; set it, on a listener of its own".into());
+    if !raw_keys && ways.allows(Way::RawKey) {
+        wrong("ways", "has \"raw-key\" without `raw_keys = true`; set it, on a listener of its own".into());
     }
     if listener.tls12_client_certificates && !tls.contains(&TlsVersion::V12) {
         wrong("tls12_client_certificates", "is true, and TLS 1.2 is off; take one of them away".into());
@@ -311,7 +294,7 @@ mod tests {
         ];
         assert_eq!(found, wanted);
         for plan in plans {
-            assert!(!plan.ways.contains(&Way::Password) && !plan.ways.contains(&Way::AuthzInfo));
+            assert!(!plan.ways.allows(Way::Password) && !plan.ways.allows(Way::AuthzInfo));
             assert!(plan.asks_certificates() && !plan.tls12_certificates, "{plan:?}");
         }
     }
@@ -330,10 +313,10 @@ mod tests {
         let [https, fleet, raw] = &plans[..] else { panic!("{plans:?}") };
         assert_eq!(https.name, "https");
         assert_eq!((fleet.tls12, fleet.tls13, fleet.record_bytes_max), (false, true, Some(1024)));
-        assert_eq!(fleet.ways, [Way::Password, Way::Certificate]);
+        assert_eq!(fleet.ways, Ways::NONE.with(Way::Password).with(Way::Certificate));
         assert_eq!(fleet.registries["a.example"].as_str(), "plant");
         assert!(fleet.mqtt && fleet.https && !fleet.websocket && fleet.http());
-        assert!(raw.raw_keys && !raw.tls12 && raw.ways.contains(&Way::RawKey) && !raw.asks_certificates());
+        assert!(raw.raw_keys && !raw.tls12 && raw.ways.allows(Way::RawKey) && !raw.asks_certificates());
     }
 
     #[test]
@@ -347,7 +330,7 @@ mod tests {
             (format!("[listener.x]\n{at}tls = [\"1.1\"]\n"), "listener.x.tls"),
             (format!("[listener.x]\n{at}ways = []\n"), "nobody could log in"),
             (format!("[listener.x]\n{at}ways = [\"magic\"]\n"), "listener.x.ways"),
-            (format!("[listener.x]\n{at}ways = [\"raw_key\"]\n"), "raw_keys = true"),
+            (format!("[listener.x]\n{at}ways = [\"raw-key\"]\n"), "raw_keys = true"),
             (format!("[listener.x]\n{at}raw_keys = true\ntls = [\"1.2\", \"1.3\"]\n"), "tls = [\"1.3\"]"),
             (
                 format!("[listener.x]\n{at}raw_keys = true\nprotocols = [\"mqtt\", \"https\"]\n"),

@@ -11,6 +11,7 @@ use drawbridge_broker::{Publisher, Restored};
 use drawbridge_message_log::{LogConfig, LogError, MessageLog, Opened, RealDisk};
 use drawbridge_names::{RegistryName, Uid};
 use serde::Deserialize;
+use tokio::sync::Notify;
 
 use crate::data::DataFolder;
 
@@ -62,12 +63,14 @@ impl MessageSettings {
     }
 }
 
-/// Opens the log, and asks admission how everybody stands who left something in it.
+/// Opens the log, and asks admission how everybody stands who left something in it. `broken` is rung when the log
+/// can store no more, because of a fault of ours: the server must end.
 pub(crate) async fn open(
     data: &DataFolder,
     settings: &MessageSettings,
     clock: &Arc<dyn Clock>,
     admission: &Admission,
+    broken: Arc<Notify>,
 ) -> Result<(Arc<MessageLog>, Durable), StartError> {
     let folder = data.path(FOLDER);
     let (config, clock) = (settings.log(), Arc::clone(clock));
@@ -95,7 +98,8 @@ pub(crate) async fn open(
         "the message log is open"
     );
     let news = StorageNews::new();
-    let log = Arc::new(opened.log.start(news.clone()).map_err(|error| fault(&shown, &error))?);
+    let log = opened.log.start(news.clone(), move || broken.notify_one());
+    let log = Arc::new(log.map_err(|error| fault(&shown, &error))?);
     let restored = Restored { image: Arc::new(opened.image), retained: opened.retained, standing };
     Ok((Arc::clone(&log), Durable { storage: log, restored, news }))
 }

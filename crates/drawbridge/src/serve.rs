@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use drawbridge_admission::{Actor, Admission, Clock, NewRegistry};
+use drawbridge_admission::{Actor, Admission, Clock, NewRegistry, Ways};
 use drawbridge_bridge::{
     Bridge, BridgeConfig, BridgeHandle, Durable, HelloReader, HttpsArrival, HttpsEntrance, Listener,
     ListenerKind, ServerTls, TicketSecrets, TlsSettings, WebSocketPlace, raise_open_files,
@@ -173,6 +173,8 @@ struct Doors {
     mqtt: Vec<Listener>,
     https: Vec<HttpsDoor>,
     kept: Vec<Kept>,
+    /// What is open to MQTT over WebSocket, by the number of the listener.
+    web_sockets: Vec<Ways>,
 }
 
 impl Doors {
@@ -182,7 +184,8 @@ impl Doors {
         certificates: &Certificates,
         tickets: Option<&Arc<TicketSecrets>>,
     ) -> Result<Self, StartError> {
-        let mut doors = Self { mqtt: Vec::new(), https: Vec::new(), kept: Vec::new() };
+        let web_sockets = listeners.iter().map(|bound| bound.plan.ways).collect();
+        let mut doors = Self { mqtt: Vec::new(), https: Vec::new(), kept: Vec::new(), web_sockets };
         for (index, Bound { plan, socket }) in listeners.into_iter().enumerate() {
             let tls = TlsSettings {
                 listener: plan.name.clone(),
@@ -222,6 +225,7 @@ impl Doors {
                 socket,
                 kind: ListenerKind::ByHello { tls, https },
                 registry: plan.registry.clone(),
+                ways: plan.ways,
             });
         }
         Ok(doors)
@@ -305,9 +309,11 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let addresses: Vec<_> = listeners.iter().filter_map(|bound| bound.socket.local_addr().ok()).collect();
     let doors = Doors::open(settings, listeners, &certificates, tickets.as_ref())?;
     let a_clock: Arc<dyn Clock> = clock.clone();
-    let (log, durable) = messages::open(data, &settings.messages, &a_clock, &admission).await?;
+    let broken = Arc::new(tokio::sync::Notify::new());
+    let (log, durable) =
+        messages::open(data, &settings.messages, &a_clock, &admission, Arc::clone(&broken)).await?;
     let bridge = Bridge::start(
-        bridge_config(settings, doors.mqtt, mqtt, durable)?,
+        bridge_config(settings, doors.mqtt, doors.web_sockets, mqtt, durable)?,
         admission.clone(),
         clock.clone(),
         tokio::runtime::Handle::current(),
@@ -362,20 +368,26 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let demo_stop = Arc::new(AtomicBool::new(false));
     let demo = is_demo.then(|| demo::start(data.root(), Arc::clone(&demo_stop)));
 
-    let is_lost = tokio::select! {
+    let mut is_ours = true;
+    let fault = tokio::select! {
         never = doubt(&opened, &last) => match never {},
         never = keep(&mut keeper, &mut hung_up, settings.serve.certificate_check_s) => match never {},
         _ = interrupted.recv() => {
             tracing::info!("interrupted; stopping");
-            false
+            None
         }
         _ = terminated.recv() => {
             tracing::info!("told to stop; stopping");
-            false
+            None
         }
         () = opened.lost() => {
             tracing::error!("another server has taken the store over; stopping");
-            true
+            is_ours = false;
+            Some("[DB-5005] another server has taken the store over; give each server a store of its own")
+        }
+        () = broken.notified() => {
+            tracing::error!("the message log is broken; stopping");
+            Some("[DB-5016] a thread of the message log has panicked (see above); start again, and report this")
         }
     };
     data.remove_endpoints();
@@ -393,13 +405,10 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     http.await?;
     maintenance.abort();
     drop(maintenance.await); // it never ends by itself
-    if is_lost {
-        return Err(
-            "[DB-5005] another server has taken the store over; give each server a store of its own".into()
-        );
+    if is_ours {
+        last.settle().await;
     }
-    last.settle().await;
-    Ok(())
+    fault.map_or(Ok(()), |fault| Err(fault.into()))
 }
 
 /// Leads from HTTPS to the bridge.
@@ -409,9 +418,9 @@ impl WebSocketDoor for MqttOverWebSocket {
     fn reserve(
         &self,
         peer: SocketAddr,
-        _listener: usize,
+        listener: usize,
     ) -> Result<Box<dyn WebSocketSeat>, (&'static str, &'static str)> {
-        Ok(Box::new(Seat(self.0.reserve_web_socket(peer)?)))
+        Ok(Box::new(Seat(self.0.reserve_web_socket_at(peer, listener)?)))
     }
 }
 
@@ -461,6 +470,7 @@ async fn maintain(admission: Admission) {
 fn bridge_config(
     settings: &Settings,
     mut listeners: Vec<Listener>,
+    web_socket_ways: Vec<Ways>,
     plain: Option<TcpListener>,
     durable: Durable,
 ) -> Result<BridgeConfig, StartError> {
@@ -473,11 +483,17 @@ fn bridge_config(
             anonymous_as = anonymous_as.as_ref().map(tracing::field::display),
             "MQTT without TLS is on, for development only: no token is accepted there"
         );
-        listeners.push(Listener { socket, kind: ListenerKind::Plain { anonymous_as }, registry: None });
+        listeners.push(Listener {
+            socket,
+            kind: ListenerKind::Plain { anonymous_as },
+            registry: None,
+            ways: Ways::ALL,
+        });
     }
     let bridge = &settings.bridge;
     let mut config = BridgeConfig {
         listeners,
+        web_socket_ways,
         unauthenticated_max: bridge.unauthenticated_max,
         unauthenticated_per_address_max: bridge.unauthenticated_per_address_max,
         address_queue_max: bridge.address_queue_max,

@@ -281,6 +281,7 @@ impl Settings {
             ("admission.issuer_key_life_s", admission.issuer_key_life_s.into(), 0, 315_360_000),
             ("admission.issuer_key_lead_s", admission.issuer_key_lead_s.into(), 0, 31_622_400),
             ("admission.opaque_tokens_max", admission.opaque_tokens_max as u64, 1, million),
+            ("admission.ace_tokens_max", admission.ace_tokens_max as u64, 0, 10 * million),
             ("admission.clock_uncertainty_ms", admission.clock_uncertainty_ms.into(), 0, 3_600_000),
             ("admission.principals_cached_max", admission.principals_cached_max as u64, 1, 100 * million),
             ("limits.address_burst", admission.limits.address_burst.into(), 1, million),
@@ -307,6 +308,12 @@ impl Settings {
                 format!("[DB-6003] `{key}` is {found}; wanted {least} to {most}")
             })
             .collect();
+        let hint = admission.ace_as.as_str();
+        if !hint.is_empty() && hint != "issuer" && !hint.starts_with("https://") {
+            faults.push(format!(
+                "[DB-6003] `admission.ace_as` is {hint:?}; wanted nothing, `issuer`, or the https URL of a token endpoint"
+            ));
+        }
         faults.extend(self.store.url.as_ref().and_then(StoreUrl::fault));
         faults.extend(listeners::plan(self).err().into_iter().flatten());
         for (name, certificate) in &self.certificate {

@@ -417,6 +417,14 @@ impl Run {
                 let admitted = admitted(who.expect("it has said CONNECT").who);
                 self.shards[shard].answer(now, conn, Ok(admitted), fx);
             }
+            Effect::Renew { conn, .. } => {
+                let link = self.links.iter().find(|link| (link.shard, link.conn) == (shard, conn));
+                if let Some(who) = link.map(|link| link.who) {
+                    self.shards[shard].renewed(now, conn, Ok(admitted(who)), fx);
+                    self.reached.insert("renewed");
+                }
+            }
+            Effect::Nonce { conn, .. } => self.shards[shard].tell_nonce(now, conn, "nonce", fx),
             Effect::Write { conn } => self.take_output(shard, conn, fx),
             Effect::Close { conn, how } => {
                 if how != Close::Silent {
@@ -684,6 +692,7 @@ fn admitted(who: u8) -> Admitted {
         policy_epoch: 0,
         sessions_max: 4,
         leading_slash: false,
+        proven: false,
         ticket: None,
     }
 }

@@ -14,6 +14,7 @@ use drawbridge_identity::{NoncePurpose, Refusal};
 use drawbridge_names::RegistryName;
 
 use crate::HttpState;
+use crate::ace::AceForm;
 use crate::body::lingering;
 use crate::dpop::DPOP_NONCE;
 use crate::failure::{Dialect, Failure, write_out};
@@ -38,6 +39,7 @@ pub(crate) async fn edge(
     let request_id = request_id(&state);
     let authorization =
         request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default().to_owned());
+    let ace = AceForm::of_answer(request.headers());
     let method = request.method().clone();
     let uri = request.uri().clone();
     let unambiguous = judge_framing(request.version(), request.headers());
@@ -57,7 +59,7 @@ pub(crate) async fn edge(
     let path = split_registry(uri.path()).map_or_else(|_| uri.path().to_owned(), |(_, rest)| rest);
     if let Some(mut failure) = response.extensions_mut().remove::<Failure>() {
         tell_time(&state, &uri, &mut failure);
-        let dialect = Dialect::of(&path);
+        let dialect = Dialect::of(&path, ace);
         state.counts.refuse(failure.word);
         write_out(&mut response, &failure, dialect, authorization.as_deref(), &request_id);
         if failure.code == Refusal::DpopNonce.code() {

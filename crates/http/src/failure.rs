@@ -15,11 +15,13 @@ use axum::response::{IntoResponse, Response};
 use drawbridge_admission::AdmissionError;
 use drawbridge_control::ControlError;
 use drawbridge_identity::Refusal;
+use drawbridge_identity::ace::AceFault;
 use drawbridge_names::{NameError, PrincipalName};
 use drawbridge_policy::{Decision, PolicyError};
 use drawbridge_registry::StoreError;
 use serde_json::{Map, Value, json};
 
+use crate::ace::{self, AceForm};
 use crate::dpop::DPOP_ALGORITHMS;
 
 /// The one text for all that is found before a good signature.
@@ -326,11 +328,14 @@ impl From<Refusal> for Failure {
 
 /// Status in `/v1`, status and error in `/oauth`, status on the aliases.
 ///
-/// Source: RFC 6749 section 5.2, RFC 7523 section 3.2, RFC 8707 section 2 (`invalid_target`).
+/// Source: RFC 6749 section 5.2, RFC 7523 section 3.2, RFC 8707 section 2 (`invalid_target`), RFC 9200 section
+/// 5.8.3.
 fn refusal_row(refusal: &Refusal) -> (u16, u16, &'static str, u16) {
     use Refusal as R;
     match refusal {
-        R::NoCredential | R::NotProven(_) => (401, 401, "invalid_client", 401),
+        R::NoCredential | R::NotProven(_) | R::AuthMethod | R::WayClosed(_) => {
+            (401, 401, "invalid_client", 401)
+        }
         R::Malformed(_) => (400, 400, "invalid_request", 400),
         R::JwsFormat(_) | R::Jti(_) => (401, 401, "invalid_client", 400),
         R::Algorithm(_)
@@ -375,6 +380,10 @@ fn refusal_row(refusal: &Refusal) -> (u16, u16, &'static str, u16) {
         R::RateLimited { .. } | R::TooOften { .. } => (429, 429, "rate_limited", 429),
         R::Renewal(_) => (403, 400, "invalid_grant", 403),
         R::Gateway(_) => (403, 400, "invalid_target", 403),
+        R::Ace(AceFault::Key(_)) => (400, 400, "unsupported_pop_key", 400),
+        R::Ace(AceFault::Profile) => (400, 400, "incompatible_ace_profiles", 400),
+        R::Ace(AceFault::StoreFull) => (429, 429, "rate_limited", 429),
+        R::Ace(_) => (400, 400, "invalid_request", 400),
     }
 }
 
@@ -411,7 +420,7 @@ impl From<AdmissionError> for Failure {
                 StatusCode::PRECONDITION_FAILED
             }
             E::Policy(error) => {
-                if let PolicyError::Document { faults, .. } = error {
+                if let PolicyError::Document { faults, .. } | PolicyError::Tests { faults, .. } = error {
                     members.push(("faults", faults.iter().map(ToString::to_string).collect()));
                 }
                 StatusCode::UNPROCESSABLE_ENTITY
@@ -480,6 +489,8 @@ impl IntoResponse for Failure {
 pub(crate) enum Dialect {
     /// RFC 6749 section 5.2.
     OAuth,
+    /// The same at the token endpoint, in the words of RFC 9200 section 5.8.3.
+    Ace(AceForm),
     /// RFC 9457.
     Problem,
     /// The IoT IdP's.
@@ -487,8 +498,11 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
-    /// By path, without the registry's prefix.
-    pub(crate) fn of(path: &str) -> Self {
+    /// By path, without the registry's prefix. `ace`: the form that the request wants, if it is one by RFC 9200.
+    pub(crate) fn of(path: &str, ace: Option<AceForm>) -> Self {
+        if let Some(form) = ace.filter(|_| path == "/oauth/token") {
+            return Self::Ace(form);
+        }
         let first = path.split('/').nth(1).unwrap_or_default();
         match first {
             "oauth" => Self::OAuth,
@@ -507,16 +521,24 @@ pub(crate) fn write_out(
     authorization: Option<&str>,
     request_id: &str,
 ) {
-    let (status, kind, body) = match dialect {
-        Dialect::OAuth => (failure.oauth.0, "application/json", oauth_body(failure)),
-        Dialect::Problem => (failure.status, "application/problem+json", problem_body(failure, request_id)),
-        Dialect::Alias => (failure.alias, "application/json", alias_body(failure, request_id)),
+    let (json, problem) = ("application/json", "application/problem+json");
+    let text = |kind, body: Value| (HeaderValue::from_static(kind), body.to_string().into_bytes());
+    let (status, (kind, body)) = match dialect {
+        Dialect::OAuth => (failure.oauth.0, text(json, oauth_body(failure))),
+        Dialect::Ace(form) => {
+            let body = match form {
+                AceForm::Json => oauth_body(failure).to_string().into_bytes(),
+                AceForm::Cbor => ace::error_body(failure, &printable(&failure.detail)),
+            };
+            (failure.oauth.0, (form.media_type(), body))
+        }
+        Dialect::Problem => (failure.status, text(problem, problem_body(failure, request_id))),
+        Dialect::Alias => (failure.alias, text(json, alias_body(failure, request_id))),
     };
-    let body = body.to_string();
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.remove(CONTENT_LENGTH);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONTENT_TYPE, kind);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::UNAUTHORIZED {
         let challenge = challenge(failure, dialect, authorization);
@@ -542,7 +564,7 @@ pub(crate) fn write_out(
 /// RFC 6750 section 3: no error code when no credential was sent. At the token endpoint the scheme
 /// is the one that the client used (RFC 6749 section 5.2).
 fn challenge(failure: &Failure, dialect: Dialect, authorization: Option<&str>) -> String {
-    if dialect == Dialect::OAuth {
+    if matches!(dialect, Dialect::OAuth | Dialect::Ace(_)) {
         let basic = authorization
             .is_some_and(|value| value.as_bytes().get(..5).is_some_and(|b| b.eq_ignore_ascii_case(b"basic")));
         return if basic { "Basic realm=\"drawbridge\"" } else { "Bearer realm=\"drawbridge\"" }.to_owned();
@@ -691,7 +713,10 @@ mod tests {
             ("", Dialect::Problem),
         ];
         for (path, dialect) in table {
-            assert_eq!(Dialect::of(path), dialect, "{path}");
+            assert_eq!(Dialect::of(path, None), dialect, "{path}");
+            let ace = Some(AceForm::Cbor);
+            let wanted = if path == "/oauth/token" { Dialect::Ace(AceForm::Cbor) } else { dialect };
+            assert_eq!(Dialect::of(path, ace), wanted, "{path}");
         }
     }
 

@@ -8,6 +8,7 @@
 //! paths belong to registry NAME. Handlers answer a `Failure` as their error and do not
 //! know in which dialect it is written: the path decides, in one place.
 
+mod ace;
 mod admin;
 mod aliases;
 mod audit;

@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::HttpState;
+use crate::ace::{ACE_CBOR, ACE_JSON, AceForm};
 use crate::edge::InRegistry;
 use crate::failure::{Dialect, Failure};
 
@@ -277,7 +278,8 @@ impl Operation {
     }
 
     fn dialect(&self) -> Dialect {
-        Dialect::of(&self.path)
+        // Where RFC 9200 is spoken as well, the refusals are described in all forms.
+        Dialect::of(&self.path, Some(AceForm::Json))
     }
 
     /// Its refusals.
@@ -303,7 +305,10 @@ impl Operation {
 
 /// The name of a refusal among the components.
 fn name(dialect: Dialect, status: u16) -> String {
-    format!("{dialect:?}{status}")
+    match dialect {
+        Dialect::Ace(_) => format!("Token{status}"),
+        _ => format!("{dialect:?}{status}"),
+    }
 }
 
 const JSON: &str = "application/json";
@@ -349,6 +354,11 @@ fn refusal(dialect: Dialect, status: u16) -> Value {
     };
     let (kind, schema) = match dialect {
         Dialect::OAuth => (JSON, "OAuthError"),
+        Dialect::Ace(_) => {
+            let error = || schemas::of("OAuthError");
+            let kinds = [(JSON, error()), (ACE_JSON, error()), (ACE_CBOR, schemas::bytes())];
+            return response(description, &kinds, headers);
+        }
         Dialect::Problem => ("application/problem+json", "Problem"),
         Dialect::Alias => (JSON, "AliasError"),
     };

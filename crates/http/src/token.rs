@@ -10,6 +10,7 @@ use drawbridge_identity::Confirmation;
 use serde_json::{Map, Value, json};
 
 use crate::HttpState;
+use crate::ace::{self, AceForm, Around};
 use crate::body::{AnyBody, Params};
 use crate::caller::FromPeer;
 use crate::client_auth::{self, FromTls};
@@ -19,6 +20,8 @@ use crate::edge::InRegistry;
 use crate::failure::Failure;
 
 /// The grant `client_credentials`.
+///
+/// A body in the words of RFC 9200 is answered in them.
 ///
 /// Source: RFC 6749 sections 3.2 and 4.4, RFC 8707 section 2.
 pub(crate) async fn token(
@@ -32,6 +35,11 @@ pub(crate) async fn token(
 ) -> Result<Response, Failure> {
     if uri.query().is_some() {
         return Err(Failure::bad_request("parameters in the URL end up in logs; send them in the body"));
+    }
+    if let Some(form) = body.media_type.as_deref().and_then(AceForm::of) {
+        let around =
+            Around { registry: &registry, peer, certificate: certificate.as_deref(), headers: &headers };
+        return ace::token(&state, around, form, &body.bytes).await;
     }
     let params = form(&body)?;
     let grant_type = params.required("grant_type")?;
@@ -111,7 +119,7 @@ fn judge_types(params: &Params) -> Result<(), Failure> {
 /// An absolute URI without fragment; one, since a repeated parameter is refused before.
 ///
 /// Source: RFC 8707 section 2.
-fn target<'a>(params: &'a Params, name: &str) -> Result<Option<&'a str>, Failure> {
+pub(crate) fn target<'a>(params: &'a Params, name: &str) -> Result<Option<&'a str>, Failure> {
     let Some(found) = params.get(name) else { return Ok(None) };
     let scheme = found.split_once(':').map_or("", |(scheme, _)| scheme);
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())

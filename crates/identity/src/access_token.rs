@@ -1,10 +1,13 @@
 //! Access tokens of our own issuer: RFC 9068 with the number of the principal, its epoch, and the key
 //! that logged in.
 
-use drawbridge_jose::{Claims, Header, PublicKey, SignError, SigningKey, sign_compact};
+use drawbridge_jose::{
+    Claims, Header, PublicKey, SignError, SigningKey, base64url_decode, base64url_encode, sign_compact,
+};
 use drawbridge_names::{Epoch, KeyId, PrincipalName, Uid};
 use serde_json::{Value, json};
 
+use crate::ace::SealedKey;
 use crate::keys::Checker;
 use crate::presented::{Presented, Wanted};
 use crate::refusal::{NotProven, Refusal};
@@ -44,6 +47,8 @@ pub struct AccessClaims {
     pub actor: Option<ActedBy>,
     /// Ours: the login on an IoT IdP path that the token goes back to.
     pub alias: Option<AliasLogin>,
+    /// `cnonce`: what the broker had a client send with its request (RFC 9200 section 5.3.1).
+    pub cnonce: Option<String>,
 }
 
 /// A login on an IoT IdP path.
@@ -64,6 +69,59 @@ pub enum Confirmation {
     Key(String),
     /// `x5t#S256`: SHA-256 of the client certificate, base64url (RFC 8705 section 3.1).
     Certificate(String),
+    /// `jwk`, or COSE_Key: the key that proves possession in MQTT (RFC 9431), whole.
+    PopKey(PublicKey),
+    /// `kid`: the same, a registered key of the subject by its thumbprint.
+    PopKeyId(KeyId),
+    /// `jwe`, or Encrypted_COSE_Key: a symmetric one, sealed by the server for itself.
+    Sealed(SealedKey),
+}
+
+impl Confirmation {
+    /// As `cnf` in JSON. A key sealed for a CWT has no registered form there; its name is ours.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Key(thumbprint) => json!({ "jkt": thumbprint }),
+            Self::Certificate(digest) => json!({ "x5t#S256": digest }),
+            Self::PopKey(key) => {
+                let jwk: Value = serde_json::from_str(&key.to_jwk_json()).expect("a key writes its own JWK");
+                json!({ "jwk": jwk })
+            }
+            Self::PopKeyId(kid) => json!({ "kid": kid.as_str() }),
+            Self::Sealed(SealedKey::Jwe(jwe)) => json!({ "jwe": jwe }),
+            Self::Sealed(SealedKey::Cose(bytes)) => json!({ "cose": base64url_encode(bytes) }),
+        }
+    }
+
+    /// Whether it is a key for proofs in MQTT alone, by RFC 9431: no request over HTTP can prove it.
+    #[must_use]
+    pub fn is_for_mqtt(&self) -> bool {
+        matches!(self, Self::PopKey(_) | Self::PopKeyId(_) | Self::Sealed(_))
+    }
+
+    /// Reads what [`Self::to_json`] wrote: exactly one member.
+    fn from_claims(cnf: &Claims) -> Result<Self, String> {
+        let names: Vec<&str> = cnf.names().collect();
+        let [name] = names[..] else { return Err("`cnf` names no key, or two".to_owned()) };
+        let text = |name| cnf.text(name).ok().flatten().map(str::to_owned);
+        let found = match name {
+            "jkt" => text("jkt").map(Self::Key),
+            "x5t#S256" => text("x5t#S256").map(Self::Certificate),
+            "jwk" => {
+                let jwk = cnf.object_json("jwk").and_then(|jwk| PublicKey::from_jwk(jwk.as_bytes()).ok());
+                jwk.map(Self::PopKey)
+            }
+            "kid" => text("kid").and_then(|kid| KeyId::parse(&kid).ok()).map(Self::PopKeyId),
+            "jwe" => text("jwe").map(|jwe| Self::Sealed(SealedKey::Jwe(jwe))),
+            "cose" => {
+                let bytes = text("cose").and_then(|text| base64url_decode(&text).ok());
+                bytes.map(|bytes| Self::Sealed(SealedKey::Cose(bytes)))
+            }
+            _ => None,
+        };
+        found.ok_or_else(|| "`cnf` names a key in no form that is known here".to_owned())
+    }
 }
 
 /// A gateway that acts for a device.
@@ -105,10 +163,11 @@ impl AccessClaims {
         if let Some(scope) = &self.scope {
             body["scope"] = json!(scope);
         }
-        match &self.confirmation {
-            Some(Confirmation::Key(thumbprint)) => body["cnf"] = json!({ "jkt": thumbprint }),
-            Some(Confirmation::Certificate(digest)) => body["cnf"] = json!({ "x5t#S256": digest }),
-            None => {}
+        if let Some(confirmation) = &self.confirmation {
+            body["cnf"] = confirmation.to_json();
+        }
+        if let Some(cnonce) = &self.cnonce {
+            body["cnonce"] = json!(cnonce);
         }
         if let Some(actor) = &self.actor {
             body["act"] = json!({
@@ -157,11 +216,7 @@ impl AccessClaims {
         };
         let confirmation = match object("cnf")? {
             None => None,
-            Some(cnf) => match (optional(&cnf, "jkt")?, optional(&cnf, "x5t#S256")?) {
-                (Some(thumbprint), None) => Some(Confirmation::Key(thumbprint)),
-                (None, Some(digest)) => Some(Confirmation::Certificate(digest)),
-                _ => return Err(not_ours("`cnf` names no key, or two")),
-            },
+            Some(cnf) => Some(Confirmation::from_claims(&cnf).map_err(|found| not_ours(&found))?),
         };
         let actor = match object("act")? {
             None => None,
@@ -193,6 +248,7 @@ impl AccessClaims {
             confirmation,
             actor,
             alias,
+            cnonce: optional(claims, "cnonce")?,
         })
     }
 }
@@ -238,6 +294,16 @@ impl IssuerKey {
     /// Source: RFC 9068 section 2.
     pub fn issue(&self, claims: &AccessClaims) -> Result<String, SignError> {
         self.sign("at+jwt", &claims.to_json())
+    }
+
+    /// Signs an access token as a CWT.
+    ///
+    /// # Errors
+    /// [`Refusal`] for claims that have no form there, or when the library fails.
+    ///
+    /// Source: RFC 8392 section 7.1.
+    pub fn issue_cwt(&self, claims: &AccessClaims) -> Result<Vec<u8>, Refusal> {
+        crate::ace::issue_cwt(claims, &self.key, &self.kid)
     }
 
     /// Signs a JSON object as a JWT of this `typ`.

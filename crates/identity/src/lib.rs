@@ -8,6 +8,7 @@
 //! keys of that principal; before the signature is good every refusal looks alike to the peer.
 
 mod access_token;
+pub mod ace;
 mod assertion;
 mod certificate;
 mod clock;

@@ -24,6 +24,8 @@ pub enum NoncePurpose {
     Dpop,
     /// The proof of an enrolment.
     Enrolment,
+    /// A token by RFC 9431: `cnonce` of the hint (RFC 9200 section 5.3.1).
+    Ace,
 }
 
 impl NoncePurpose {
@@ -32,6 +34,7 @@ impl NoncePurpose {
             Self::Assertion => b"assertion",
             Self::Dpop => b"dpop",
             Self::Enrolment => b"enrolment",
+            Self::Ace => b"ace",
         }
     }
 }

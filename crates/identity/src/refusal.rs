@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::ace::AceFault;
+
 /// A token, login, connection or key update that is refused.
 ///
 /// `Display` is the full text for the log. What the peer may be told is [`Refusal::for_owner`]: it
@@ -163,6 +165,18 @@ pub enum Refusal {
     StatementInvalid(String),
     /// The name that a device asks for is another's, or its own with another key.
     NameInUse,
+    /// The authentication method of MQTT 5 is none that is served here.
+    AuthMethod,
+    /// This way in is closed here: its word.
+    WayClosed(&'static str),
+    /// What the MQTT-TLS profile of ACE (RFC 9431) refuses.
+    Ace(AceFault),
+}
+
+impl From<AceFault> for Refusal {
+    fn from(fault: AceFault) -> Self {
+        Self::Ace(fault)
+    }
 }
 
 /// What stands behind [`Refusal::NotProven`]; for the log alone.
@@ -280,6 +294,9 @@ impl Refusal {
             Self::EnrolmentOver(_) => ("DB-1060", "enrolment-over", "enrolment"),
             Self::StatementInvalid(_) => ("DB-1061", "invalid-statement", "statement"),
             Self::NameInUse => ("DB-1062", "name-in-use", "dup"),
+            Self::AuthMethod => ("DB-1090", "authentication-method", "method"),
+            Self::WayClosed(_) => ("DB-1091", "way-closed", "way"),
+            Self::Ace(fault) => fault.row(),
         }
     }
 
@@ -287,8 +304,10 @@ impl Refusal {
     /// ASCII without `"` and `\`, as RFC 6749 section 5.2 wants it of an `error_description`.
     #[must_use]
     pub fn for_owner(&self) -> Option<String> {
-        // A fault of a DPoP proof says nothing of a principal that its sender does not know.
-        let harmless = matches!(self, Self::Dpop(_) | Self::DpopNonce | Self::Binding(_));
+        // A fault of a DPoP proof, or of what RFC 9431 wants around a token, says nothing of a principal that its
+        // sender does not know.
+        let harmless = matches!(self, Self::Dpop(_) | Self::DpopNonce | Self::Binding(_))
+            || matches!(self, Self::Ace(fault) if fault.is_harmless());
         (self.is_proven() || harmless).then(|| {
             self.to_string()
                 .chars()
@@ -302,6 +321,8 @@ impl Refusal {
     pub fn is_proven(&self) -> bool {
         match self {
             Self::NoCredential
+            | Self::AuthMethod
+            | Self::WayClosed(_)
             | Self::Malformed(_)
             | Self::JwsFormat(_)
             | Self::Algorithm(_)
@@ -315,6 +336,7 @@ impl Refusal {
             | Self::Dpop(_)
             | Self::Binding(_)
             | Self::RateLimited { .. }
+            | Self::Ace(_)
             | Self::Busy => false,
             Self::Kind { .. }
             | Self::Exchange(_)
@@ -358,6 +380,21 @@ impl Refusal {
             | Self::Renewal(_)
             | Self::Gateway(_) => true,
         }
+    }
+
+    /// Whether what was presented is no token at all, rather than a bad one.
+    ///
+    /// Source: RFC 9431 appendix A (payload format invalid).
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        matches!(
+            self,
+            Self::JwsFormat(_)
+                | Self::Algorithm(_)
+                | Self::Header(_)
+                | Self::Type { .. }
+                | Self::Ace(AceFault::Format(_) | AceFault::Data(_))
+        )
     }
 
     /// Whether trying the same again later may succeed.
@@ -468,6 +505,14 @@ impl fmt::Display for Refusal {
             Self::Busy => f.write_str("too many password checks at once; try again in a moment"),
             Self::EnrolmentOver(why) => write!(f, "the enrolment token {why}; ask the operator for another"),
             Self::StatementInvalid(found) => write!(f, "the software statement is not valid: {found}"),
+            Self::AuthMethod => f.write_str(
+                "this authentication method is not served; use `ace`, `OAUTH2-JWT` or `CUSTOM-JWT` where they are \
+                 open, or send the token as password",
+            ),
+            Self::WayClosed(way) => {
+                write!(f, "the way in `{way}` is closed on this listener; open it in `ways`, or use another")
+            }
+            Self::Ace(fault) => fault.fmt(f),
             Self::NameInUse => f.write_str(
                 "a device or application of this name is registered with another key; choose another name, or ask the operator",
             ),

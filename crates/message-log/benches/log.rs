@@ -159,7 +159,7 @@ fn open(folder: &Path) -> (MessageLog, Arc<Heard>, TimeBase) {
     let disk = Arc::new(RealDisk::open(folder).unwrap());
     let opened = MessageLog::open(disk, LogConfig::default(), time, Arc::new(Instant::now)).unwrap();
     let heard = Arc::new(Heard::default());
-    (opened.log.start(heard.clone()).unwrap(), heard, time)
+    (opened.log.start(heard.clone(), || panic!("broken")).unwrap(), heard, time)
 }
 
 #[derive(Default)]

@@ -100,6 +100,10 @@ impl Writer {
                 })?;
             }
         }
+        for (id, registry, topic) in image.cleared() {
+            let cleared = Record::RetainedCleared { id, registry: registry.clone(), topic: topic.into() };
+            self.item(RECORD, |out| cleared.encode(time, out))?;
+        }
         for (registry, topics) in &image.retained {
             for (topic, id) in topics {
                 self.item(RETAINED, |out| {

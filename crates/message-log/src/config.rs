@@ -26,6 +26,11 @@ pub struct LogConfig {
     /// What stands is written down when the log has grown by so many bytes, and by as many as it takes itself.
     /// Default 64 MiB, from 4 KiB to 1 GiB. It bounds what is read again at the next start.
     pub checkpoint_bytes: u64,
+    /// So many bytes of groups may be durable and not yet known to the housekeeping; then nothing is written until it
+    /// has caught up. Default 64 MiB.
+    pub backlog_bytes_max: u64,
+    /// A write that takes longer than this, or a wait for the housekeeping, is said to be a stall. Default 10 s.
+    pub hangs_after: Duration,
 }
 
 impl Default for LogConfig {
@@ -38,6 +43,8 @@ impl Default for LogConfig {
             retry: Duration::from_millis(500),
             group_bytes_max: 4 << 20,
             checkpoint_bytes: 64 << 20,
+            backlog_bytes_max: 64 << 20,
+            hangs_after: Duration::from_secs(10),
         }
     }
 }

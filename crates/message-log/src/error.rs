@@ -93,3 +93,6 @@ pub(crate) const DAMAGED: &str = "DB-5011";
 
 /// Nothing can be stored for now.
 pub(crate) const STALLED: &str = "DB-5015";
+
+/// A thread of the log has panicked.
+pub(crate) const BROKEN: &str = "DB-5016";

@@ -11,7 +11,7 @@
 //! group.
 
 /// The format written and read here.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 /// Kind of a file: a segment.
 pub(crate) const SEGMENT: u8 = 1;
 /// Kind of a file: a checkpoint.

@@ -12,6 +12,7 @@ use crate::Shared;
 use crate::checkpoint;
 use crate::error::DAMAGED;
 use crate::frame::{checkpoint_name, segment_name};
+use crate::health::Health;
 use crate::mirror::{Mirror, Place};
 use crate::recovery::{Recovery, read_message};
 use crate::writer::{Group, Move, Written};
@@ -25,9 +26,6 @@ pub(crate) struct Backlog {
     pub(crate) moved: bool,
     pub(crate) closing: bool,
 }
-
-/// The writer waits while the keeper is so many bytes behind.
-pub(crate) const BACKLOG_BYTES_MAX: u64 = 64 << 20;
 
 /// It is woken when it is so many bytes behind; for less it wakes by itself, so that a lone commit costs one thread
 /// less.
@@ -48,6 +46,7 @@ const MOVE_BYTES: usize = 1 << 20;
 
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
+    health: Arc<Health>,
     mirror: Mirror,
     /// Bytes of the last checkpoint, and of the groups since.
     checkpoint_bytes: u64,
@@ -65,7 +64,7 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn new(shared: Arc<Shared>, recovery: Recovery) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, health: Arc<Health>, recovery: Recovery) -> Self {
         let now = (shared.clock)();
         let Recovery { mirror, checkpoint_bytes, mut log_bytes, read_bytes, .. } = recovery;
         if read_bytes > READ_MAX * shared.config.checkpoint_bytes {
@@ -75,6 +74,7 @@ impl Keeper {
         }
         let keeper = Self {
             shared,
+            health,
             mirror,
             checkpoint_bytes,
             log_bytes,
@@ -90,10 +90,14 @@ impl Keeper {
         keeper
     }
 
-    /// Until the log is closed and all groups are known.
+    /// Until the log is closed and all groups are known, or it is broken.
     pub(crate) fn run(mut self) {
         loop {
             let (groups, closing) = self.take();
+            if self.health.is_broken() {
+                // What stands is in the groups; a checkpoint is not worth a doubt.
+                return;
+            }
             let idle = groups.is_empty();
             for group in groups {
                 self.apply(group);
@@ -111,7 +115,11 @@ impl Keeper {
 
     fn take(&self) -> (VecDeque<Group>, bool) {
         let mut backlog = self.shared.backlog.lock();
-        if backlog.bytes < self.shared.keeper_wakes_at() && !backlog.moved && !backlog.closing {
+        if backlog.bytes < self.shared.keeper_wakes_at()
+            && !backlog.moved
+            && !backlog.closing
+            && !self.health.is_broken()
+        {
             backlog = self.shared.backlog.wait(backlog, Some(TICK));
         }
         (backlog.bytes, backlog.moved) = (0, false);

@@ -3,10 +3,10 @@
 //! ```text
 //! shards --batches--> writer: one group, one fsync --committed--> shards
 //!                       `--groups--> keeper: what stands; checkpoints, retention, space
-//! shards --fetch--> reader: messages back from the segments --fetched--> shards
+//! shards --fetch--> readers: messages back from the segments --fetched--> shards
 //! ```
 //!
-//! The three are threads. Whoever submits or fetches waits for none of them. While nothing is written the next batch
+//! All are threads, three of them readers, and one more watches the writer. Whoever submits or fetches waits for none of them. While nothing is written the next batch
 //! is flushed at once; while an fsync runs, batches gather and become the next group.
 //!
 //! | room | what is in it |
@@ -18,6 +18,7 @@
 //! | `checkpoint` | the bytes of a checkpoint |
 //! | `recovery` | opening |
 //! | `reader` | messages back |
+//! | `health` | what hinders the log, who is told, threads that panic or hang |
 //! | `disk` | the few calls that all this needs, on a real disk and on one with faults |
 
 mod checkpoint;
@@ -25,6 +26,7 @@ mod config;
 mod disk;
 mod error;
 mod frame;
+mod health;
 mod keeper;
 mod mirror;
 mod reader;
@@ -46,8 +48,9 @@ use drawbridge_broker::storage::{
 pub use config::LogConfig;
 pub use disk::{Disk, DiskFile, Fault, FaultyDisk, RealDisk};
 pub use error::LogError;
+use health::{Health, Step};
 use keeper::{Backlog, Keeper};
-use reader::{Reader, Request, Requests};
+use reader::{READERS, Reader, Request, Requests};
 use recovery::Recovery;
 pub use stats::{LogStats, SYNC_BOUNDS_US};
 use writer::{Group, Waiting, Writer};
@@ -80,7 +83,8 @@ pub struct Recovered {
 struct Threads {
     writer: JoinHandle<()>,
     keeper: JoinHandle<()>,
-    reader: JoinHandle<()>,
+    readers: Vec<JoinHandle<()>>,
+    watch: JoinHandle<()>,
 }
 
 /// What the threads have in common.
@@ -93,6 +97,8 @@ struct Shared {
     waiting: Gate<Waiting>,
     backlog: Gate<Backlog>,
     requests: Gate<Requests>,
+    /// Whether there is nothing to be watched any more.
+    watched: Gate<bool>,
     /// Messages that were submitted and have no place yet.
     recent: Locked<HashMap<MessageId, Arc<Message>>>,
 }
@@ -121,6 +127,7 @@ impl MessageLog {
             waiting: Gate::default(),
             backlog: Gate::default(),
             requests: Gate::default(),
+            watched: Gate::default(),
             recent: Locked::default(),
         };
         Ok(Opened { image, retained, log: Recovered { shared: Arc::new(shared), recovery } })
@@ -146,32 +153,60 @@ impl MessageLog {
         let _ = threads.keeper.join();
         self.shared.requests.lock().closing = true;
         self.shared.requests.wake_all();
-        let _ = threads.reader.join();
+        for reader in threads.readers {
+            let _ = reader.join();
+        }
+        *self.shared.watched.lock() = true;
+        self.shared.watched.wake_all();
+        let _ = threads.watch.join();
     }
 }
 
 impl Recovered {
     /// Starts the threads. The listener hears of all that is submitted from now on.
     ///
+    /// `broken` is called, once, when one of the threads has panicked: a fault of ours. The log says so (DB-5016), is
+    /// stalled for ever and stores nothing more; what was acknowledged stands, and whoever opens it next finds it. Whoever
+    /// started it should end the process: `broken` is called on a thread of the log, must not block, and must not
+    /// call [`MessageLog::close`].
+    ///
     /// # Errors
     /// [`LogError::Unreadable`] when there can be no more threads.
-    pub fn start(self, listener: Arc<dyn StorageListener>) -> Result<MessageLog, LogError> {
+    pub fn start(
+        self,
+        listener: Arc<dyn StorageListener>,
+        broken: impl FnOnce() + Send + 'static,
+    ) -> Result<MessageLog, LogError> {
         let Self { shared, recovery } = self;
         let next = recovery.mirror.next;
-        let reader = Reader::new(Arc::clone(&shared), recovery.mirror.places.clone(), Arc::clone(&listener));
-        let writer = Writer::new(Arc::clone(&shared), listener, next);
-        let keeper = Keeper::new(Arc::clone(&shared), recovery);
+        let health = Arc::new(Health::new(Arc::clone(&shared), Arc::clone(&listener), Box::new(broken)));
+        let mut readers = Vec::with_capacity(READERS.len());
+        for name in READERS {
+            let places = recovery.mirror.places.clone();
+            let reader = Reader::new(Arc::clone(&shared), places, Arc::clone(&listener));
+            readers.push(spawn(name, &health, move || reader.run())?);
+        }
+        let writer = Writer::new(Arc::clone(&shared), Arc::clone(&health), listener, next);
+        let keeper = Keeper::new(Arc::clone(&shared), Arc::clone(&health), recovery);
+        let watch = Arc::clone(&health);
         let threads = Threads {
-            writer: spawn("messages-writer", move || writer.run())?,
-            keeper: spawn("messages-keeper", move || keeper.run())?,
-            reader: spawn("messages-reader", move || reader.run())?,
+            writer: spawn("messages-writer", &health, move || writer.run())?,
+            keeper: spawn("messages-keeper", &health, move || keeper.run())?,
+            readers,
+            watch: spawn("messages-watch", &health, move || watch.watch())?,
         };
         Ok(MessageLog { shared, threads: Mutex::new(Some(threads)) })
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LogError> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|source| LogError::Unreadable {
+fn spawn(
+    name: &'static str,
+    health: &Arc<Health>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, LogError> {
+    let health = Arc::clone(health);
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(move || health.guard(name, run)).map_err(|source| LogError::Unreadable {
         file: format!("the thread {name}"),
         action: "started",
         source,
@@ -194,7 +229,7 @@ impl Storage for MessageLog {
 
     fn fetch(&self, shard: usize, session: SessionId, messages: Vec<MessageId>) {
         self.shared.requests.lock().asked.push_back(Request { shard, session, messages });
-        self.shared.requests.wake_all();
+        self.shared.requests.wake_one();
     }
 }
 
@@ -205,14 +240,30 @@ impl Drop for MessageLog {
 }
 
 impl Shared {
-    fn keeper_wakes_at(&self) -> u64 {
-        keeper::WAKE_BYTES.min(self.config.checkpoint_bytes / 4)
+    /// So that everybody sees that the log is broken.
+    fn wake_all(&self) {
+        // Whoever has looked and does not wait yet holds the lock: it must not miss the bell.
+        drop(self.waiting.lock());
+        self.waiting.wake_all();
+        drop(self.backlog.lock());
+        self.backlog.wake_all();
+        drop(self.watched.lock());
+        self.watched.wake_all();
     }
 
-    fn to_keeper(&self, group: Group) {
+    fn keeper_wakes_at(&self) -> u64 {
+        keeper::WAKE_BYTES.min(self.config.checkpoint_bytes / 4).min(self.config.backlog_bytes_max)
+    }
+
+    /// Waits while the keeper is too far behind; `health` says so if that takes too long.
+    fn to_keeper(&self, group: Group, health: &Health) {
         let mut backlog = self.backlog.lock();
-        while backlog.bytes > keeper::BACKLOG_BYTES_MAX && !backlog.closing {
-            backlog = self.backlog.wait(backlog, None);
+        if backlog.bytes > self.config.backlog_bytes_max {
+            health.begin(Step::Keeper);
+            while backlog.bytes > self.config.backlog_bytes_max && !backlog.closing && !health.is_broken() {
+                backlog = self.backlog.wait(backlog, None);
+            }
+            health.end();
         }
         backlog.bytes += group.bytes;
         backlog.moved |= !group.moved.is_empty();
@@ -257,6 +308,11 @@ impl<T> Gate<T> {
 
     fn wake_all(&self) {
         self.bell.notify_all();
+    }
+
+    /// Where whoever waits does the same, and looks after a piece of work whether there is more.
+    fn wake_one(&self) {
+        self.bell.notify_one();
     }
 }
 

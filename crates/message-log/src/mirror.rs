@@ -92,7 +92,7 @@ impl Mirror {
                 let topics = self.image.retained.get(&message.registry);
                 perhaps_free.extend(topics.and_then(|topics| topics.get(&message.topic)));
             }
-            Record::RetainedCleared { registry, topic } => {
+            Record::RetainedCleared { registry, topic, .. } => {
                 perhaps_free.extend(self.image.retained.get(registry).and_then(|topics| topics.get(topic)));
             }
             _ => {}

@@ -1,9 +1,14 @@
-//! The thread that reads messages back. Commits do not wait for it, nor it for them.
+//! The threads that read messages back, from one queue. Commits do not wait for them, nor they for commits.
+//!
+//! Lots of one session may be answered in another order than asked for, where it asks for a second while it waits for
+//! the first. A shard does so only after the connection that asked is gone, and does not mind: an answer names its
+//! messages, and what is sent next is told by the session's queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use drawbridge_broker::Message;
 use drawbridge_broker::storage::{MessageId, SessionId, StorageListener};
@@ -18,6 +23,9 @@ use crate::recovery::read_message;
 #[derive(Default)]
 pub(crate) struct Requests {
     pub(crate) asked: VecDeque<Request>,
+    /// What the disk did not answer, of a session only what it asked for last, and when all of it is asked again.
+    failed: VecDeque<Request>,
+    again_at: Option<Instant>,
     pub(crate) closing: bool,
 }
 
@@ -27,7 +35,23 @@ pub(crate) struct Request {
     pub(crate) messages: Vec<MessageId>,
 }
 
-/// Files that are kept open while requests wait.
+impl Requests {
+    fn has_failed(&mut self, request: Request, again_at: Instant) {
+        self.failed.retain(|old| (old.shard, old.session) != (request.shard, request.session));
+        self.failed.push_back(request);
+        self.again_at.get_or_insert(again_at);
+    }
+
+    fn ask_again(&mut self) {
+        self.again_at = None;
+        self.asked.append(&mut self.failed);
+    }
+}
+
+/// How many threads read: one that meets a slow place of the disk does not hold up all sessions.
+pub(crate) const READERS: [&str; 3] = ["messages-read-0", "messages-read-1", "messages-read-2"];
+
+/// Files that each keeps open while requests wait.
 const OPEN_MAX: usize = 16;
 
 pub(crate) struct Reader {
@@ -44,39 +68,43 @@ impl Reader {
 
     /// Until the log is closed.
     pub(crate) fn run(mut self) {
-        // Requests that the disk did not answer. They are asked again, beside the new ones.
-        let mut failed = VecDeque::new();
-        loop {
-            let mut requests = self.shared.requests.lock();
-            if requests.asked.is_empty() && !requests.closing {
-                // Nothing is kept open while nobody asks: the space of a removed file would not be given back.
-                self.open.clear();
-                let retry = (!failed.is_empty()).then_some(self.shared.config.retry);
-                requests = self.shared.requests.wait(requests, retry);
-            }
-            if requests.closing {
-                return;
-            }
-            let mut asked = std::mem::take(&mut requests.asked);
-            drop(requests);
-            asked.append(&mut failed);
-            for request in asked {
-                let Request { shard, session, messages } = &request;
-                let read: io::Result<Vec<_>> =
-                    messages.iter().map(|id| Ok((*id, self.message(*id)?))).collect();
-                match read {
-                    Ok(messages) => self.listener.fetched(*shard, *session, messages),
-                    Err(error) => {
-                        tracing::warn!(%error, "stored messages cannot be read; it is tried again");
-                        self.open.clear();
-                        // Of a session that came back meanwhile only what it asked for last.
-                        failed.retain(|old: &Request| {
-                            (old.shard, old.session) != (request.shard, request.session)
-                        });
-                        failed.push_back(request);
-                    }
+        while let Some(request) = self.next() {
+            let Request { shard, session, messages } = &request;
+            let read: io::Result<Vec<_>> = messages.iter().map(|id| Ok((*id, self.message(*id)?))).collect();
+            match read {
+                Ok(messages) => self.listener.fetched(*shard, *session, messages),
+                Err(error) => {
+                    tracing::warn!(%error, "stored messages cannot be read; it is tried again");
+                    self.open.clear();
+                    let again_at = (self.shared.clock)() + self.shared.config.retry;
+                    self.shared.requests.lock().has_failed(request, again_at);
+                    // By then this one may be at something else, and the others wait without an end.
+                    self.shared.requests.wake_one();
                 }
             }
+        }
+    }
+
+    /// Waits for a request. `None` when the log is closed.
+    fn next(&mut self) -> Option<Request> {
+        let mut requests = self.shared.requests.lock();
+        loop {
+            if requests.closing {
+                return None;
+            }
+            let left = requests.again_at.map(|at| at.saturating_duration_since((self.shared.clock)()));
+            if left.is_some_and(|left| left.is_zero()) {
+                requests.ask_again();
+            }
+            if let Some(request) = requests.asked.pop_front() {
+                if !requests.asked.is_empty() {
+                    self.shared.requests.wake_one();
+                }
+                return Some(request);
+            }
+            // Nothing is kept open while nobody asks: the space of a removed file would not be given back.
+            self.open.clear();
+            requests = self.shared.requests.wait(requests, left);
         }
     }
 

@@ -10,8 +10,8 @@ use drawbridge_broker::storage::{Batch, MessageId, Record, StorageListener};
 
 use crate::Shared;
 use crate::disk::DiskFile;
-use crate::error::STALLED;
 use crate::frame::{self, GROUP_HEAD, MESSAGE, MOVED, RECORD, SEGMENT};
+use crate::health::{Health, Step};
 use crate::recovery::received_s;
 
 /// What waits to be written.
@@ -81,12 +81,12 @@ impl Waiting {
 
 pub(crate) struct Writer {
     shared: Arc<Shared>,
+    health: Arc<Health>,
     listener: Arc<dyn StorageListener>,
     /// Number of the next group.
     next: u64,
     open: Option<Open>,
     buffer: Vec<u8>,
-    stalled: bool,
 }
 
 /// The segment that is written to.
@@ -99,26 +99,35 @@ struct Open {
 }
 
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>, listener: Arc<dyn StorageListener>, next: u64) -> Self {
-        Self { shared, listener, next, open: None, buffer: Vec::new(), stalled: false }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        health: Arc<Health>,
+        listener: Arc<dyn StorageListener>,
+        next: u64,
+    ) -> Self {
+        Self { shared, health, listener, next, open: None, buffer: Vec::new() }
     }
 
-    /// Until the log is closed and nothing waits.
+    /// Until the log is closed and nothing waits, or it is broken.
     pub(crate) fn run(mut self) {
         while let Some(mut group) = self.take() {
             if !self.store(&mut group) {
                 return;
             }
             self.tell(&group);
-            self.shared.to_keeper(group);
+            self.shared.to_keeper(group, &self.health);
         }
     }
 
-    /// Waits for what is to be written and encodes it. `None` when the log is closed and there is nothing.
+    /// Waits for what is to be written and encodes it. `None` when the log is closed and there is nothing,
+    /// or it is broken.
     fn take(&mut self) -> Option<Group> {
         let config = &self.shared.config;
         let mut waiting = self.shared.waiting.lock();
         loop {
+            if self.health.is_broken() {
+                return None;
+            }
             let patience = waiting.since.map(|since| {
                 config.patience.saturating_sub((self.shared.clock)().saturating_duration_since(since))
             });
@@ -187,43 +196,31 @@ impl Writer {
         group.bytes = out.len() as u64;
     }
 
-    /// Makes the group durable, however often it has to be tried. `false`: the log is closed, and it is not.
+    /// Makes the group durable, however often it has to be tried. `false`: the log is closed or broken,
+    /// and it is not.
     fn store(&mut self, group: &mut Group) -> bool {
         loop {
             let began = (self.shared.clock)();
+            self.health.begin(Step::Write);
             match self.write(group) {
                 Ok(()) => {
                     let took = (self.shared.clock)().saturating_duration_since(began);
                     self.shared.counters.synced(took);
-                    self.set_stalled(None);
+                    self.health.wrote(Ok(()));
                     return true;
                 }
                 Err(error) => {
                     self.shared.counters.failed_writes.fetch_add(1, Relaxed);
-                    self.set_stalled(Some(&error));
+                    self.health.wrote(Err(&error));
                 }
             }
             let waiting = self.shared.waiting.lock();
-            if waiting.closing {
+            if waiting.closing || self.health.is_broken() {
                 return false;
             }
             // Whoever submits meanwhile wakes it too early, once; that does no harm.
             drop(self.shared.waiting.wait(waiting, Some(self.shared.config.retry)));
         }
-    }
-
-    fn set_stalled(&mut self, error: Option<&io::Error>) {
-        match error {
-            Some(error) if !self.stalled => tracing::error!(
-                code = STALLED, %error,
-                "the message log cannot be written; nothing is acknowledged that has to be stored; it is tried again"
-            ),
-            None if self.stalled => tracing::info!("the message log is written again"),
-            _ => return,
-        }
-        self.stalled = error.is_some();
-        self.shared.counters.stalled.store(self.stalled, Relaxed);
-        self.listener.stalled(self.stalled);
     }
 
     /// Tries once. After an error the segment is given up: what was written of the group is cut off if that can

@@ -1,21 +1,26 @@
-//! The document: TOML, judged whole, every fault shown at once.
+//! The document, and what becomes of it for one principal and one connection.
 
 use std::sync::Arc;
 
 use drawbridge_names::PolicyName;
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
 
-use crate::decide::{Action, CompiledRule, Effect, Rights, Sides};
-use crate::error::{Fault, PolicyError};
+use crate::connection::{Connection, When};
+use crate::decide::{Action, CompiledRule, Effect, Place, Placed, Rights, Sides};
+use crate::error::{Fault, PolicyError, VariableFault};
+use crate::limits::{Bound, PolicyLimits};
+use crate::reader::{Parts, read};
 use crate::template::{Template, Variables};
 use crate::token::TokenRules;
+use crate::trial::Trial;
 
 /// Longest document, in bytes.
 pub const SOURCE_BYTES_MAX: usize = 64 * 1024;
 
 /// Most patterns in one document, of all rules together.
 pub const PATTERNS_MAX: usize = 512;
+
+/// Most different conditions (`when`) in one document.
+pub const CONDITIONS_MAX: usize = 32;
 
 /// The policy that `device add` attaches when none is named.
 const DEVICE_TEMPLATE: &str = r#"# What every device may do: send its events and state, receive its commands and config.
@@ -52,19 +57,60 @@ pub(crate) struct Document {
     name: PolicyName,
     source: String,
     patterns: Vec<WrittenPattern>,
-    /// Those without a variable, compiled once for all principals.
+    /// Those without a variable and a condition, compiled once for all principals.
     fixed: Sides,
+    gates: Vec<Gate>,
+    when: Option<When>,
+    limits: PolicyLimits,
     token: TokenRules,
+    tests: Vec<Trial>,
 }
 
 /// One pattern of the document and where it stands in it.
 #[derive(Debug)]
-struct WrittenPattern {
+pub(crate) struct WrittenPattern {
+    pub(crate) effect: Effect,
+    pub(crate) action: Action,
+    pub(crate) rule: u16,
+    pub(crate) index: u16,
+    pub(crate) template: Template,
+    /// The condition of its rule, as its place among those of the document.
+    pub(crate) gate: Option<u8>,
+    pub(crate) bound: Option<Bound>,
+}
+
+/// Rules that speak over some connections only: those of one effect and one condition.
+#[derive(Debug)]
+struct Gate {
     effect: Effect,
-    action: Action,
-    rule: u16,
-    index: u16,
-    template: Template,
+    when: When,
+    /// Their patterns without a variable, compiled once for all connections.
+    fixed: Sides,
+}
+
+/// The gates that stand open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Gates(u32);
+
+const _: () = assert!(CONDITIONS_MAX <= u32::BITS as usize);
+
+impl Gates {
+    pub(crate) fn has(self, gate: usize) -> bool {
+        self.0 & (1 << gate) != 0
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// For whom a policy is compiled.
+#[derive(Clone, Copy)]
+enum View<'a> {
+    /// For a connection, or one of which nothing is known.
+    Connection(Connection<'a>),
+    /// For all connections that a principal may have.
+    Anywhere,
 }
 
 impl Policy {
@@ -74,36 +120,53 @@ impl Policy {
     /// [`PolicyError::Document`] with every fault of the text: syntax, unknown keys, patterns that
     /// are no topic filters, unknown variables.
     pub fn parse(name: &PolicyName, toml: &str) -> Result<Self, PolicyError> {
-        let mut reader =
-            Reader { toml, faults: Vec::new(), patterns: Vec::new(), token: TokenRules::default() };
+        let fault = |text| Fault { line: 0, place: String::new(), text };
+        let mut faults = Vec::new();
+        let mut parts = Parts::default();
         if toml.len() > SOURCE_BYTES_MAX {
-            let text = format!(
+            faults.push(fault(format!(
                 "the document has {} bytes, at most {SOURCE_BYTES_MAX} are allowed; split it into several policies",
                 toml.len()
-            );
-            reader.faults.push(Fault { line: 0, place: String::new(), text });
+            )));
         } else {
-            reader.document();
+            (parts, faults) = read(toml);
         }
-        let Reader { mut faults, patterns, token, .. } = reader;
+        let Parts { patterns, conditions, when, limits, token, tests } = parts;
         if patterns.len() > PATTERNS_MAX {
-            let text =
-                format!("{} patterns, at most {PATTERNS_MAX} are allowed; use wildcards", patterns.len());
-            faults.push(Fault { line: 0, place: String::new(), text });
+            faults.push(fault(format!(
+                "{} patterns, at most {PATTERNS_MAX} are allowed; use wildcards",
+                patterns.len()
+            )));
+        }
+        if conditions.len() > CONDITIONS_MAX {
+            faults.push(fault(format!(
+                "{} different `when`, at most {CONDITIONS_MAX} are allowed; split the document into several policies",
+                conditions.len()
+            )));
         }
         if !faults.is_empty() {
             faults.sort();
             return Err(PolicyError::Document { policy: name.clone(), faults });
         }
-        let mut fixed = Vec::new();
-        for (written, entry) in (0..).zip(&patterns) {
-            if let Some(pattern) = entry.template.fixed() {
-                let rule = CompiledRule::new(entry.effect, written, pattern.clone());
-                fixed.push((entry.action, rule));
-            }
-        }
-        let fixed = Sides::of_all(fixed);
-        Ok(Self(Arc::new(Document { name: name.clone(), source: toml.to_owned(), patterns, fixed, token })))
+        let fixed_at = |gate: Option<u8>| {
+            // At most PATTERNS_MAX patterns, so the number fits.
+            let here = (0..).zip(&patterns).filter(|(_, entry)| entry.gate == gate);
+            Sides::of_all(
+                here.filter_map(|(written, entry)| {
+                    let rule = CompiledRule::new(entry.effect, written, entry.template.fixed()?.clone());
+                    Some(Placed { action: entry.action, bound: entry.bound, rule })
+                })
+                .collect(),
+            )
+        };
+        let gates = (0..)
+            .zip(conditions)
+            .map(|(at, (effect, when))| Gate { effect, when, fixed: fixed_at(Some(at)) })
+            .collect();
+        let fixed = fixed_at(None);
+        let source = toml.to_owned();
+        let name = name.clone();
+        Ok(Self(Arc::new(Document { name, source, patterns, fixed, gates, when, limits, token, tests })))
     }
 
     /// The default policy `device`.
@@ -131,28 +194,142 @@ impl Policy {
         &self.0.source
     }
 
-    /// Puts the values of one principal in.
+    /// Puts the values of one principal in, for a connection of which nothing is known: no rule that asks
+    /// something of the connection allows anything, all that deny do.
     ///
     /// # Errors
-    /// [`PolicyError::Variable`] when a variable has no value, or one that could change the shape of
-    /// a pattern. The whole policy is refused then, not the one rule: dropping a deny would widen
-    /// it. The caller goes on with [`Rights::none`] and logs the error.
+    /// As [`Self::compile_for`].
     pub fn compile(&self, variables: &Variables<'_>) -> Result<Rights, PolicyError> {
+        self.compile_for(variables, &Connection::default())
+    }
+
+    /// Puts the values of one principal in, and judges what the rules ask of its connection.
+    ///
+    /// A pattern of an allow that has a variable without a usable value speaks of nothing (see
+    /// [`Self::left_out`]).
+    ///
+    /// # Errors
+    /// [`PolicyError::Variable`] when a deny has such a variable: leaving that out would widen the policy, so
+    /// all of it is refused. The caller goes on with [`Rights::none`] and logs the error.
+    pub fn compile_for(
+        &self,
+        variables: &Variables<'_>,
+        connection: &Connection<'_>,
+    ) -> Result<Rights, PolicyError> {
+        self.compiled(variables, View::Connection(*connection))
+    }
+
+    /// Puts the values of one principal in, for all connections that it may have: what it may over any of
+    /// them. For what is judged again, or was judged before, by the rights of a connection: what a token may
+    /// carry, what is kept for a session that is away, whether a stored message may still be delivered.
+    /// Patterns with `${cert...}` and `${token...}` speak of nothing here.
+    ///
+    /// # Errors
+    /// As [`Self::compile_for`].
+    pub fn compile_anywhere(&self, variables: &Variables<'_>) -> Result<Rights, PolicyError> {
+        self.compiled(variables, View::Anywhere)
+    }
+
+    fn compiled(&self, variables: &Variables<'_>, view: View<'_>) -> Result<Rights, PolicyError> {
+        let document = &*self.0;
+        let connection = match view {
+            View::Connection(connection) => connection,
+            View::Anywhere => Connection::default(),
+        };
+        let mut gates = Gates::default();
+        for (at, gate) in document.gates.iter().enumerate() {
+            let open = match view {
+                View::Connection(connection) => {
+                    gate.when.holds(&connection.facts).unwrap_or(gate.effect == Effect::Deny)
+                }
+                View::Anywhere => gate.effect == Effect::Allow,
+            };
+            gates.0 |= u32::from(open) << at;
+        }
+        let shut = match (&document.when, view) {
+            (Some(when), View::Connection(connection)) => when.holds(&connection.facts) != Some(true),
+            _ => false,
+        };
         let mut rules = Vec::new();
         // At most PATTERNS_MAX patterns, so the number fits.
-        for (written, entry) in (0..).zip(&self.0.patterns) {
-            if entry.template.fixed().is_some() {
-                continue; // stands in `fixed`
+        for (written, entry) in (0..).zip(&document.patterns) {
+            let speaks = entry.gate.is_none_or(|gate| gates.has(usize::from(gate)));
+            let unknown = matches!(view, View::Anywhere) && entry.template.needs_connection();
+            if !speaks || unknown || entry.template.fixed().is_some() {
+                continue; // those without variables stand in `fixed`
             }
-            let pattern = entry.template.compile(variables).map_err(|fault| PolicyError::Variable {
-                policy: self.0.name.clone(),
-                place: format!("{}[{}].{}[{}]", entry.effect, entry.rule, entry.action, entry.index),
-                written: entry.template.written().to_owned(),
-                fault,
-            })?;
-            rules.push((entry.action, CompiledRule::new(entry.effect, written, pattern)));
+            match entry.template.compile(variables, &connection) {
+                Ok(pattern) => {
+                    let rule = CompiledRule::new(entry.effect, written, pattern);
+                    rules.push(Placed { action: entry.action, bound: entry.bound, rule });
+                }
+                Err(_) if entry.effect == Effect::Allow => {}
+                Err(fault) => return Err(self.variable_fault(entry, fault)),
+            }
         }
-        Ok(Rights::of(self.clone(), rules))
+        Ok(Rights::of(self.clone(), rules, gates, shut))
+    }
+
+    /// The patterns that speak of nothing, because a variable in them has no usable value.
+    #[must_use]
+    pub fn left_out(&self, variables: &Variables<'_>, connection: &Connection<'_>) -> Vec<PolicyError> {
+        let entries = self.0.patterns.iter().filter(|entry| entry.effect == Effect::Allow);
+        let faults = entries.filter_map(|entry| {
+            let fault = entry.template.compile(variables, connection).err()?;
+            Some(self.variable_fault(entry, fault))
+        });
+        faults.collect()
+    }
+
+    fn variable_fault(&self, entry: &WrittenPattern, fault: VariableFault) -> PolicyError {
+        PolicyError::Variable {
+            policy: self.0.name.clone(),
+            place: format!("{}[{}].{}[{}]", entry.effect, entry.rule, entry.action, entry.index),
+            written: entry.template.written().to_owned(),
+            fault,
+        }
+    }
+
+    /// Whether a connection matters: if not, [`Self::compile`] gives what it gives for every connection.
+    #[must_use]
+    pub fn asks_for_connection(&self) -> bool {
+        self.0.when.is_some()
+            || !self.0.gates.is_empty()
+            || self.0.patterns.iter().any(|entry| entry.template.needs_connection())
+    }
+
+    /// What the whole document asks of a connection: section `[when]`.
+    #[must_use]
+    pub fn when(&self) -> Option<&When> {
+        self.0.when.as_ref()
+    }
+
+    /// Runs the tests of the document. A policy whose tests fail is not to be applied.
+    ///
+    /// # Errors
+    /// [`PolicyError::Tests`] with every test that failed: what was found and what was wanted.
+    pub fn run_tests(&self) -> Result<(), PolicyError> {
+        let faults: Vec<Fault> = self.0.tests.iter().filter_map(|test| test.run(self)).collect();
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(PolicyError::Tests { policy: self.0.name.clone(), faults })
+        }
+    }
+
+    /// How many tests the document has.
+    #[must_use]
+    pub fn tests(&self) -> usize {
+        self.0.tests.len()
+    }
+
+    pub(crate) fn limits(&self) -> &PolicyLimits {
+        &self.0.limits
+    }
+
+    /// The patterns that are the same for all principals, by their condition.
+    pub(crate) fn gated(&self) -> impl Iterator<Item = (usize, &Sides)> {
+        self.0.gates.iter().map(|gate| &gate.fixed).enumerate()
     }
 
     /// The patterns that are the same for all principals.
@@ -161,157 +338,15 @@ impl Policy {
     }
 
     /// Where the pattern numbered `written` stands, and its text.
-    pub(crate) fn place(&self, written: u16) -> (Effect, Action, u16, u16, &str) {
+    pub(crate) fn place(&self, written: u16) -> Place<'_> {
         let entry = &self.0.patterns[usize::from(written)];
-        (entry.effect, entry.action, entry.rule, entry.index, entry.template.written())
-    }
-}
-
-struct Reader<'t> {
-    toml: &'t str,
-    faults: Vec<Fault>,
-    patterns: Vec<WrittenPattern>,
-    token: TokenRules,
-}
-
-impl Reader<'_> {
-    fn fault(&mut self, at: usize, place: &str, text: impl Into<String>) {
-        let before = &self.toml.as_bytes()[..at.min(self.toml.len())];
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        self.faults.push(Fault { line, place: place.to_owned(), text: text.into() });
-    }
-
-    fn document(&mut self) {
-        let (table, errors) = DeTable::parse_recoverable(self.toml);
-        if !errors.is_empty() {
-            // What the parser recovered is guesswork; only its errors are shown.
-            for error in errors {
-                let at = error.span().map_or(0, |span| span.start);
-                self.fault(at, "", error.message().replace('\n', ", "));
-            }
-            return;
-        }
-        for (key, value) in table.get_ref() {
-            let effect = match key.get_ref().as_ref() {
-                "allow" => Effect::Allow,
-                "deny" => Effect::Deny,
-                "token" => {
-                    self.token_section(value);
-                    continue;
-                }
-                other => {
-                    let text = format!(
-                        "unknown key `{}`; wanted `[[allow]]`, `[[deny]]` or `[token]`",
-                        other.escape_debug()
-                    );
-                    self.fault(key.span().start, "", text);
-                    continue;
-                }
-            };
-            self.rules(effect, value);
-        }
-    }
-
-    fn token_section(&mut self, value: &Spanned<DeValue<'_>>) {
-        let DeValue::Table(table) = value.get_ref() else {
-            let text = format!("found a {}; wanted one section headed `[token]`", value.get_ref().type_str());
-            return self.fault(value.span().start, "token", text);
-        };
-        self.token = TokenRules::read(table, &mut |at, place, text| self.fault(at, place, text));
-    }
-
-    fn rules(&mut self, effect: Effect, value: &Spanned<DeValue<'_>>) {
-        let DeValue::Array(rules) = value.get_ref() else {
-            let found = value.get_ref().type_str();
-            self.fault(
-                value.span().start,
-                effect.as_str(),
-                format!("found a {found}; wanted a list of rules, each headed `[[{effect}]]`"),
-            );
-            return;
-        };
-        for (rule, value) in rules.iter().enumerate() {
-            let place = format!("{effect}[{rule}]");
-            match (value.get_ref(), u16::try_from(rule)) {
-                (DeValue::Table(table), Ok(rule)) => {
-                    self.rule(effect, rule, &place, table, value.span().start)
-                }
-                (other, _) => {
-                    let text =
-                        format!("found a {}; wanted a table with `publish` or `subscribe`", other.type_str());
-                    self.fault(value.span().start, &place, text);
-                }
-            }
-        }
-    }
-
-    fn rule(&mut self, effect: Effect, rule: u16, place: &str, table: &DeTable<'_>, at: usize) {
-        if table.is_empty() {
-            self.fault(
-                at,
-                place,
-                "the rule says nothing; wanted `publish` or `subscribe` with a list of patterns",
-            );
-        }
-        for (key, value) in table {
-            let action = match key.get_ref().as_ref() {
-                "publish" => Action::Publish,
-                "subscribe" => Action::Subscribe,
-                other => {
-                    let text =
-                        format!("unknown key `{}`; wanted `publish` or `subscribe`", other.escape_debug());
-                    self.fault(key.span().start, place, text);
-                    continue;
-                }
-            };
-            let place = format!("{place}.{action}");
-            let DeValue::Array(patterns) = value.get_ref() else {
-                let text = format!("found a {}; wanted a list of patterns", value.get_ref().type_str());
-                self.fault(value.span().start, &place, text);
-                continue;
-            };
-            for (index, value) in patterns.iter().enumerate() {
-                self.pattern(effect, action, rule, index, value);
-            }
-        }
-    }
-
-    fn pattern(
-        &mut self,
-        effect: Effect,
-        action: Action,
-        rule: u16,
-        index: usize,
-        value: &Spanned<DeValue<'_>>,
-    ) {
-        let place = format!("{effect}[{rule}].{action}[{index}]");
-        let at = value.span().start;
-        let DeValue::String(written) = value.get_ref() else {
-            let text = format!("found a {}; wanted a pattern in quotes", value.get_ref().type_str());
-            return self.fault(at, &place, text);
-        };
-        let template = match Template::parse(written) {
-            Ok(template) => template,
-            Err(text) => return self.fault(at, &place, format!("`{}`: {text}", written.escape_debug())),
-        };
-        let first_level = written.split('/').next().unwrap_or_default();
-        if first_level == "$share" {
-            let text = "`$share/GROUP/` is taken off a subscription before rules are asked, so this rule would \
-                        never speak; write the filter behind it";
-            return self.fault(at, &place, text);
-        }
-        if effect == Effect::Allow
-            && action == Action::Publish
-            && crate::decide::reserved(first_level).is_some()
-        {
-            let text = format!(
-                "`{first_level}` belongs to the server, no policy can allow a publish there; remove it"
-            );
-            return self.fault(at, &place, text);
-        }
-        match u16::try_from(index) {
-            Ok(index) => self.patterns.push(WrittenPattern { effect, action, rule, index, template }),
-            Err(_) => self.fault(at, &place, "too many patterns in one list"),
+        Place {
+            effect: entry.effect,
+            action: entry.action,
+            index: entry.rule,
+            pattern_index: entry.index,
+            written: entry.template.written(),
+            when: entry.gate.map(|gate| &self.0.gates[usize::from(gate)].when),
         }
     }
 }

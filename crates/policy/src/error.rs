@@ -16,6 +16,22 @@ pub enum PolicyError {
         /// At least one.
         faults: Vec<Fault>,
     },
+    /// Tests of the document fail; all that do, in the order of the text. The operator's mistake.
+    #[error("policy `{policy}` fails {} of its own test(s) and was not applied: {}", .faults.len(), Joined(.faults))]
+    Tests {
+        /// The policy.
+        policy: PolicyName,
+        /// At least one.
+        faults: Vec<Fault>,
+    },
+    /// Rights of another broker that cannot be taken over without widening them. The operator's to mend.
+    #[error("the {from} was not taken over, {} fault(s): {}", .faults.len(), Joined(.faults))]
+    Import {
+        /// What was to be imported.
+        from: &'static str,
+        /// At least one.
+        faults: Vec<Fault>,
+    },
     /// A variable has no usable value for this principal. The operator's mistake: variables come
     /// from fields that only the operator sets.
     #[error("policy `{policy}`, {place} `{written}`: {fault}")]
@@ -62,6 +78,8 @@ impl PolicyError {
             Self::Variable { .. } => "DB-3002",
             Self::Scope { .. } => "DB-3003",
             Self::OutsidePolicy { .. } => "DB-3004",
+            Self::Tests { .. } => "DB-3020",
+            Self::Import { .. } => "DB-3021",
         }
     }
 
@@ -73,6 +91,8 @@ impl PolicyError {
             Self::Variable { .. } => "policy-variable",
             Self::Scope { .. } => "scope-malformed",
             Self::OutsidePolicy { .. } => "invalid-scope",
+            Self::Tests { .. } => "policy-tests-failed",
+            Self::Import { .. } => "policy-import",
         }
     }
 }
@@ -117,8 +137,8 @@ impl fmt::Display for Joined<'_> {
 /// Why a variable cannot be put into a pattern. The value itself is never repeated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VariableFault {
-    /// The principal has no such attribute.
-    #[error("`${{{name}}}` has no value for this principal; set the attribute, or take the variable out")]
+    /// The principal has no such attribute, its connection no such certificate or token.
+    #[error("`${{{name}}}` has no value for this principal; set it, or take the variable out")]
     Missing {
         /// The variable, like `attr.site`.
         name: String,

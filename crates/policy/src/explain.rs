@@ -36,6 +36,17 @@ impl fmt::Display for Decision<'_> {
             Reason::NoRule { policy } => {
                 write!(f, "no rule of policy `{}` allows this {action}", policy.name())
             }
+            Reason::Ceiling { policy, rule: None, ceiling } => {
+                write!(f, "section [limits] of policy `{}` says {ceiling}", policy.name())
+            }
+            Reason::Ceiling { ceiling, .. } => match self.rule() {
+                Some(rule) => write!(f, "{rule} with {ceiling}"),
+                None => Ok(()),
+            },
+            Reason::OtherConnection { policy } => match policy.when() {
+                Some(when) => write!(f, "policy `{}` speaks of connections where {when}", policy.name()),
+                None => Ok(()),
+            },
             Reason::OutsideGrant => write!(f, "the token's scope does not grant this {action}"),
             Reason::Reserved(level) => {
                 write!(f, "topics below `{level}` belong to the server, no policy can allow this {action}")
@@ -54,7 +65,7 @@ impl fmt::Display for Decision<'_> {
 
 impl fmt::Display for Rule<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { policy, effect, index, action, pattern_index, written, compiled } = self;
+        let Self { policy, effect, index, action, pattern_index, written, compiled, when } = self;
         let verb = match effect {
             crate::Effect::Allow => "allows",
             crate::Effect::Deny => "denies",
@@ -62,6 +73,9 @@ impl fmt::Display for Rule<'_> {
         write!(f, "policy `{policy}` {verb} it by {effect}[{index}].{action}[{pattern_index}] `{written}`")?;
         if *written != compiled.as_str() {
             write!(f, ", here `{compiled}`")?;
+        }
+        if let Some(when) = when {
+            write!(f, " where {when}")?;
         }
         Ok(())
     }
@@ -78,7 +92,10 @@ impl Serialize for Explanation<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let decision = &self.decision;
         let policy = match decision.reason {
-            Reason::NoRule { policy } | Reason::Rule { policy, .. } => Some(policy.name().as_str()),
+            Reason::NoRule { policy }
+            | Reason::Rule { policy, .. }
+            | Reason::Ceiling { policy, .. }
+            | Reason::OtherConnection { policy } => Some(policy.name().as_str()),
             _ => None,
         };
         let mut map = serializer.serialize_struct("Explanation", 9)?;
@@ -97,7 +114,7 @@ impl Serialize for Explanation<'_> {
 
 impl Serialize for Rule<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_struct("Rule", 7)?;
+        let mut map = serializer.serialize_struct("Rule", 8)?;
         map.serialize_field("policy", self.policy.as_str())?;
         map.serialize_field("effect", self.effect.as_str())?;
         map.serialize_field("index", &self.index)?;
@@ -105,6 +122,7 @@ impl Serialize for Rule<'_> {
         map.serialize_field("pattern_index", &self.pattern_index)?;
         map.serialize_field("written", self.written)?;
         map.serialize_field("compiled", self.compiled.as_str())?;
+        map.serialize_field("when", &self.when.map(ToString::to_string))?;
         map.end()
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use drawbridge_names::{PrincipalName, RegistryName, TopicFilter};
 
+use crate::connection::{Connection, SubjectField};
 use crate::error::VariableFault;
 use crate::pattern::Pattern;
 
@@ -40,6 +41,10 @@ enum Part {
     Registry,
     /// Name of the attribute, without `attr.`.
     Attribute(String),
+    /// Field of a certificate that a CA of the registry vouches for.
+    Certificate(SubjectField),
+    /// Name of the claim, without `token.`.
+    Claim(String),
 }
 
 impl Template {
@@ -55,6 +60,8 @@ impl Template {
                 Part::Device => shape.push_str("x_device_"),
                 Part::Registry => shape.push_str("x_registry_"),
                 Part::Attribute(name) => shape.extend(std::iter::repeat_n('x', name.len() + 8)),
+                Part::Certificate(field) => shape.extend(std::iter::repeat_n('x', field.as_str().len() + 8)),
+                Part::Claim(name) => shape.extend(std::iter::repeat_n('x', name.len() + 9)),
             }
         }
         let filter = TopicFilter::parse(&shape).map_err(|error| error.to_string())?;
@@ -77,8 +84,22 @@ impl Template {
         }
     }
 
+    /// Whether a value of it is another one for each connection.
+    pub(crate) fn needs_connection(&self) -> bool {
+        match &self.body {
+            Body::Fixed(_) => false,
+            Body::Parts(parts) => {
+                parts.iter().any(|part| matches!(part, Part::Certificate(_) | Part::Claim(_)))
+            }
+        }
+    }
+
     /// Puts the values in.
-    pub(crate) fn compile(&self, variables: &Variables<'_>) -> Result<Pattern, VariableFault> {
+    pub(crate) fn compile(
+        &self,
+        variables: &Variables<'_>,
+        connection: &Connection<'_>,
+    ) -> Result<Pattern, VariableFault> {
         let parts = match &self.body {
             Body::Fixed(pattern) => return Ok(pattern.clone()),
             Body::Parts(parts) => parts,
@@ -90,16 +111,27 @@ impl Template {
                 Part::Device => text.push_str(value("device", variables.device.as_str())?),
                 Part::Registry => text.push_str(value("registry", variables.registry.as_str())?),
                 Part::Attribute(name) => {
-                    let full_name = || format!("attr.{name}");
-                    let found = variables
-                        .attributes
-                        .get(name)
-                        .ok_or_else(|| VariableFault::Missing { name: full_name() })?;
-                    text.push_str(value(&full_name(), found)?);
+                    let found = variables.attributes.get(name).map(String::as_str);
+                    text.push_str(known(format!("attr.{name}"), found)?);
+                }
+                Part::Certificate(field) => {
+                    let found = connection.certificate.and_then(|certificate| certificate.field(*field));
+                    text.push_str(known(format!("cert.{field}"), found)?);
+                }
+                Part::Claim(name) => {
+                    let found = connection.token.and_then(|claims| claims.claim(name));
+                    text.push_str(known(format!("token.{name}"), found)?);
                 }
             }
         }
         Ok(Pattern::new(TopicFilter::parse(&text).map_err(VariableFault::Filter)?))
+    }
+}
+
+fn known(name: String, found: Option<&str>) -> Result<&str, VariableFault> {
+    match found {
+        Some(found) => value(&name, found),
+        None => Err(VariableFault::Missing { name }),
     }
 }
 
@@ -117,8 +149,8 @@ fn value<'v>(name: &str, value: &'v str) -> Result<&'v str, VariableFault> {
     }
 }
 
-const WANTED: &str =
-    "wanted `${device}`, `${registry}` or `${attr.NAME}` with NAME of letters, digits, `_`, `-`";
+const WANTED: &str = "wanted `${device}`, `${registry}`, `${attr.NAME}` or `${token.NAME}` with NAME of letters, \
+                      digits, `_`, `-`, or `${cert.FIELD}` with FIELD one of cn, o, ou, c, l, st, serial_number";
 
 fn split(written: &str) -> Result<Vec<Part>, String> {
     let mut parts = Vec::new();
@@ -132,8 +164,14 @@ fn split(written: &str) -> Result<Vec<Part>, String> {
         parts.push(match &inner[..end] {
             "device" => Part::Device,
             "registry" => Part::Registry,
-            name => match name.strip_prefix("attr.") {
-                Some(attribute) if is_attribute_name(attribute) => Part::Attribute(attribute.to_owned()),
+            name => match name.split_once('.') {
+                Some(("attr", attribute)) if is_plain_name(attribute) => {
+                    Part::Attribute(attribute.to_owned())
+                }
+                Some(("token", claim)) if is_plain_name(claim) => Part::Claim(claim.to_owned()),
+                Some(("cert", field)) if let Some(field) = SubjectField::of_word(field) => {
+                    Part::Certificate(field)
+                }
                 _ => return Err(format!("`${{{}}}` is no variable; {WANTED}", name.escape_debug())),
             },
         });
@@ -145,7 +183,7 @@ fn split(written: &str) -> Result<Vec<Part>, String> {
     Ok(parts)
 }
 
-fn is_attribute_name(name: &str) -> bool {
+fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
@@ -160,7 +198,10 @@ mod tests {
             registry: &RegistryName::default_registry(),
             attributes: &attributes,
         };
-        Template::parse(written).expect(written).compile(&variables).map(|p| p.filter().to_string())
+        Template::parse(written)
+            .expect(written)
+            .compile(&variables, &Connection::default())
+            .map(|p| p.filter().to_string())
     }
 
     #[test]
@@ -192,9 +233,19 @@ mod tests {
 
     #[test]
     fn unknown_and_unclosed_variables_are_faults_of_the_document() {
-        for bad in
-            ["${}", "${Device}", "a/${device", "${attr.}", "${attr.a b}", "${attr}", "${user}", "+${device}"]
-        {
+        for bad in [
+            "${}",
+            "${cert.dn}",
+            "${cert.}",
+            "${token.a.b}",
+            "${Device}",
+            "a/${device",
+            "${attr.}",
+            "${attr.a b}",
+            "${attr}",
+            "${user}",
+            "+${device}",
+        ] {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }
     }

@@ -112,14 +112,16 @@ fn is_scope_token(word: &str) -> bool {
     (1..=ALIAS_SCOPE_BYTES_MAX).contains(&word.len()) && word.bytes().all(fits)
 }
 
-fn integer(value: &Spanned<DeValue<'_>>, min: u32, max: u32) -> Result<u32, String> {
+/// A whole number from `min` to `max`; the error says what was found and wanted.
+pub(crate) fn integer(value: &Spanned<DeValue<'_>>, min: u32, max: u32) -> Result<u32, String> {
     let wanted = || format!("found {}; wanted a whole number from {min} to {max}", shown(value.get_ref()));
     let DeValue::Integer(number) = value.get_ref() else { return Err(wanted()) };
     let number = u32::from_str_radix(number.as_str(), number.radix()).map_err(|_| wanted())?;
     if (min..=max).contains(&number) { Ok(number) } else { Err(wanted()) }
 }
 
-fn shown(value: &DeValue<'_>) -> String {
+/// A value as an error names it: short, and without line breaks.
+pub(crate) fn shown(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => {
             format!("\"{}\"", text.chars().take(64).flat_map(char::escape_debug).collect::<String>())

@@ -170,7 +170,7 @@ publish   = ["plant/+/valve"]
 fn i3_an_empty_or_broken_policy_allows_nothing() {
     let broken = compile("[[allow]]\npublish = ['#', 'a/#/b']\nsubscribe = ['#']", &[]);
     assert!(matches!(broken, Err(PolicyError::Document { .. })), "{broken:?}");
-    let no_value = compile("[[allow]]\npublish = ['#', 'a/${attr.site}']\nsubscribe = ['#']", &[]);
+    let no_value = compile("[[allow]]\npublish = ['#']\n[[deny]]\npublish = ['a/${attr.site}']", &[]);
     assert!(matches!(no_value, Err(PolicyError::Variable { .. })), "{no_value:?}");
     let bad_value =
         compile("[[allow]]\nsubscribe = ['#']\n[[deny]]\nsubscribe = ['a/${attr.site}']", &[("site", "#")]);
@@ -288,7 +288,8 @@ fn a_decision_tells_people_and_machines_which_rule_it_was() {
             "allowed": false, "action": "publish", "topic": topic, "policy": "p",
             "rule": {
                 "policy": "p", "effect": "deny", "index": 0, "action": "publish", "pattern_index": 0,
-                "written": "devices/${device}/events/debug/#", "compiled": "devices/lamp/events/debug/#"
+                "written": "devices/${device}/events/debug/#", "compiled": "devices/lamp/events/debug/#",
+                "when": null
             },
             "grant_pair": null, "code": "DB-3010", "word": "publish-not-allowed",
             "reason": decision.to_string(),

@@ -66,7 +66,7 @@ fn open_log(folder: &Path, config: LogConfig) -> Result<OpenLog, String> {
     let (to, committed) = channel();
     let (to_fetched, fetched) = channel();
     let heard = Heard { committed: Mutex::new(to), fetched: Mutex::new(to_fetched) };
-    let log = opened.log.start(Arc::new(heard)).map_err(|error| error.to_string())?;
+    let log = opened.log.start(Arc::new(heard), || std::process::abort()).map_err(|error| error.to_string())?;
     Ok((log, opened.image, committed, fetched, time))
 }
 

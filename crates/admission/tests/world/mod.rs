@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use drawbridge_admission::{
     Actor, Admission, AdmissionConfig, Caller, ConnectRequest, Connected, LoginRequest, NewApplication,
-    NewDevice, NewRegistry, Peer, Refusal, TokenGrant,
+    NewDevice, NewRegistry, Peer, Refusal, TokenGrant, Verdict, Ways,
 };
 use drawbridge_names::{MqttClientId, PolicyName, PrincipalName, RegistryName};
 use drawbridge_registry::memory::MemoryStore;
@@ -99,7 +99,7 @@ impl World {
 
     pub async fn connect(&self, client_id: &str, password: &str) -> Result<Connected, Refusal> {
         let client_id = MqttClientId::parse(client_id).expect("a client id");
-        self.admission.connect(request(&client_id, Some(password.as_bytes()))).await
+        connected(self.admission.connect(request(&client_id, Some(password.as_bytes()))).await)
     }
 
     /// An access token for the bridge, or for the API.
@@ -132,7 +132,18 @@ pub fn request<'a>(client_id: &'a MqttClientId, password: Option<&'a [u8]>) -> C
         confidential: true,
         anonymous_as: None,
         peer: Peer::default(),
+        version: 5,
+        method: None,
+        data: None,
+        challenged: None,
+        tls: None,
+        ways: Ways::ALL,
     }
+}
+
+/// Whoever is let in at once.
+pub fn connected(verdict: Result<Verdict, Refusal>) -> Result<Connected, Refusal> {
+    verdict.map(|verdict| verdict.into_connected().expect("nothing is asked first"))
 }
 
 pub fn name_of(caller: &Caller) -> &str {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use drawbridge_admission::{ConnectRequest, Peer, Refusal};
+use drawbridge_admission::{
+    Challenged, ConnectRequest, Connected, NewCredential, Peer, Refusal, SessionRenewal, Verdict, Way, Ways,
+};
 use drawbridge_broker::{
-    self as broker, ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect, Refused,
-    RefusedReason, Report, What,
+    self as broker, Admitted, Asked, ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect,
+    Refused, RefusedReason, RenewBy, RenewRequest, Report, What,
 };
 use drawbridge_control::{ClientControlPublish, ControlError};
-use drawbridge_mqtt::codec::ReasonCode;
+use drawbridge_mqtt::codec::{ProtocolVersion, ReasonCode};
 
 use super::{Driver, RightsOf};
 use crate::bridge::Shared;
@@ -40,6 +42,12 @@ impl Driver {
     fn carry_out(&mut self, now: Instant, effect: Effect) {
         match effect {
             Effect::Authenticate { conn, request } => self.authenticate(now, conn, request),
+            Effect::Renew { conn, request } => self.renew(now, conn, request),
+            Effect::Nonce { conn, registry } => {
+                if let Some(nonce) = self.shared.admission.renewal_nonce(&registry) {
+                    self.shard.tell_nonce(now, conn, &nonce, &mut self.effects);
+                }
+            }
             Effect::Write { conn } => {
                 if let Some(socket) = self.socket(conn) {
                     socket.writing = true;
@@ -122,16 +130,22 @@ impl Driver {
             // Before anything of it is looked at: a refusal must be cheaper than what it spares.
             let turned = Turned::LoginsFull { max: shared.logins.max() };
             self.journal.condition(now, turned.code(), turned.word(), &turned);
-            let told = Refused { reason: RefusedReason::ServerBusy, for_owner: None, server_time_s: None };
-            self.shard.answer(now, conn, Err(told), &mut self.effects);
+            self.shard.answer(now, conn, Err(told(RefusedReason::ServerBusy)), &mut self.effects);
             return;
         };
         let Some(socket) = self.socket(conn) else { return };
         let (door, peer) = (socket.door, Peer::from(socket.peer.ip()));
         let named = socket.registry.clone();
+        let tls = socket.channel.tls_facts(None);
+        let by_certificate = socket.channel.is_by_certificate();
         shared.clone().runtime.spawn(async move {
             let (Some(door), Some(inbox)) = (shared.doors.get(door), shared.inboxes.get(index)) else {
                 return;
+            };
+            let challenged = request.challenged.as_ref();
+            let ways = match by_certificate {
+                true => door.ways.and(Ways::NONE.with(Way::Certificate)),
+                false => door.ways,
             };
             let asked = ConnectRequest {
                 listener_registry: named.as_deref().or(door.registry.as_ref()),
@@ -141,28 +155,124 @@ impl Driver {
                 confidential: door.confidential,
                 anonymous_as: door.anonymous_as.as_ref(),
                 peer,
+                version: level(request.version),
+                method: request.method.as_deref(),
+                data: request.data.as_ref().map(|data| data.as_slice()),
+                challenged: challenged.map(|challenged| Challenged {
+                    challenge: &challenged.challenge,
+                    answer: &challenged.answer,
+                }),
+                tls: tls.as_ref(),
+                ways,
             };
             let answer = shared.admission.connect(asked).await;
+            drop(place);
+            let answer = match answer {
+                Ok(Verdict::Challenge(challenge)) => {
+                    inbox.push(ToShard::Challenge { conn, asked: Asked::Connect(request), challenge });
+                    return;
+                }
+                Ok(Verdict::Connected(connected)) => Ok(connected),
+                Err(refusal) => Err(turned_away(&refusal, shared.admission.clock().now_ms() / 1000)),
+            };
             // The password is overwritten here, whatever the answer is.
             drop(request);
-            drop(place);
-            let answer = answer.map(Box::new).map_err(|refusal| {
-                let now_s = shared.admission.clock().now_ms() / 1000;
-                turned_away(&refusal, now_s)
-            });
             inbox.push(ToShard::Answer { conn, answer });
         });
     }
 
+    /// Asks whether a session may go on with what its client has sent. The answer comes through the inbox.
+    fn renew(&mut self, now: Instant, conn: ConnId, request: Box<RenewRequest>) {
+        let shared = Arc::clone(&self.shared);
+        let index = self.index;
+        let Some(place) = Judged::begin(&shared) else {
+            let turned = Turned::LoginsFull { max: shared.logins.max() };
+            self.journal.condition(now, turned.code(), turned.word(), &turned);
+            self.shard.renewed(now, conn, Err(told(RefusedReason::ServerBusy)), &mut self.effects);
+            return;
+        };
+        let Some(socket) = self.socket(conn) else { return };
+        let (door, peer) = (socket.door, Peer::from(socket.peer.ip()));
+        let token = match &request.by {
+            RenewBy::Method { data, .. } => data,
+            RenewBy::Publish(payload) => payload,
+        };
+        let token = token.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let tls = socket.channel.tls_facts(Some(token));
+        shared.clone().runtime.spawn(async move {
+            let (Some(door), Some(inbox)) = (shared.doors.get(door), shared.inboxes.get(index)) else {
+                return;
+            };
+            let credential = match &request.by {
+                RenewBy::Publish(payload) => NewCredential::Token(payload),
+                RenewBy::Method { method, data, challenged } => NewCredential::Method {
+                    method,
+                    data,
+                    challenged: challenged.as_ref().map(|challenged| Challenged {
+                        challenge: &challenged.challenge,
+                        answer: &challenged.answer,
+                    }),
+                },
+            };
+            let session = SessionRenewal {
+                registry: &request.registry,
+                uid: request.uid,
+                client_id: &request.client_id,
+                proven: request.proven,
+                token: request.token,
+                version: level(request.version),
+                credential,
+                confidential: door.confidential,
+                tls: tls.as_ref(),
+                ways: door.ways,
+                peer,
+            };
+            let answer = shared.admission.renew_session(session).await;
+            drop(place);
+            let answer = match answer {
+                Ok(Verdict::Challenge(challenge)) => {
+                    inbox.push(ToShard::Challenge { conn, asked: Asked::Renew(request), challenge });
+                    return;
+                }
+                Ok(Verdict::Connected(connected)) => Ok(connected),
+                Err(refusal) => Err(turned_away(&refusal, shared.admission.clock().now_ms() / 1000)),
+            };
+            // The token is overwritten here, whatever the answer is.
+            drop(request);
+            inbox.push(ToShard::Renewed { conn, answer });
+        });
+    }
+
     /// Installs what admission said. Between its answer and now the principal may have been blocked.
-    pub(super) fn install(
+    pub(super) fn install(&mut self, now: Instant, conn: ConnId, answer: Result<Box<Connected>, TurnedAway>) {
+        let answer = self.last_look(conn, answer);
+        self.shard.answer(now, conn, answer, &mut self.effects);
+        if self.judged.is_some() {
+            // Where it goes to another shard, the judgement goes with it.
+            self.carry_out_all(now);
+            self.judged = None;
+        }
+    }
+
+    /// As [`Self::install`], for a session that is open.
+    pub(super) fn install_renewal(
         &mut self,
         now: Instant,
         conn: ConnId,
-        answer: Result<Box<drawbridge_admission::Connected>, TurnedAway>,
+        answer: Result<Box<Connected>, TurnedAway>,
     ) {
+        let answer = self.last_look(conn, answer);
+        self.judged = None;
+        self.shard.renewed(now, conn, answer, &mut self.effects);
+    }
+
+    fn last_look(
+        &mut self,
+        conn: ConnId,
+        answer: Result<Box<Connected>, TurnedAway>,
+    ) -> Result<Admitted, Refused> {
         let shared = Arc::clone(&self.shared);
-        let Some(socket) = self.socket(conn) else { return };
+        let Some(socket) = self.socket(conn) else { return Err(told(RefusedReason::Unavailable)) };
         let peer = socket.peer;
         let answer = match answer {
             Ok(connected) if shared.admission.still_good(&connected) => {
@@ -178,24 +288,17 @@ impl Driver {
             Ok(_) => {
                 let turned = Turned::AdmissionOutdated;
                 tracing::info!(code = turned.code(), word = turned.word(), %peer, "refused: {turned}");
-                let told =
-                    Refused { reason: RefusedReason::NotAuthorized, for_owner: None, server_time_s: None };
+                let told = told(RefusedReason::NotAuthorized);
                 Err(TurnedAway { told, code: turned.code(), word: turned.word() })
             }
             Err(turned) => Err(turned),
         };
-        let answer = answer.map_err(|turned| {
+        answer.map_err(|turned| {
             // Admission has logged it, with the whole reason.
             self.journal.counted(turned.word);
             tracing::debug!(code = turned.code, word = turned.word, %peer, "not admitted");
             turned.told
-        });
-        self.shard.answer(now, conn, answer, &mut self.effects);
-        if self.judged.is_some() {
-            // Where it goes to another shard, the judgement goes with it.
-            self.carry_out_all(now);
-            self.judged = None;
-        }
+        })
     }
 
     /// Hands a client's command, config or state to control.
@@ -316,6 +419,19 @@ fn client_publish(publish: ControlPublish) -> ClientControlPublish {
     }
 }
 
+/// A refusal with nothing but its reason.
+fn told(reason: RefusedReason) -> Refused {
+    Refused { reason, for_owner: None, server_time_s: None, hint: None }
+}
+
+/// The number of a protocol version in CONNECT.
+fn level(version: ProtocolVersion) -> u8 {
+    match version {
+        ProtocolVersion::V311 => 4,
+        ProtocolVersion::V5 => 5,
+    }
+}
+
 /// What a client is told when admission refuses it: the one place where refusals become words of MQTT.
 ///
 /// Without a good signature there is one answer for all (I11), and no reason string.
@@ -327,6 +443,7 @@ fn turned_away(refusal: &Refusal, now_s: u64) -> TurnedAway {
     };
     let reason = match refusal {
         Refusal::MqttClientId(_) => RefusedReason::ClientIdRefused,
+        Refusal::AuthMethod => RefusedReason::BadMethod,
         Refusal::JtiFull { .. } => RefusedReason::QuotaExceeded,
         Refusal::Unavailable(_) => RefusedReason::Unavailable,
         Refusal::RateLimited { .. } | Refusal::TooOften { .. } => RefusedReason::TooManyConnects,
@@ -334,7 +451,7 @@ fn turned_away(refusal: &Refusal, now_s: u64) -> TurnedAway {
         _ => RefusedReason::NotAuthorized,
     };
     TurnedAway {
-        told: Refused { reason, for_owner: refusal.for_owner(), server_time_s },
+        told: Refused { reason, for_owner: refusal.for_owner(), server_time_s, hint: None },
         code: refusal.code(),
         word: refusal.word(),
     }

@@ -389,6 +389,10 @@ impl Driver {
         for item in incoming.drain(..) {
             match item {
                 ToShard::Answer { conn, answer } => self.install(now, conn, answer),
+                ToShard::Renewed { conn, answer } => self.install_renewal(now, conn, answer),
+                ToShard::Challenge { conn, asked, challenge } => {
+                    self.shard.challenge(now, conn, asked, challenge, &mut self.effects);
+                }
                 ToShard::ControlDone { conn, ack, result } => {
                     self.control_done(now, conn, ack, result);
                 }

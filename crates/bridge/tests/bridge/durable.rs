@@ -23,7 +23,7 @@ fn durable(config: &mut BridgeConfig, disk: &FaultyDisk) -> Arc<MessageLog> {
     let opened = MessageLog::open(disk, LogConfig::default(), time, Arc::new(move || clock.instant()));
     let opened = opened.expect("a log in order");
     let news = StorageNews::new();
-    let log = Arc::new(opened.log.start(news.clone()).expect("it starts"));
+    let log = Arc::new(opened.log.start(news.clone(), || panic!("the log is broken")).expect("it starts"));
     let restored =
         Restored { image: Arc::new(opened.image), retained: opened.retained, ..Restored::default() };
     config.storage = Some(Durable { storage: log.clone(), restored, news });

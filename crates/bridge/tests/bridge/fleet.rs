@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use drawbridge_admission::{Actor, NewDevice, NewRegistry};
+use drawbridge_admission::{Actor, NewDevice, NewRegistry, Ways};
 use drawbridge_bridge::{
     HttpsArrival, HttpsEntrance, Listener, ListenerKind, ServerIdentity, ServerName, ServerTls,
     TicketSecrets, TlsSettings,
@@ -114,6 +114,7 @@ fn fleet(has_https: bool, change: impl FnOnce(&mut drawbridge_bridge::BridgeConf
             socket,
             kind: ListenerKind::ByHello { tls, https: entrance },
             registry: None,
+            ways: Ways::ALL,
         });
         change(config);
     });
@@ -151,9 +152,13 @@ fn kind(client: &Client) -> Option<HandshakeKind> {
 fn one_port_leads_mqtt_to_the_bridge_and_everything_else_to_https() {
     let fleet = fleet(true, |_| {});
     let lamp = fleet.rig.device("lamp");
-    for (alpn, level) in [("mqtt", Level::V311), ("x-amzn-mqtt-ca", Level::V5)] {
-        let config = fleet.config(0, &[alpn.as_bytes()]);
+    for level in [Level::V311, Level::V5] {
+        let config = fleet.config(0, &[b"mqtt"]);
         fleet.mqtt("localhost", &config, level).enter("lamp", Some("unused"), Some(&jwt(&lamp).sign()));
+        // By this name a client says that it logs in with its certificate, and nothing else is taken.
+        let config = fleet.config(0, &[b"x-amzn-mqtt-ca"]);
+        let mut other = fleet.mqtt("localhost", &config, level);
+        assert_ne!(other.connect("lamp", Some("unused"), Some(&jwt(&lamp).sign()))[1], 0, "{level:?}");
     }
     for alpn in [&[b"http/1.1".as_slice()][..], &[b"h2", b"http/1.1"], &[]] {
         let mut stream = fleet.open("localhost", &fleet.config(0, alpn));

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use drawbridge_admission::Ways;
 use drawbridge_admission::{
     Actor, Admission, AdmissionConfig, Clock, NewApplication, NewDevice, NewRegistry,
 };
@@ -72,8 +73,18 @@ fn start(
     let mut config = BridgeConfig {
         shards: 2,
         listeners: vec![
-            Listener { socket: tls, kind: ListenerKind::Tls(Arc::clone(&server_tls)), registry: None },
-            Listener { socket: plain, kind: ListenerKind::Plain { anonymous_as }, registry: None },
+            Listener {
+                socket: tls,
+                kind: ListenerKind::Tls(Arc::clone(&server_tls)),
+                registry: None,
+                ways: Ways::ALL,
+            },
+            Listener {
+                socket: plain,
+                kind: ListenerKind::Plain { anonymous_as },
+                registry: None,
+                ways: Ways::ALL,
+            },
         ],
         ..BridgeConfig::default()
     };
@@ -185,13 +196,10 @@ impl Rig {
         Client::plain(self.plain, level).enter(client_id, None, None)
     }
 
-    /// The numbers of the shards now: asked for, then left, then read.
+    /// The numbers of the shards now. Each answers in a turn of its own: the turn in which something was done before
+    /// is over then.
     pub(crate) fn shards(&self) -> Vec<drawbridge_broker::Stats> {
-        for _ in 0..2 {
-            let _ = self.handle.stats();
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        self.handle.stats().shards
+        self.runtime.block_on(self.handle.stats_now()).shards
     }
 
     pub(crate) fn refused(&self, word: &str) -> u64 {

@@ -64,6 +64,8 @@ pub struct ShardConfig {
     pub queue_messages_max: usize,
     /// Their bytes. Default 16 MiB.
     pub queue_bytes_max: usize,
+    /// From one renewal of a session to the next, at least. Default 1 s.
+    pub renewal_interval: Duration,
 }
 
 impl Default for ShardConfig {
@@ -91,6 +93,7 @@ impl Default for ShardConfig {
             kept_subscription_bytes_max: 256 << 20,
             queue_messages_max: 100_000,
             queue_bytes_max: 16 << 20,
+            renewal_interval: Duration::from_secs(1),
         }
     }
 }
@@ -156,7 +159,7 @@ pub struct Stats {
     pub forgotten: u64,
     /// Sessions that did not come back in time, since the start.
     pub sessions_expired: u64,
-    /// Messages that waited for a session when it ended, since the start; those of a shared subscription go to
-    /// another member and do not count.
+    /// Messages that waited for a session when it ended, since the start; those of a shared subscription that
+    /// go to another member do not count.
     pub discarded: u64,
 }

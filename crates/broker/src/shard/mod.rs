@@ -10,6 +10,7 @@ mod orders;
 mod outgoing;
 mod publish;
 mod readers;
+mod renew;
 mod session;
 mod shared;
 mod speech;
@@ -43,6 +44,7 @@ use flow::Room;
 use open::Pending;
 use outgoing::Templates;
 use readers::Met;
+pub use renew::{AUTH_NONCE_TOPIC, AUTH_RESULT_TOPIC, AUTH_TOPIC};
 use session::{DelayedWill, Leaving, Session};
 use shared::Group;
 pub use shared::{Given, Member, Sharing};
@@ -374,6 +376,7 @@ impl Shard {
     fn on_event(&mut self, now: Instant, conn: ConnId, event: Event<'_>, fx: &mut Vec<Effect>) {
         match event {
             Event::Connect(connect) => self.on_connect(conn, &connect, fx),
+            Event::Auth { begins, data } => self.on_auth(now, conn, begins, data, fx),
             Event::Publish(publish) => self.on_publish(now, conn, &publish, fx),
             Event::Acknowledged { packet_id, reason } => {
                 self.on_acknowledged(now, conn, packet_id, reason, fx)
@@ -477,7 +480,7 @@ impl Shard {
         self.settle(now, fx);
     }
 
-    /// Ends sessions from outside: blocked, revoked, key removed, deleted, policy changed. Every
+    /// Ends sessions from outside: blocked, revoked, key removed, deleted; or switches their rights. Every
     /// shard is told.
     pub fn end_sessions(&mut self, now: Instant, which: &Ended, fx: &mut Vec<Effect>) {
         let (registry, concerned) = self.concerned(which);
@@ -486,8 +489,10 @@ impl Shard {
         for slot in concerned {
             let Some(session) = self.sessions.get_mut(slot as usize) else { continue };
             if let Ended::Policy { rights, .. } = which {
-                session.rights = rights.clone().unwrap_or_else(|| Arc::new(Rights::none()));
-                self.registries[registry].voices.note_change();
+                let rights =
+                    rights.as_deref().map_or_else(Rights::none, |new| new.succeeding(&session.rights));
+                self.change_policy(now, slot, Arc::new(rights), fx);
+                continue;
             }
             let Some(what) = session.ended_by(which) else { continue };
             match session.conn {

@@ -1,6 +1,6 @@
 //! From CONNECT to an open session, or to a refusal.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use drawbridge_mqtt::codec::{Connect, ProtocolVersion, ReasonCode};
 use drawbridge_mqtt::connection::{Fault, Welcome};
@@ -12,7 +12,9 @@ use super::session::{AWAY_MAX, Session, Stored, last_will, slot_of};
 use super::{Kept, Later, Shard, disconnect_reason};
 use crate::deliver::may_publish;
 use crate::directory::Claim;
-use crate::effect::{Admitted, Close, ConnId, ConnectRequest, Crossing, Effect, Refused, RefusedReason};
+use crate::effect::{
+    Admitted, Asked, Challenged, Close, ConnId, ConnectRequest, Crossing, Effect, Refused, RefusedReason,
+};
 use crate::report::{Report, What, Who};
 use crate::storage::StoredWill;
 
@@ -23,7 +25,14 @@ pub(super) struct Pending {
     /// Session Expiry Interval, in seconds; one that 3.1.1 keeps has no end of its own.
     pub(super) expiry_s: u32,
     pub(super) will: Option<Box<StoredWill>>,
+    /// Whether the client wants to know how long its right lasts.
+    asks_end: bool,
+    /// While the client is to answer a challenge: what it said in CONNECT.
+    challenged: Option<Box<ConnectRequest>>,
 }
+
+/// A User Property of CONNECT asks for it, one of CONNACK says in how many seconds the right of the session ends.
+const EXPIRES_IN: &str = "db-expires-in";
 
 /// Why a CONNECT with a good credential is refused: what the client is told, what its owner may read,
 /// what the log says.
@@ -43,10 +52,13 @@ impl Shard {
             clean_start: connect.clean_start,
             expiry_s,
             will: connect.will.as_ref().map(|will| Box::new(last_will(will, expiry_s))),
+            asks_end: connect.properties.authentication_method.is_some()
+                || connect.properties.user_properties.iter().any(|(name, _)| name == EXPIRES_IN),
+            challenged: None,
         }));
         let Ok(client_id) = MqttClientId::parse(connect.client_id) else {
             // The codec has judged the string already; a client id it lets pass exists.
-            self.refuse(conn, RefusedReason::ClientIdRefused.into(), None, None, fx);
+            self.refuse(conn, RefusedReason::ClientIdRefused.into(), None, &[], fx);
             return;
         };
         let request = Box::new(ConnectRequest {
@@ -57,8 +69,64 @@ impl Shard {
             clean_start: connect.clean_start,
             keep_alive_s: connect.keep_alive_s,
             will_topic: connect.will.as_ref().map(|will| will.topic.as_str().to_owned()),
+            method: connect.properties.authentication_method.map(str::to_owned),
+            data: connect.properties.authentication_data.map(|data| Zeroizing::new(data.to_vec())),
+            challenged: None,
         });
         fx.push(Effect::Authenticate { conn, request });
+    }
+
+    /// The client is asked for more before it is let in, or while its session is renewed.
+    ///
+    /// Source: MQTT 5.0 section 4.12.
+    pub fn challenge(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        asked: Asked,
+        challenge: Vec<u8>,
+        fx: &mut Vec<Effect>,
+    ) {
+        match asked {
+            Asked::Connect(mut request) => {
+                let Some(state) = self.conn(conn).filter(|state| !state.closed) else { return };
+                if state.pending.is_none() {
+                    return;
+                }
+                self.write(conn, fx, |protocol, out| protocol.challenge(&challenge, out));
+                request.challenged = Some(Challenged { challenge, answer: Zeroizing::default() });
+                if let Some(pending) = self.conn(conn).and_then(|state| state.pending.as_mut()) {
+                    pending.challenged = Some(request);
+                }
+                // It may have said more than it was to say yet.
+                self.replay(now, conn, fx);
+            }
+            Asked::Renew(request) => self.challenge_renewal(conn, request, challenge, fx),
+        }
+        self.settle(now, fx);
+    }
+
+    /// AUTH came: before CONNACK it answers a challenge, later it is about a renewal.
+    pub(super) fn on_auth(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        begins: bool,
+        data: Option<&[u8]>,
+        fx: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.conn(conn) else { return };
+        let answer = Zeroizing::new(data.unwrap_or_default().to_vec());
+        match &mut state.pending {
+            None => self.on_auth_again(now, conn, begins, answer, fx),
+            Some(pending) => {
+                let Some(mut request) = pending.challenged.take() else { return };
+                if let Some(challenged) = &mut request.challenged {
+                    challenged.answer = answer;
+                }
+                fx.push(Effect::Authenticate { conn, request });
+            }
+        }
     }
 
     /// The answer to [`Effect::Authenticate`]; then what the client sent meanwhile is worked on.
@@ -74,8 +142,12 @@ impl Shard {
         match answer {
             Ok(admitted) => self.let_in(now, conn, pending, admitted, fx),
             Err(refused) => {
-                let Refused { reason, for_owner, server_time_s } = refused;
-                self.refuse(conn, reason.into(), for_owner.as_deref(), server_time_s, fx);
+                let Refused { reason, for_owner, server_time_s, hint } = refused;
+                let time = server_time_s.filter(|_| for_owner.is_some()).map(|time_s| time_s.to_string());
+                let told = [("db-time", time.as_deref()), ("ace_as_hint", hint.as_deref())];
+                let told = told.into_iter().filter_map(|(name, value)| Some((name, value?)));
+                let told: Vec<(&str, &str)> = told.collect();
+                self.refuse(conn, reason.into(), for_owner.as_deref(), &told, fx);
                 self.report(conn, What::Refused { reason, for_owner }, fx);
             }
         }
@@ -87,10 +159,10 @@ impl Shard {
         conn: ConnId,
         reason: ReasonCode,
         for_owner: Option<&str>,
-        server_time_s: Option<u64>,
+        told: &[(&str, &str)],
         fx: &mut Vec<Effect>,
     ) {
-        self.write(conn, fx, |protocol, out| protocol.refuse(reason, for_owner, server_time_s, out));
+        self.write(conn, fx, |protocol, out| protocol.refuse(reason, for_owner, told, out));
         self.close(conn, Close::AfterFlush { linger: true }, fx);
     }
 
@@ -148,7 +220,7 @@ impl Shard {
         let claim = match claimed {
             Ok(claim) => claim,
             Err((reason, for_owner, what)) => {
-                self.refuse(conn, reason, for_owner.as_deref(), None, fx);
+                self.refuse(conn, reason, for_owner.as_deref(), &[], fx);
                 fx.push(Effect::Report(Report { conn, who: Some(who), what }));
                 return false;
             }
@@ -167,7 +239,11 @@ impl Shard {
             // The old session must not come back after this CONNACK, whatever happens to the server.
             self.hold_output(conn);
         }
+        let left = admitted.ends.filter(|_| pending.asks_end).map(|ends| ends.saturating_duration_since(now));
+        let left = left.map(|left| left.as_secs().to_string());
+        let told = left.as_deref().map(|left| (EXPIRES_IN, left));
         let welcome = Welcome {
+            told: told.as_slice(),
             session_present: kept.is_some(),
             session_expiry_s: (expiry_s != pending.expiry_s).then_some(expiry_s),
             assigned_client_id: admitted.assigned_client_id.then(|| key.1.as_str()),
@@ -217,9 +293,13 @@ impl Shard {
     ) {
         let session = &mut self.sessions[slot as usize];
         let registry = session.registry;
+        let mut is_late = false;
         match &mut session.stored {
             // It ends with this connection: its expiry is 0 now.
             Some(stored) => {
+                // If the process ended before this is stored, its life would count from its absence before.
+                let half = Duration::from_secs(u64::from(stored.expiry_s) / 2);
+                is_late = stored.expires.is_some_and(|expires| expires < now + half);
                 stored.expiry_s = expiry_s;
                 (stored.ended_ms, stored.expires, stored.will) = (0, None, None);
             }
@@ -248,6 +328,9 @@ impl Shard {
             }
         }
         self.record_session(now, slot);
+        if is_late {
+            self.outbox.everything_so_far();
+        }
     }
 
     /// One principal has as many stored sessions as it may: the one that is away longest goes.

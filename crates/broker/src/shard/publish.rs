@@ -14,6 +14,7 @@ use super::Shard;
 use super::flow::Kept;
 use super::outgoing::{Publication, inner_topic, stored};
 use super::readers::{Fate, Owing, To};
+use super::renew::AUTH_TOPIC;
 use super::speech::{Speech, Waits};
 use super::stored::{Asker, Gather, Waiter};
 use crate::deliver::may_publish;
@@ -81,6 +82,10 @@ impl Shard {
             _ => TopicName::parse(inner),
         };
         let Ok(topic) = topic else { return }; // the codec has judged it
+        if topic.is_dollar() && topic.as_str() == AUTH_TOPIC {
+            self.on_auth_publish(now, conn, slot, inbound, fx);
+            return;
+        }
         let mut publication = Publication {
             registry: session.registry,
             topic,
@@ -170,7 +175,7 @@ impl Shard {
     /// QoS 0, where there is no answer, DISCONNECT; in 3.1.1 the connection is closed.
     ///
     /// Source: RFC 9431 sections 3.1 and 6.
-    fn refuse_publish(
+    pub(super) fn refuse_publish(
         &mut self,
         now: Instant,
         conn: ConnId,
@@ -224,7 +229,9 @@ impl Shard {
         let uid = publication.publisher.uid;
         may_publish(Some(speaker.rights), &registry.voices, uid, publication.topic)?;
         let Some((device, kind)) = ControlKind::of(publication.topic.as_str()) else {
-            return Ok(Spoken::Routed(self.spread(now, conn, publication, To::Find, origin, fx).waits));
+            // What a session that is away found out is of no use to it.
+            let readers = if matches!(origin, Origin::Nobody) { To::FindAgain } else { To::Find };
+            return Ok(Spoken::Routed(self.spread(now, conn, publication, readers, origin, fx).waits));
         };
         let publish = ControlPublish {
             registry: registry.name.clone(),
@@ -293,7 +300,12 @@ impl Shard {
             self.route(now, &mut publication, To::FindAgain, gather.is_some(), &mut owing, fx);
         }
         if unasked && !owing.to.is_empty() {
-            self.store_message(&own, mem::take(&mut owing.to), false, false, place);
+            let shards = mem::take(&mut owing.shards);
+            // A member of a group on another shard waits to hear of it.
+            self.store_message(&own, mem::take(&mut owing.to), false, !shards.is_empty(), place);
+            if let Some(id) = own.id {
+                self.await_stored(shards.into_iter().map(|shard| Waiter::Tell(shard, id)));
+            }
         }
         if let Some((asker, token)) = gather {
             self.answer_gather(asker, token, message, owing, fx);
@@ -377,13 +389,13 @@ impl Shard {
     ) -> bool {
         let bytes_max = self.config.retained_bytes_max;
         let message = self.stored(now, publication);
-        let clears = message.payload.is_empty();
+        let (clears, id) = (message.payload.is_empty(), message.id);
         let registry = &mut self.registries[publication.registry];
         if registry.retained.has_room_for(&message, bytes_max, now) {
             registry.retained.put(message, now);
-            if clears {
+            if let Some(id) = id.filter(|_| clears) {
                 let (registry, topic) = (registry.name.clone(), publication.topic.as_str().into());
-                self.remember_now(Record::RetainedCleared { registry, topic });
+                self.remember_now(Record::RetainedCleared { id, registry, topic });
             }
             return !clears;
         }

@@ -191,11 +191,13 @@ impl Shard {
         let voices = &self.registries[publication.registry].voices;
         let Some(session) = self.sessions.get_mut(met.slot as usize) else { return Fate::NotMet };
         let (publisher, topic) = (publication.publisher.uid, publication.topic);
-        let may = match &mut route.audience {
-            Some(audience) => session.may_have_too(now, voices, publisher, topic, audience),
-            // It may, by its rights; they can have ended since.
-            None => !session.has_ended(now),
-        };
+        // It has a right to nothing until it comes back; if it is kept, it is as good as away.
+        let has_ended = session.has_ended(now);
+        let may = !(has_ended && session.stored.is_none())
+            && match &mut route.audience {
+                Some(audience) => session.may_be_owed_too(voices, publisher, topic, audience),
+                None => true,
+            };
         if !may {
             self.counters.withheld += 1;
             return Fate::Withheld;
@@ -215,7 +217,7 @@ impl Shard {
             self.registries[publication.registry].tally.dropped += 1;
             return Fate::Dropped;
         }
-        let (conn, behind) = (session.conn, session.is_behind());
+        let (conn, behind) = (session.conn.filter(|_| !has_ended), session.is_behind());
         if message.qos == Qos::AtMostOnce {
             let Some(conn) = conn else { return Fate::NotMet };
             return match self.offer(conn, &message, None, route.shared, fx) {

@@ -13,6 +13,7 @@ use super::flow::Flow;
 use super::known::Known;
 use super::outgoing::{Publication, unstored};
 use super::publish::{Origin, Speaker};
+use super::renew::Renewal;
 use super::shared::Change;
 use super::speech::Waiting;
 use super::{ConnId, Kept, Later, Shard};
@@ -68,6 +69,10 @@ pub(super) struct Session {
     /// Control publishes that wait for the edge.
     pub(super) controls: u16,
     pub(super) will: Option<Box<StoredWill>>,
+    /// Whether its client has proven to hold the key of its credential.
+    pub(super) proven: bool,
+    /// What there is to a session that is renewed now, or was.
+    pub(super) renewal: Option<Box<Renewal>>,
     /// What there is to a session that outlives its connection.
     pub(super) stored: Option<Box<Stored>>,
 }
@@ -213,6 +218,8 @@ impl Session {
             orders: Vec::new(),
             controls: 0,
             will: None,
+            proven: admitted.proven,
+            renewal: None,
             stored: None,
         }
     }
@@ -233,6 +240,7 @@ impl Session {
         self.ticket = admitted.ticket;
         self.owner_epoch = owner_epoch;
         self.leading_slash = admitted.leading_slash;
+        self.proven = admitted.proven;
         self.will = will;
     }
 
@@ -259,23 +267,23 @@ impl Session {
         publisher: Uid,
         topic: TopicName<'_>,
     ) -> bool {
-        !self.has_ended(now)
-            && !self.is_mistaken(topic)
-            && may_deliver(&self.rights, voices, publisher, topic)
+        !self.has_ended(now) && self.may_be_owed(voices, publisher, topic)
     }
 
-    /// As [`Self::may_have`], of one of many that get the same message.
-    pub(super) fn may_have_too(
+    /// As [`Self::may_have`], apart from whether its right has ended: who comes back gets what came meanwhile.
+    pub(super) fn may_be_owed(&self, voices: &Voices, publisher: Uid, topic: TopicName<'_>) -> bool {
+        !self.is_mistaken(topic) && may_deliver(&self.rights, voices, publisher, topic)
+    }
+
+    /// As [`Self::may_be_owed`], of one of many that get the same message.
+    pub(super) fn may_be_owed_too(
         &self,
-        now: Instant,
         voices: &Voices,
         publisher: Uid,
         topic: TopicName<'_>,
         audience: &mut Audience,
     ) -> bool {
-        !self.has_ended(now)
-            && !self.is_mistaken(topic)
-            && audience.may_deliver(&self.rights, voices, publisher, topic)
+        !self.is_mistaken(topic) && audience.may_deliver(&self.rights, voices, publisher, topic)
     }
 
     /// To a client that maps, `/devices/...` means `devices/...`: another topic of that very name would pass
@@ -290,7 +298,8 @@ impl Session {
             Ended::Principal { why, .. } => Some(What::Ended(*why)),
             Ended::Key { kid, .. } => (self.kid.as_ref() == Some(kid)).then_some(What::KeyRemoved),
             Ended::Ticket { end, .. } => end.concerns(self.ticket.as_deref()).then_some(What::TicketEnded),
-            Ended::Policy { .. } => Some(What::PolicyChanged),
+            // Its rights are switched.
+            Ended::Policy { .. } => None,
             Ended::All => Some(What::ShuttingDown),
         }
     }
@@ -439,11 +448,13 @@ impl Shard {
         session_expiry_s: Option<u32>,
         fx: &mut Vec<Effect>,
     ) {
-        let Some(slot) = self.take_session(conn) else { return };
+        let slot = self.take_session(conn);
         if let Some(state) = self.conn(conn) {
             state.protocol.close();
         }
         self.close(conn, Close::AfterFlush { linger: false }, fx);
+        // Without a session it gave up instead of answering a challenge.
+        let Some(slot) = slot else { return };
         self.report_of(conn, slot, What::Disconnected { by_client: true }, fx);
         let expiry_s_max = self.config.session_expiry_s_max;
         let session = &mut self.sessions[slot as usize];
@@ -483,6 +494,7 @@ impl Shard {
         session.controls = 0;
         session.resumes = None;
         session.known = None;
+        session.renewal = None;
         let will = session.will.take().filter(|_| leaving.with_will);
         let will = will.map(|will| self.delayed(now, conn, slot, will));
         let session = &mut self.sessions[slot as usize];
@@ -539,7 +551,11 @@ impl Shard {
             self.tell_home(index, &share, Change::Leaves { shard, slot });
         }
         let session = self.sessions.remove(slot as usize);
-        let waited = session.flow.unanswered().filter(|(_, sent, owed)| !sent && owed.share.is_none());
+        // What is not in memory is not handed back either.
+        let waited = session
+            .flow
+            .unanswered()
+            .filter(|(_, sent, owed)| !sent && (owed.share.is_none() || owed.message.is_none()));
         let discarded = waited.count() as u64;
         self.counters.discarded += discarded;
         self.registries[index].tally.dropped += discarded;
@@ -601,7 +617,8 @@ impl Shard {
             expires: last.expiry_s.map(|s| now + Duration::from_secs(u64::from(s))),
             properties: unstored(&last.properties),
             publisher: will.publisher,
-            from: None,
+            // [MQTT-3.8.3-3] (5.0): it is published for the client, under its client id.
+            from: will.session.and_then(|id| self.by_id.get(&id).copied()),
             stored: None,
             kept: None,
             payload_shared: Some(&last.payload),

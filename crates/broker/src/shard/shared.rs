@@ -296,12 +296,18 @@ impl Shard {
             }
             let acknowledged = publication.qos.min(member.terms.qos) != Qos::AtMostOnce;
             let rank = if member.shard == index {
-                let Some(session) = self.sessions.get(member.slot as usize) else { continue };
+                // Another session may have its slot, before its end is heard of here.
+                let session = self.sessions.get(member.slot as usize);
+                let Some(session) = session.filter(|session| session.tag == member.tag) else { continue };
                 let (uid, topic) = (publication.publisher.uid, publication.topic);
-                if !session.may_have(now, &registry.voices, uid, topic) {
+                if !session.may_be_owed(&registry.voices, uid, topic) {
                     continue;
                 }
-                if session.conn.is_some() { u8::from(session.is_behind()) } else { 2 }
+                if session.conn.is_some() && !session.has_ended(now) {
+                    u8::from(session.is_behind())
+                } else {
+                    2
+                }
             } else {
                 if member.connected { 0 } else { 2 }
             };

@@ -734,6 +734,7 @@ impl StoredSession {
             policy_epoch: self.will.as_ref().map_or(0, |will| will.policy_epoch),
             sessions_max: 0,
             leading_slash: self.leading_slash,
+            proven: false,
             ticket: None,
         }
     }

@@ -11,6 +11,7 @@ use super::Shard;
 use super::flow::{Kept, Owed, Stage};
 use super::outgoing::{Offered, Outgoing, inner_filter};
 use super::readers::{Met, window_of};
+use super::renew::{AUTH_NONCE_TOPIC, is_private};
 use super::session::{RetainedWalk, Subscription, filter_cost};
 use super::shared::{Change, parse_share};
 use super::speech::{Speech, Waits};
@@ -47,6 +48,11 @@ impl Shard {
         }
         let waits = self.subscriptions_are_stored(conn);
         self.say(now, conn, Speech::SubAck { packet_id: subscribe.packet_id, codes }, waits, fx);
+        if let Some(slot) = self.session_of(conn)
+            && subscribe.entries.iter().any(|entry| entry.filter == AUTH_NONCE_TOPIC)
+        {
+            self.ask_for_nonce(conn, slot, fx);
+        }
     }
 
     /// What the answer to a change of subscriptions waits for: a session that outlives its connection must
@@ -72,7 +78,7 @@ impl Shard {
         let session = &self.sessions[slot as usize];
         let (filter, is_shared) = parse_filter(entry.filter, session.leading_slash).map_err(refused)?;
         let decision = session.rights.may_subscribe(&filter);
-        if !decision.allowed {
+        if !decision.allowed && !is_private(filter.as_str()) {
             let rule = decision.to_string();
             return Err((ReasonCode::NotAuthorized, What::SubscribeDenied { filter, rule }));
         }
@@ -195,10 +201,18 @@ impl Shard {
         let Ok(filter) = TopicFilter::parse(&inner_filter(text, session.leading_slash)) else {
             return ReasonCode::TopicFilterInvalid;
         };
-        let Some(old) = session.filters.remove(&filter) else {
-            return ReasonCode::NoSubscriptionExisted;
-        };
-        let cost = filter_cost(&filter);
+        if self.unsubscribe_from(slot, &filter) {
+            ReasonCode::Success
+        } else {
+            ReasonCode::NoSubscriptionExisted
+        }
+    }
+
+    /// Takes a subscription from a session; `false` when it had none.
+    pub(super) fn unsubscribe_from(&mut self, slot: u32, filter: &TopicFilter) -> bool {
+        let session = &mut self.sessions[slot as usize];
+        let Some(old) = session.filters.remove(filter) else { return false };
+        let cost = filter_cost(filter);
         session.filter_bytes -= cost;
         session.walks.remove(&old.walk);
         let (registry, shard) = (session.registry, self.config.index);
@@ -206,19 +220,19 @@ impl Shard {
         if old.shared.is_some() {
             session.shares -= 1;
         } else {
-            self.registries[registry].routes.remove(&filter, slot);
+            self.registries[registry].routes.remove(filter, slot);
         }
         let stored = session.stored.as_ref().map(|stored| stored.id);
         if old.shared.is_some() {
-            self.tell_home(registry, &filter, Change::Leaves { shard, slot });
+            self.tell_home(registry, filter, Change::Leaves { shard, slot });
         }
         if let Some(session) = stored {
             let uid = self.sessions[slot as usize].publisher.uid;
             self.registries[registry].keep_less(uid, super::Kept { sessions: 0, filter_bytes: cost });
             self.interest.keep_less(shard, 1);
-            self.remember(Record::Unsubscribed { session, filter });
+            self.remember(Record::Unsubscribed { session, filter: filter.clone() });
         }
-        ReasonCode::Success
+        true
     }
 
     /// Hands a session what it can take of what waits for it: first what was sent on an earlier connection,
@@ -229,7 +243,8 @@ impl Shard {
         let Some(slot) = self.session_of(conn) else { return };
         loop {
             let Some(session) = self.sessions.get_mut(slot as usize) else { return };
-            if session.conn != Some(conn) {
+            // What waits for it stays, if its right has ended and it is about to be told so.
+            if session.conn != Some(conn) || session.has_ended(now) {
                 return;
             }
             session.resumes = None;
@@ -321,11 +336,18 @@ impl Shard {
                 session.flow.wire();
                 self.order_sent(slot, ticket, packet_id);
             }
-            // The client may have it: its identifier is free when it has let go of that.
+            // The client may have it: its identifier is free when it has let go of that. Stored first, as after
+            // PUBREC, or a crash would have it sent anew to a client that knows nothing of it any more.
             Offered::TooLarge if again && terms.qos == Qos::ExactlyOnce => {
-                if let Some(sent) = session.flow.unwired() {
-                    sent.stage = Stage::Release;
+                let owner = session.stored.as_ref().map(|stored| stored.id);
+                let after = match owner.zip(id) {
+                    Some((session, message)) => self.remember_now(Record::Received { session, message }),
+                    None => 0,
+                };
+                if let Some(sent) = self.sessions[slot as usize].flow.unwired() {
+                    (sent.stage, sent.after) = (Stage::Release, after);
                 }
+                self.await_batch(slot, after);
             }
             Offered::TooLarge => {
                 session.flow.drop_unwired();

@@ -120,8 +120,9 @@ impl Record {
                 }
                 message.encode(time, &mut to);
             }
-            Self::RetainedCleared { registry, topic } => {
+            Self::RetainedCleared { id, registry, topic } => {
                 to.byte(RETAINED_CLEARED);
+                to.u64(id.0);
                 to.text(registry.as_str());
                 to.text(topic);
             }
@@ -192,9 +193,11 @@ impl Record {
                 let message = Arc::new(Message { id: Some(id), ..Message::decode(time, &mut from)? });
                 Self::Message { id, message, to, retained }
             }
-            RETAINED_CLEARED => {
-                Self::RetainedCleared { registry: from.registry()?, topic: from.text()?.into() }
-            }
+            RETAINED_CLEARED => Self::RetainedCleared {
+                id: MessageId(from.u64()?),
+                registry: from.registry()?,
+                topic: from.text()?.into(),
+            },
             SENDING => Self::Sending {
                 session: from.session()?,
                 message: MessageId(from.u64()?),
@@ -544,6 +547,7 @@ mod tests {
             Record::Inbound { session, packet_id },
             Record::Released { session, packet_id },
             Record::RetainedCleared {
+                id: MessageId(2),
                 registry: RegistryName::default_registry(),
                 topic: "plant/1/temp".into(),
             },
@@ -587,6 +591,45 @@ mod tests {
         assert_eq!(image.references.get(&MessageId(1)), Some(&2), "one session and the retained store");
         records[5..].iter().for_each(|record| image.apply(record));
         assert!(image.references.is_empty() && image.sessions.is_empty());
-        assert_eq!((image.session_max, image.message_max, image.owner_epoch_max), (7, 1, 12));
+        assert_eq!((image.session_max, image.message_max, image.owner_epoch_max), (7, 2, 12));
+    }
+
+    #[test]
+    fn an_older_retained_message_that_is_stored_behind_a_newer_clear_does_not_come_back() {
+        use super::super::Image;
+        let now = Instant::now();
+        let word = |id: u64| {
+            let message = Arc::new(Message::for_tests("a", vec![1], now));
+            Record::Message { id: MessageId(id), message, to: Vec::new(), retained: true }
+        };
+        let clear = |id: u64, topic: &str| Record::RetainedCleared {
+            id: MessageId(id),
+            registry: RegistryName::default_registry(),
+            topic: topic.into(),
+        };
+        let retained = |image: &Image| -> Vec<u64> {
+            image.retained.values().flat_map(|topics| topics.values()).map(|id| id.0).collect()
+        };
+        for (records, left) in [
+            (vec![word(1), clear(2, "a")], None),
+            (vec![clear(2, "a"), word(1)], None),
+            (vec![clear(2, "a"), word(3), word(1)], Some(3)),
+            (vec![word(3), clear(2, "a")], Some(3)),
+            (vec![clear(4, "a"), clear(2, "a"), word(3)], None),
+        ] {
+            let mut image = Image::default();
+            records.iter().for_each(|record| image.apply(record));
+            assert_eq!(retained(&image), Vec::from_iter(left), "{records:?}");
+            assert_eq!(image.references.len(), usize::from(left.is_some()));
+            assert_eq!(image.cleared().count(), usize::from(left.is_none()), "a mark, or a message");
+            assert!(image.message_max >= 2, "its number is not given again");
+        }
+        // A flood of them is bounded, the oldest go first.
+        let mut image = Image::default();
+        for id in 0..60_000 {
+            image.apply(&clear(id, &format!("{id}/{}", "x".repeat(1_000))));
+        }
+        let left: Vec<u64> = image.cleared().map(|(id, ..)| id.0).collect();
+        assert!((1_000..10_000).contains(&left.len()) && left.contains(&59_999), "{}", left.len());
     }
 }

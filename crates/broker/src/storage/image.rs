@@ -17,12 +17,54 @@ pub struct Image {
     /// For every message that is owed or retained, how many times. A message that is not here is needed by
     /// nobody.
     pub references: BTreeMap<MessageId, u32>,
+    cleared: Cleared,
     /// The highest number of a session so far.
     pub session_max: u64,
     /// The highest number of a message so far.
     pub message_max: u64,
     /// The highest owner epoch so far.
     pub owner_epoch_max: u64,
+}
+
+/// Topics that were cleared not long ago, by the number of the message that did. Two shards can store the word and the
+/// clear of one topic in the wrong order; they are a moment apart then.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Cleared {
+    by_topic: HashMap<RegistryName, BTreeMap<Box<str>, MessageId>>,
+    oldest_first: BTreeSet<(MessageId, RegistryName, Box<str>)>,
+    bytes: usize,
+}
+
+/// What all of them may hold; beyond it the oldest goes.
+const CLEARED_BYTES_MAX: usize = 4 << 20;
+const CLEARED_BYTES: usize = 128;
+
+impl Cleared {
+    fn find(&self, registry: &RegistryName, topic: &str) -> Option<MessageId> {
+        self.by_topic.get(registry)?.get(topic).copied()
+    }
+
+    fn put(&mut self, id: MessageId, registry: &RegistryName, topic: &str) {
+        self.remove(registry, topic);
+        self.by_topic.entry(registry.clone()).or_default().insert(topic.into(), id);
+        self.oldest_first.insert((id, registry.clone(), topic.into()));
+        self.bytes += CLEARED_BYTES + 2 * topic.len();
+        while self.bytes > CLEARED_BYTES_MAX
+            && let Some((_, registry, topic)) = self.oldest_first.first().cloned()
+        {
+            self.remove(&registry, &topic);
+        }
+    }
+
+    fn remove(&mut self, registry: &RegistryName, topic: &str) {
+        let Some(topics) = self.by_topic.get_mut(registry) else { return };
+        let Some(id) = topics.remove(topic) else { return };
+        if topics.is_empty() {
+            self.by_topic.remove(registry);
+        }
+        self.oldest_first.remove(&(id, registry.clone(), topic.into()));
+        self.bytes -= CLEARED_BYTES + 2 * topic.len();
+    }
 }
 
 /// One stored session.
@@ -101,7 +143,9 @@ impl Image {
                 for destination in to {
                     self.owe(*id, destination);
                 }
-                if *retained {
+                let cleared = self.cleared.find(&message.registry, &message.topic);
+                if *retained && cleared.is_none_or(|cleared| cleared < *id) {
+                    self.cleared.remove(&message.registry, &message.topic);
                     let topics = self.retained.entry(message.registry.clone()).or_default();
                     // One that came later may have been stored earlier: it waited for fewer.
                     if topics.get(&message.topic).is_none_or(|known| known < id) {
@@ -119,12 +163,7 @@ impl Image {
                     self.owe(*message, destination);
                 }
             }
-            Record::RetainedCleared { registry, topic } => {
-                let old = self.retained.get_mut(registry).and_then(|topics| topics.remove(topic));
-                if let Some(old) = old {
-                    self.drop_reference(old);
-                }
-            }
+            Record::RetainedCleared { id, registry, topic } => self.clear(*id, registry, topic),
             Record::Sending { session, message, packet_id } => {
                 if let Some(pending) = self.pending(*session, *message) {
                     pending.packet_id = Some(*packet_id);
@@ -152,6 +191,27 @@ impl Image {
                 }
             }
         }
+    }
+
+    fn clear(&mut self, id: MessageId, registry: &RegistryName, topic: &str) {
+        self.message_max = self.message_max.max(id.0);
+        let topics = self.retained.get_mut(registry);
+        let known = topics.as_ref().and_then(|topics| topics.get(topic)).copied();
+        let newer = known.into_iter().chain(self.cleared.find(registry, topic)).max();
+        if newer.is_some_and(|newer| newer >= id) {
+            return;
+        }
+        if let (Some(topics), Some(old)) = (topics, known) {
+            topics.remove(topic);
+            self.drop_reference(old);
+        }
+        self.cleared.put(id, registry, topic);
+    }
+
+    /// The topics that were cleared not long ago, with the number of the message that did; oldest first. A
+    /// [`Record::RetainedCleared`] of each must be in what an image is made anew from.
+    pub fn cleared(&self) -> impl Iterator<Item = (MessageId, &RegistryName, &str)> + '_ {
+        self.cleared.oldest_first.iter().map(|(id, registry, topic)| (*id, registry, &**topic))
     }
 
     fn owe(&mut self, id: MessageId, destination: &Destination) {

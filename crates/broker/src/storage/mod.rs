@@ -115,6 +115,8 @@ pub enum Record {
     },
     /// The last word on a topic was taken back.
     RetainedCleared {
+        /// The number of the message that did: one with a lower number that is stored later does not revive the topic.
+        id: MessageId,
         /// The registry.
         registry: RegistryName,
         /// The topic.

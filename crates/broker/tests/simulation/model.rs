@@ -88,8 +88,8 @@ pub struct Sess {
     pub stored: bool,
     /// The least and the greatest that may hold.
     pub expiry_s: (u32, u32),
-    /// What held before it.
-    pub expiry_old: u32,
+    /// The least and the greatest that held since all was stored.
+    pub expiry_old: (u32, u32),
     /// Away since, at the earliest and the latest, in ms of the wall clock.
     pub ended_ms: Option<(i64, i64)>,
     /// The same of its absence before: that it is back may not be stored yet.
@@ -110,6 +110,8 @@ pub struct Sess {
     /// When its connections ended.
     pub breaks: Vec<u64>,
     pub crashed: bool,
+    /// Its owner was blocked when the process started: nothing is queued for it until it is back.
+    pub deaf: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +122,19 @@ pub enum Answer {
 }
 
 impl Sess {
+    /// It outlives its connection for so long from now on. What held before may still be what is stored.
+    pub fn expires_after(&mut self, expiry_s: u32) {
+        let (old, now) = (self.expiry_old, self.expiry_s);
+        self.expiry_old = (old.0.min(now.0), old.1.max(now.1));
+        self.expiry_s = (expiry_s, expiry_s);
+    }
+
+    /// One or the other holds.
+    pub fn expires_as_before_or_now(&mut self) {
+        let (old, now) = (self.expiry_old, self.expiry_s);
+        self.expiry_s = (old.0.min(now.0), old.1.max(now.1));
+    }
+
     pub fn exists(&self, now_ms: i64) -> Answer {
         if self.gone {
             return if self.crashed { Answer::Maybe } else { Answer::No };
@@ -161,6 +176,8 @@ pub struct Owed {
     pub exact: Option<(u8, bool, Vec<u32>)>,
     pub done: bool,
     pub dropped: bool,
+    /// It was withheld, perhaps: as a duplicate it does not come again.
+    pub denied: bool,
 }
 
 /// A retained message that a subscriber must be told of, on the connection it subscribed on.

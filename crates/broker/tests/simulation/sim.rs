@@ -599,7 +599,9 @@ impl Sim {
         }
         for owed in self.owed.iter_mut().filter(|o| o.sess == sess && !o.done) {
             let p = &self.pubs[at(owed.n)];
-            owed.dropped |= p.firm.is_none() && matches(filter, &p.topic);
+            if p.firm.is_none() && matches(filter, &p.topic) {
+                (owed.dropped, owed.exact) = (true, None);
+            }
         }
         // What was retained is not told further.
         let socket = state_socket(&self.clients[client]);
@@ -1075,7 +1077,10 @@ impl Sim {
                 !owed.done && !self.may_have(owed.sess, &self.pubs[at(owed.n)])
             })
             .collect();
-        doubtful.into_iter().for_each(|at| self.owed[at].dropped = true);
+        for at_owed in doubtful {
+            let owed = &mut self.owed[at_owed];
+            (owed.dropped, owed.denied) = (true, true);
+        }
         let doubtful: Vec<usize> = (0..self.wanted.len())
             .filter(|at_wanted| {
                 let wanted = &self.wanted[*at_wanted];
@@ -1194,8 +1199,8 @@ impl Sim {
         }
         for sess in &mut self.sess {
             sess.crashed = true;
-            let old = sess.expiry_old;
-            sess.expiry_s = (sess.expiry_s.0.min(old), sess.expiry_s.1.max(old));
+            sess.deaf |= self.people[sess.person].blocked;
+            sess.expires_as_before_or_now();
             sess.ended_ms = match sess.ended_ms {
                 Some((lo, hi)) => Some((lo.min(now_ms), hi.max(now_ms))),
                 None => Some((sess.ended_old.unwrap_or(now_ms).min(now_ms), now_ms)),
@@ -1294,6 +1299,8 @@ impl Sim {
         for person in &mut self.people {
             person.told = person.told.or(Some(self.step));
         }
+        // And all is stored.
+        self.sess.iter_mut().for_each(|sess| sess.expiry_old = sess.expiry_s);
     }
 }
 

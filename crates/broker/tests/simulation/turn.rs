@@ -1,12 +1,14 @@
 //! What a driver does: a turn of a shard, from its inputs to what leaves it; and what the model learns by it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use drawbridge_broker::storage::SessionId;
-use drawbridge_broker::{Admitted, ConnId, Crossing, Effect, Message, Refused, RefusedReason, What};
+use drawbridge_broker::{Admitted, ConnId, Crossing, Effect, Ended, Message, Refused, RefusedReason, What};
 use drawbridge_mqtt::codec::{Frame, Packet, Side, decode};
-use drawbridge_names::{Epoch, KeyId, MqttClientId, PrincipalKind, PrincipalName, Uid};
+use drawbridge_names::{Epoch, KeyId, MqttClientId, PrincipalKind, PrincipalName, RegistryName, Uid};
+use drawbridge_policy::Rights;
 
 use crate::model::{Answer, Heard, Owed, Pub, Sess, Wanted, Word, last_words, matches};
 use crate::sim::{Sim, registry_name};
@@ -97,20 +99,24 @@ impl Sim {
                     self.heard(socket, &heard);
                 }
                 self.world.shards[shard].receive(now, conn, &bytes, fx);
-                if fx.iter().any(|effect| matches!(effect, Effect::Close { conn: c, .. } if *c == conn)) {
-                    // What came behind that which ended the connection was not heard.
+                let closes =
+                    fx.iter().any(|effect| matches!(effect, Effect::Close { conn: c, .. } if *c == conn));
+                let denied = |effect: &Effect| matches!(effect, Effect::Report(r) if matches!(r.what, What::PublishDenied { .. }));
+                let denies = fx.iter().any(denied);
+                if closes || denies {
+                    // What was refused, and what came behind that which ended the connection, was not heard.
                     for word in self.words.values_mut().flatten() {
                         word.certain &= !numbers.contains(&word.n);
                     }
+                }
+                if closes {
                     numbers.iter().for_each(|n| self.pubs[at(*n)].crashed = true);
-                    let denied = |effect: &Effect| matches!(effect, Effect::Report(r) if matches!(r.what, What::PublishDenied { .. }));
-                    if fx.iter().any(denied)
+                    if denies
                         && self.goodbyes.remove(&socket)
                         && let Some(sess) = self.socket_sess.get(&socket)
                     {
                         let sess = &mut self.sess[*sess];
-                        let (now, old) = (sess.expiry_s.1, sess.expiry_old);
-                        sess.expiry_s = (now.min(old), now.max(old));
+                        sess.expires_as_before_or_now();
                     }
                 }
                 arrived.extend(numbers);
@@ -162,7 +168,12 @@ impl Sim {
                 let answer = self.admit(socket);
                 self.world.shards[shard].answer(now, conn, answer, fx);
             }
-            Input::News(News::Ends(which)) => self.world.shards[shard].end_sessions(now, &which, fx),
+            Input::News(News::Ends(which)) => {
+                self.world.shards[shard].end_sessions(now, &which, fx);
+                if let Ended::Policy { registry, uid, rights: Some(rights) } = &which {
+                    self.rights_switched(shard, registry, *uid, rights);
+                }
+            }
             Input::Told(Told::Committed(number)) => self.world.shards[shard].committed(now, number, fx),
             Input::Told(Told::Fetched(session, messages)) => self.fetched(shard, session, messages, fx),
             Input::Told(Told::Judged(standing, session, messages)) => {
@@ -173,6 +184,21 @@ impl Sim {
                 self.world.shards[shard].fetched(now, session, messages, fx);
             }
             Input::Told(Told::Stalled(stalled)) => self.world.shards[shard].stalled(now, stalled, fx),
+        }
+    }
+
+    /// The sessions of a principal that are open here have other rights; those that would lose something end, which
+    /// is seen when their connections are closed.
+    fn rights_switched(&mut self, shard: usize, registry: &RegistryName, uid: Uid, rights: &Arc<Rights>) {
+        let Some(index) = self.rights.iter().position(|known| Arc::ptr_eq(known, rights)) else { return };
+        for at in 0..self.sess.len() {
+            let Some(socket) = self.sess[at].socket else { continue };
+            let person = &self.people[self.sess[at].person];
+            let whose = (registry_name(person.registry), Uid(person.uid));
+            if self.world.sockets[socket].shard == shard && whose == (registry.clone(), uid) {
+                self.sess[at].rights = index;
+                self.socket_rights.insert(socket, index);
+            }
         }
     }
 
@@ -275,7 +301,7 @@ impl Sim {
         let person = &self.people[asked.person];
         if person.blocked || person.deleted {
             let reason = RefusedReason::NotAuthorized;
-            return Err(Refused { reason, for_owner: None, server_time_s: None });
+            return Err(Refused { reason, for_owner: None, server_time_s: None, hint: None });
         }
         Ok(Admitted {
             registry: registry_name(person.registry),
@@ -291,6 +317,7 @@ impl Sim {
             policy_epoch: 0,
             sessions_max: 100,
             leading_slash: false,
+            proven: false,
             ticket: None,
         })
     }
@@ -362,7 +389,7 @@ impl Sim {
                     expiry_s: (0, 0),
                     ended_ms: None,
                     ended_old: None,
-                    expiry_old: 0,
+                    expiry_old: (0, 0),
                     certain: present,
                     gone: false,
                     lenient: present,
@@ -375,6 +402,7 @@ impl Sim {
                     asked_retained: Vec::new(),
                     breaks: Vec::new(),
                     crashed: false,
+                    deaf: false,
                 });
                 self.sess.len() - 1
             }
@@ -391,15 +419,15 @@ impl Sim {
             }
         }
         let state = &mut self.sess[sess];
-        state.expiry_old = match resumed {
-            Some(_) => state.expiry_s.1,
-            None if present => 0, // not known
-            None => expiry_s,
-        };
-        state.expiry_s = (expiry_s, expiry_s);
+        if resumed.is_none() && !present {
+            state.expiry_old = (expiry_s, expiry_s);
+            state.expiry_s = (expiry_s, expiry_s);
+        }
+        state.expires_after(expiry_s);
         state.stored = expiry_s > 0 || present;
         state.ended_old = state.ended_ms.take().map(|(lo, _)| lo);
         state.rights = rights;
+        state.deaf = false;
         state.socket = Some(socket);
         self.people[person].muted = false;
         self.socket_rights.insert(socket, rights);
@@ -477,8 +505,7 @@ impl Sim {
                     && self.sess[sess].stored
                 {
                     let expiry_s = expiry_s.min(self.world.shape.session_expiry_s_max);
-                    self.sess[sess].expiry_old = self.sess[sess].expiry_s.1;
-                    self.sess[sess].expiry_s = (expiry_s, expiry_s);
+                    self.sess[sess].expires_after(expiry_s);
                 }
             }
             Heard::Subscribe { filter, handling, is_new } => {
@@ -527,6 +554,7 @@ impl Sim {
         let (owner, publisher) = (&self.people[sess.person], &self.people[p.person]);
         let known = |person: &crate::sim::Person| person.told.is_some() && !person.blocked;
         known(owner)
+            && !sess.deaf
             && known(publisher)
             && !publisher.muted
             && !owner.muted
@@ -583,7 +611,9 @@ impl Sim {
                 || !self.may_have(index, p)
                 || sess.seen.contains_key(&n)
                 || (again && p.qos == 2 && !self.owed.iter().any(|owed| owed.n == n && owed.sess == index))
-                || self.owed.iter().any(|owed| owed.n == n && owed.sess == index && !owed.dropped)
+                || self.owed.iter().any(|owed| {
+                    owed.n == n && owed.sess == index && (!owed.dropped || (owed.denied && p.qos == 2))
+                })
             {
                 continue;
             }
@@ -608,7 +638,7 @@ impl Sim {
                 identifiers.sort_unstable();
                 let terms = (qos.min(p.qos), p.retain && as_published, identifiers);
                 let exact = Some(terms).filter(|_| exact && !again);
-                owed.push(Owed { n, sess: index, exact, done: false, dropped: false });
+                owed.push(Owed { n, sess: index, exact, done: false, dropped: false, denied: false });
             }
         }
         self.owed.extend(owed);

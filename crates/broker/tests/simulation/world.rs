@@ -198,6 +198,8 @@ impl World {
         let mut image = self.disk.image();
         let retained = image.retained.values().flat_map(|topics| topics.values());
         let retained: Vec<_> = retained.filter_map(|id| Some((*id, self.disk.message(*id)?))).collect();
+        // The numbers of what was never stored are given again.
+        self.disk.lost.retain(|id| self.disk.messages.contains_key(id));
         let lost: Vec<MessageId> = self.disk.lost.iter().copied().collect();
         // As the log does: what it keeps no more is owed to nobody when it opens.
         lost.into_iter().for_each(|id| image.forget(id));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use drawbridge_broker::storage::{Batch, Image, MessageId, Record};
 use drawbridge_broker::{
     Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlPublish, Directory, Effect, Interest, Order,
-    OrderOutcome, Publisher, Refused, Report, Restored, Shard, ShardConfig, Stats, What,
+    OrderOutcome, Publisher, Refused, RenewRequest, Report, Restored, Shard, ShardConfig, Stats, What,
 };
 use drawbridge_mqtt::codec::{
     Ack, Connect, ConnectProperties, Disconnect, Frame, Packet, PacketId, ProtocolVersion, Publish,
@@ -49,6 +49,12 @@ pub enum Got {
     SubAck(Vec<ReasonCode>),
     UnsubAck(Vec<ReasonCode>),
     Pong,
+    Auth {
+        reason: ReasonCode,
+        method: Option<String>,
+        data: Option<Vec<u8>>,
+        user: Vec<(String, String)>,
+    },
     Disconnect {
         reason: ReasonCode,
         text: Option<String>,
@@ -89,6 +95,8 @@ pub struct Net {
     pub clients: Vec<Client>,
     /// Unanswered questions: shard, connection, request.
     pub asked: Vec<(usize, ConnId, Box<ConnectRequest>)>,
+    /// The same of renewals.
+    pub renewals: Vec<(usize, ConnId, Box<RenewRequest>)>,
     pub reports: Vec<Report>,
     pub controls: Vec<(usize, ConnId, Option<ControlAck>, ControlPublish)>,
     pub orders_done: Vec<(u64, OrderOutcome)>,
@@ -201,6 +209,7 @@ impl Net {
             directory,
             clients: Vec::new(),
             asked: Vec::new(),
+            renewals: Vec::new(),
             reports: Vec::new(),
             controls: Vec::new(),
             orders_done: Vec::new(),
@@ -257,6 +266,8 @@ impl Net {
     fn carry_out(&mut self, shard: usize, effect: Effect, fx: &mut Vec<Effect>) -> usize {
         match effect {
             Effect::Authenticate { conn, request } => self.asked.push((shard, conn, request)),
+            Effect::Renew { conn, request } => self.renewals.push((shard, conn, request)),
+            Effect::Nonce { conn, .. } => self.shards[shard].tell_nonce(self.now, conn, "a-nonce", fx),
             Effect::Write { conn } => self.take_output(shard, conn, fx),
             Effect::Admitted { .. } => {}
             Effect::Close { conn, how } => {
@@ -404,6 +415,19 @@ impl Net {
         let at = self.asked.iter().position(|(s, c, _)| (*s, *c) == (shard, conn));
         self.asked.remove(at.expect("the shard has asked"));
         self.run(shard, |shard, now, fx| shard.answer(now, conn, answer, fx));
+    }
+
+    /// What the client wants to renew its session with.
+    pub fn renewal(&mut self, client: usize) -> Box<RenewRequest> {
+        let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
+        let at = self.renewals.iter().position(|(s, c, _)| (*s, *c) == (shard, conn));
+        self.renewals.remove(at.expect("the shard has asked")).2
+    }
+
+    /// Admission says what becomes of it.
+    pub fn renewed(&mut self, client: usize, answer: Result<Admitted, Refused>) {
+        let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
+        self.run(shard, |shard, now, fx| shard.renewed(now, conn, answer, fx));
     }
 
     pub fn subscribe(&mut self, client: usize, filter: &str, qos: Qos) -> Vec<Got> {
@@ -595,6 +619,12 @@ fn owned(packet: &Packet<'_>) -> Got {
         Packet::SubAck(p) => Got::SubAck(p.codes.clone()),
         Packet::UnsubAck(p) => Got::UnsubAck(p.codes.clone()),
         Packet::PingResp => Got::Pong,
+        Packet::Auth(p) => Got::Auth {
+            reason: p.reason,
+            method: text(p.method),
+            data: p.data.map(<[u8]>::to_vec),
+            user: p.user_properties.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        },
         Packet::Disconnect(p) => Got::Disconnect { reason: p.reason, text: text(p.reason_string) },
         other => panic!("a server does not send this: {other:?}"),
     }
@@ -664,6 +694,7 @@ pub fn app(uid: u64) -> Admitted {
         policy_epoch: 0,
         sessions_max: 100,
         leading_slash: false,
+        proven: false,
         ticket: None,
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum, value_parser};
+use clap::{Arg, Args, Subcommand, ValueEnum, value_parser};
 use drawbridge_device::{ProtocolVersion, Qos};
 
 use crate::files;
@@ -57,8 +57,22 @@ impl Version {
     }
 }
 
+/// The flags of [`crate::args::Common`] that say which of our servers to ask, and for what: a scenario asks an MQTT
+/// broker, whosever it is, and no API. Hidden as those of `serve` are.
+fn flags_of_operators() -> [Arg; 4] {
+    let hidden = |name: &'static str| Arg::new(name).long(name).hide(true);
+    let file = || value_parser!(PathBuf);
+    [
+        hidden("data").value_parser(file()),
+        hidden("server"),
+        hidden("token-file").id("token_file").value_parser(file()),
+        hidden("registry"),
+    ]
+}
+
 /// What every scenario takes.
 #[derive(Debug, Clone, Args)]
+#[command(args = flags_of_operators())]
 pub struct Load {
     /// The broker, `host:port`
     #[arg(long, value_name = "ADDR")]
@@ -91,8 +105,8 @@ pub struct Load {
     /// Process id of the broker, if it runs on this machine: its CPU time and memory are in the result
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
-    /// The topics: `{n}` is the number of the client, `{id}` the device with --keys
-    /// [default: bench/{n}, with --keys devices/{id}/events/bench]
+    /// The topics: `{client}` is the number of the client, `{id}` the device with --keys
+    /// [default: bench/{client}, with --keys devices/{id}/events/bench]
     #[arg(long, value_name = "TEMPLATE")]
     pub topic: Option<String>,
 }
@@ -103,7 +117,7 @@ impl Load {
         match (&self.topic, &self.keys) {
             (Some(topic), _) => topic,
             (None, Some(_)) => "devices/{id}/events/bench",
-            (None, None) => "bench/{n}",
+            (None, None) => "bench/{client}",
         }
     }
 }
@@ -327,12 +341,45 @@ mod tests {
         let mut flags = 0;
         for scenario in bench.get_subcommands().filter(|scenario| scenario.get_name() != "help") {
             assert!(scenario.get_about().is_some(), "{}", scenario.get_name());
-            for flag in scenario.get_arguments() {
+            for flag in scenario.get_arguments().filter(|flag| !flag.is_hide_set()) {
                 assert!(flag.get_help().is_some(), "{} {}", scenario.get_name(), flag.get_id());
                 flags += 1;
             }
         }
         assert!(flags > 80, "only {flags} flags were looked at");
+    }
+
+    #[test]
+    fn help_of_a_scenario_is_whole_and_shows_no_flag_that_means_nothing_to_it() {
+        let mut cli = Cli::command();
+        cli.build();
+        let bench = cli.find_subcommand_mut("bench").expect("there is one");
+        let verbs = |verb: &&mut clap::Command| !["help", "keys"].contains(&verb.get_name());
+        let mut scenarios = 0;
+        for scenario in bench.get_subcommands_mut().filter(verbs) {
+            let help = scenario.render_long_help().to_string();
+            // To clap `{n}` is the end of a line.
+            for words in
+                ["`{client}` is the number of the client", "bench/{client},", "--ca <FILE>", "--json"]
+            {
+                assert!(help.contains(words), "{words}: {help}");
+            }
+            for flag in ["--data", "--server <", "--token-file", "--registry"] {
+                assert!(!help.contains(flag), "{flag}: {help}");
+            }
+            scenarios += 1;
+        }
+        assert_eq!(scenarios, 7);
+        // Taken all the same, as before and after every verb.
+        let words = "drawbridge --data core bench fan-in --registry plant --target a:1";
+        let common = Cli::try_parse_from(words.split(' ')).expect("parses").common;
+        assert_eq!((common.data, common.registry.as_str()), (PathBuf::from("core"), "plant"));
+        let words = "drawbridge bench fan-in --target a:1";
+        let common = Cli::try_parse_from(words.split(' ')).expect("parses").common;
+        assert_eq!(
+            (common.data, common.registry.as_str()),
+            (PathBuf::from(crate::args::DEFAULT_DATA), "default")
+        );
     }
 
     #[test]

@@ -91,10 +91,10 @@ impl Swarm {
     /// The topic of client `number`; its JWT is not needed for that.
     pub(super) fn topic(&self, number: usize, role: Role) -> Result<String, Failure> {
         if !self.topic.contains("{id}") {
-            return Ok(self.topic.replace("{n}", &number.to_string()));
+            return Ok(self.topic.replace("{client}", &number.to_string()));
         }
         let id = self.credentials.login(number, role)?.id;
-        Ok(self.topic.replace("{n}", &number.to_string()).replace("{id}", &id))
+        Ok(self.topic.replace("{client}", &number.to_string()).replace("{id}", &id))
     }
 
     /// The filter that covers the topics of all clients.
@@ -102,7 +102,7 @@ impl Swarm {
         let levels = self
             .topic
             .split('/')
-            .map(|level| if level.contains("{n}") || level.contains("{id}") { "+" } else { level });
+            .map(|level| if level.contains("{client}") || level.contains("{id}") { "+" } else { level });
         levels.collect::<Vec<_>>().join("/")
     }
 

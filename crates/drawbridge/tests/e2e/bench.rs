@@ -119,7 +119,7 @@ fn what_cannot_be_measured_ends_with_the_exit_code_of_its_cause() {
         (&["--plain", "--target", &plain, "--server-pid", "4294967295"], 2, "--server-pid"),
         (&["--plain", "--target", &plain, "--qos", "3"], 2, "0..=2"),
         (&["--plain", "--target", &nobody], 5, "connection"),
-        (&["--plain", "--target", &plain, "--topic", "elsewhere/{n}"], 3, "refused"),
+        (&["--plain", "--target", &plain, "--topic", "elsewhere/{client}"], 3, "refused"),
     ];
     for (more, code, said) in cases {
         let output = run("fan-in --clients 2 --duration 1", more, "");

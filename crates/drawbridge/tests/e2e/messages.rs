@@ -304,7 +304,7 @@ fn fill(core: &mut Core, sessions: u64) {
     let terms = *first.subscriptions.values().next().expect("its subscription");
     let (like, from) = (first.session.clone(), opened.image.session_max);
     let told = Arc::new(Told::default());
-    let log = opened.log.start(told.clone()).expect("it starts");
+    let log = opened.log.start(told.clone(), || panic!("the log is broken")).expect("it starts");
     let numbers: Vec<u64> = (1..sessions).collect();
     let mut batches = 0;
     for numbers in numbers.chunks(500) {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::schemas::{count, of, text, words};
-use super::{JSON, Operation, op};
+use super::schemas::{bytes, count, of, text, words};
+use super::{ACE_CBOR, ACE_JSON, JSON, Operation, op};
 
 /// Name and description of each group of operations.
 pub(super) const TAGS: [(&str, &str); 12] = [
@@ -108,8 +108,17 @@ fn tokens() -> Vec<Operation> {
             .with(200, &["Cache-Control", "DPoP-Nonce"]),
         asked("/oauth/token", "token", "Log in, or act for a device: get an access token", "TokenForm")
             .dpop()
-            .answers(200, "The token.", "TokenGrant")
-            .with(200, &["Cache-Control"]),
+            .about("The client proves who it is by one of: an assertion in the body, a secret, a TLS certificate. A body in the words of RFC 9200 gets a token that is bound to a key for MQTT (RFC 9431), as CWT where the answer is CBOR.")
+            .takes(
+                true,
+                &[(FORM, of("TokenForm")), (ACE_JSON, of("AceRequest")), (ACE_CBOR, bytes())],
+            )
+            .answers_with(
+                200,
+                "The token.",
+                &[(JSON, of("TokenGrant")), (ACE_JSON, of("AceGrant")), (ACE_CBOR, bytes())],
+                &["Cache-Control"],
+            ),
         asked("/oauth/introspect", "introspect", "What a token says, for whom it concerns", "TokenQuestion")
             .answers_with(
                 200,

@@ -10,6 +10,11 @@ pub(super) fn of(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
+/// A body that is not described: its RFC does.
+pub(super) fn bytes() -> Value {
+    json!({ "type": "string", "format": "binary" })
+}
+
 pub(super) fn text() -> Value {
     json!({ "type": "string" })
 }
@@ -231,6 +236,23 @@ fn oauth() -> Value {
             "expires_in": said(count(0), "Seconds."),
             "scope": text(),
         }), &["issued_token_type", "scope"]),
+        "AceRequest": said(open(&[], client(json!({
+            "grant_type": words(&["client_credentials"]),
+            "audience": said(text(), "`bridge_audience`, which it is without this too."),
+            "scope": said(text(), "AIF-MQTT in JSON, base64url."),
+            "req_cnf": said(json!({ "type": "object" }), "`jwk`, or `kid` of a registered key; without it the server makes a symmetric key."),
+            "ace_profile": said(words(&["mqtt_tls", ""]), "Empty: the answer shall say it."),
+            "cnonce": text(),
+        }))), "RFC 9200 section 5.8.1. In CBOR it has the numbers of RFC 9200 section 5.8.5."),
+        "AceGrant": answer(json!({
+            "access_token": text(),
+            "token_type": words(&["PoP"]),
+            "expires_in": said(count(0), "Seconds."),
+            "scope": text(),
+            "ace_profile": words(&["mqtt_tls"]),
+            "cnf": said(json!({ "type": "object", "properties": { "jwk": { "type": "object" } }, "additionalProperties": false }), "The symmetric key that was made, told this once."),
+            "rs_cnf": said(json!({ "type": "object", "properties": { "jwk": { "type": "object" } }, "additionalProperties": false }), "The public key of the broker."),
+        }), &["scope", "ace_profile", "cnf", "rs_cnf"]),
         "Introspection": open(&["active"], json!({
             "active": flag(), "sub": text(), "client_id": text(), "iss": text(), "aud": text(), "iat": count(0),
             "exp": count(0), "jti": text(), "token_type": text(), "scope": text(),

@@ -320,6 +320,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     headers: Vec<(String, String)>,
     pub(crate) text: String,
+    /// The same as bytes.
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
@@ -332,7 +334,9 @@ impl Answer {
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
-        Self { status: status.unwrap_or(0), headers, text: body.to_owned() }
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let raw = end.map(|end| bytes[end + 4..].to_vec()).unwrap_or_default();
+        Self { status: status.unwrap_or(0), headers, text: body.to_owned(), body: raw }
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {

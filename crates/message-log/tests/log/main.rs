@@ -7,6 +7,7 @@
 
 mod basics;
 mod damage;
+mod hangs;
 mod power_cuts;
 mod space;
 mod world;

@@ -1,6 +1,7 @@
 //! A listener that remembers, and work for a log.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ pub(crate) fn small() -> LogConfig {
 #[derive(Default)]
 pub(crate) struct Heard {
     inside: Mutex<Inside>,
+    broken: AtomicBool,
     bell: Condvar,
 }
 
@@ -93,6 +95,15 @@ impl Heard {
         self.wait(|inside| (inside.stalled.last() == Some(&stalled)).then_some(()));
     }
 
+    /// A thread of the log has panicked.
+    fn broken(&self) {
+        self.broken.store(true, SeqCst);
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(SeqCst)
+    }
+
     pub(crate) fn stalls(&self) -> Vec<bool> {
         self.inside.lock().unwrap().stalled.clone()
     }
@@ -146,7 +157,10 @@ pub(crate) fn try_open_at(
 ) -> Result<World, LogError> {
     let opened = MessageLog::open(Arc::new(disk), config.clone(), time, Arc::new(Instant::now))?;
     let heard = Arc::new(Heard::default());
-    let log = opened.log.start(heard.clone())?;
+    let log = opened.log.start(heard.clone(), {
+        let heard = heard.clone();
+        move || heard.broken()
+    })?;
     Ok(World { log, heard, image: plain(&opened.image), retained: opened.retained.into_iter().collect() })
 }
 
@@ -265,6 +279,8 @@ impl Work {
             },
             (2, Some(session), _) if self.random.below(4) == 0 => Record::SessionGone { session },
             (3, ..) => Record::RetainedCleared {
+                // Now and then it comes late.
+                id: MessageId(if self.random.below(4) > 0 { id } else { id / 2 }),
                 registry: RegistryName::default_registry(),
                 topic: format!("plant/{}", self.random.below(7)).into(),
             },

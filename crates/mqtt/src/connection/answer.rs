@@ -1,52 +1,100 @@
 //! What the server says: refusals, acknowledgements, farewells, in the words of each version.
 
-use super::{Connection, Fault, State};
+use super::{Connection, Fault, Renewal, State};
 use crate::codec::{
-    Ack, ConnAck, ConnAckProperties, DecodeError, Disconnect, Packet, PacketId, PacketType, ProtocolVersion,
-    ReasonCode, SubAck, UnsubAck, UserProperties,
+    Ack, Auth, ConnAck, ConnAckProperties, DecodeError, Disconnect, Packet, PacketId, PacketType,
+    ProtocolVersion, ReasonCode, SubAck, UnsubAck, UserProperties,
 };
 
 impl Connection {
     /// Does not let the client in: CONNACK with the reason, in 3.1.1 the nearest return code. The
-    /// reason string goes out only if the client did not forbid it, and with it, as the User Property
-    /// `db-time`, the server's time (seconds since 1970-01-01 UTC) for a client whose clock is wrong. The
-    /// connection must end.
+    /// reason string, and `told` as User Properties, go out only if the client did not forbid them, and as far as
+    /// they fit. The connection must end.
     pub fn refuse(
         &mut self,
         reason: ReasonCode,
         for_owner: Option<&str>,
-        server_time_s: Option<u64>,
+        told: &[(&str, &str)],
         out: &mut Vec<u8>,
     ) {
         let State::Authenticating(agreed) = self.state else { return };
         self.state = State::Closed { version: agreed.version };
-        let time = server_time_s.map(|time_s| time_s.to_string());
-        let time = time.as_deref().map(|time| [("db-time", time)]);
-        let connack = |reason_string: Option<_>| {
-            let told = time.as_ref().filter(|_| reason_string.is_some());
+        if agreed.version == ProtocolVersion::V311 && reason.connack_return_code_v311().is_none() {
+            return; // 3.1.1 has no word for it and closes
+        }
+        let connack = |reason_string: Option<_>, told| {
             Packet::ConnAck(ConnAck {
                 session_present: false,
                 reason,
                 properties: ConnAckProperties {
                     reason_string,
-                    user_properties: told
-                        .map_or_else(UserProperties::default, |time| UserProperties::of(time)),
+                    user_properties: UserProperties::of(told),
                     ..ConnAckProperties::default()
                 },
             })
         };
-        if agreed.version == ProtocolVersion::V311 && reason.connack_return_code_v311().is_none() {
-            return; // 3.1.1 has no word for it and closes
-        }
         let text = for_owner.map(plain).filter(|_| agreed.problem_information);
-        put_short(connack, text.as_deref(), agreed.version, agreed.packet_bytes_max, out);
+        let text = text.as_deref();
+        let told = if agreed.problem_information { told } else { &[] };
+        let all = [(text, told), (text, &[]), (None, &[])].map(|(text, told)| connack(text, told));
+        put_first_fitting(&all, agreed.version, agreed.packet_bytes_max, out);
+    }
+
+    /// AUTH: the client is to answer this, before it is let in or while it re-authenticates.
+    ///
+    /// Source: [MQTT-4.12.0-2] (5.0).
+    pub fn challenge(&mut self, data: &[u8], out: &mut Vec<u8>) {
+        let Some(method) = &self.method else { return };
+        match &mut self.state {
+            State::Authenticating(agreed) => self.state = State::Challenged(*agreed),
+            State::Open(open) if open.renewal == Renewal::Judged => open.renewal = Renewal::Challenged,
+            _ => return,
+        }
+        let auth = Auth {
+            reason: ReasonCode::ContinueAuthentication,
+            method: Some(method),
+            data: Some(data),
+            reason_string: None,
+            user_properties: UserProperties::default(),
+        };
+        put(Packet::Auth(auth), ProtocolVersion::V5, out);
+    }
+
+    /// AUTH with success: the re-authentication is over. `told`: User Properties, left out where the client wants
+    /// none or takes no packet of that size; `true` when they went out.
+    ///
+    /// Source: [MQTT-4.12.1-1], [MQTT-3.1.2-29] (5.0).
+    pub fn renewed(&mut self, told: &[(&str, &str)], out: &mut Vec<u8>) -> bool {
+        let (State::Open(open), Some(method)) = (&mut self.state, &self.method) else { return false };
+        open.renewal = Renewal::None;
+        let auth = |told| {
+            Packet::Auth(Auth {
+                reason: ReasonCode::Success,
+                method: Some(method),
+                data: None,
+                reason_string: None,
+                user_properties: UserProperties::of(told),
+            })
+        };
+        let (version, bytes_max) = (open.version, open.packet_bytes_max);
+        if !open.problem_information {
+            put(auth(&[]), version, out);
+            return told.is_empty();
+        }
+        put_first_fitting(&[auth(told), auth(&[])], version, bytes_max, out) == 0
+    }
+
+    /// Whether the client takes User Properties in any packet.
+    #[must_use]
+    pub fn takes_words(&self) -> bool {
+        matches!(&self.state, State::Open(open) if open.version == ProtocolVersion::V5 && open.problem_information)
     }
 
     /// Says what the standard wants said before the connection ends for a fault; `false` when that is
     /// nothing, and the socket is to be closed without an answer.
     ///
-    /// Before CONNECT is understood only a wrong version and a wrong authentication method are
-    /// answered; everything else is silence (a packet other than CONNECT: invariant I2).
+    /// Before CONNECT is understood only a wrong version is answered; everything else is silence (a packet other
+    /// than CONNECT: invariant I2).
     pub fn fail(&mut self, fault: &Fault, out: &mut Vec<u8>) -> bool {
         match self.state {
             State::AwaitConnect => {
@@ -58,8 +106,9 @@ impl Connection {
                 put_connack_refusal(ReasonCode::UnsupportedProtocolVersion, version, out);
                 true
             }
-            State::Closed { version } if *fault == Fault::BadAuthenticationMethod => {
-                put_connack_refusal(ReasonCode::BadAuthenticationMethod, version, out);
+            State::Challenged(agreed) => {
+                self.state = State::Closed { version: agreed.version };
+                put_connack_refusal(fault.reason_code(), agreed.version, out);
                 true
             }
             State::Open(_) => {
@@ -212,6 +261,24 @@ fn put_short<'t>(
         out.truncate(start);
     }
     put(packet(None), version, out);
+}
+
+/// The first of some packets that the client takes; the last one in any case. Which one.
+fn put_first_fitting(
+    packets: &[Packet<'_>],
+    version: ProtocolVersion,
+    bytes_max: usize,
+    out: &mut Vec<u8>,
+) -> usize {
+    let start = out.len();
+    for (at, packet) in packets.iter().enumerate() {
+        out.truncate(start);
+        let written = packet.encode(version, out).is_ok();
+        if written && out.len() - start <= bytes_max {
+            return at;
+        }
+    }
+    packets.len() - 1
 }
 
 /// As [`put`], unless the client says that it cannot take a packet of this size [MQTT-3.1.2-24] (5.0):

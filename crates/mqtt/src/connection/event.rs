@@ -32,6 +32,16 @@ pub enum Step<'a> {
 pub enum Event<'a> {
     /// It wants in. Answer by [`Connection::admit`] or [`Connection::refuse`].
     Connect(Box<Connect<'a>>),
+    /// AUTH, by the method of CONNECT: the answer to [`Connection::challenge`], or the beginning of a
+    /// re-authentication. Answer by [`Connection::challenge`], before the client is let in by
+    /// [`Connection::admit`] or [`Connection::refuse`], later by [`Connection::renewed`] or
+    /// [`Connection::disconnect`].
+    Auth {
+        /// Whether it begins a re-authentication.
+        begins: bool,
+        /// Authentication Data.
+        data: Option<&'a [u8]>,
+    },
     /// It publishes. At QoS 1 answer by [`Connection::publish_answer`], at QoS 2 by
     /// [`Connection::received_answer`].
     Publish(Inbound<'a>),

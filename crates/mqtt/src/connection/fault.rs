@@ -33,9 +33,16 @@ pub enum Fault {
     /// MQTT 5.0 4.12: AUTH without an authentication method in CONNECT is a protocol error.
     #[error("AUTH came, but CONNECT named no authentication method; connect with one or leave AUTH out")]
     AuthUnexpected,
-    /// MQTT 5.0 4.12: no method is served yet.
-    #[error("CONNECT names an authentication method, and none is served yet; send the token as password")]
-    BadAuthenticationMethod,
+    /// MQTT 5.0 4.12, 4.12.1: another method than that of CONNECT, a second re-authentication before the end of
+    /// the first, or an answer that nobody asked for.
+    #[error(
+        "AUTH came out of turn; repeat the method of CONNECT, answer only what was asked, and re-authenticate \
+         again only when the last time is over"
+    )]
+    AuthOutOfTurn,
+    /// [MQTT-3.1.2-30] (5.0).
+    #[error("another packet than AUTH or DISCONNECT came before CONNACK; answer the challenge first")]
+    AuthAwaited,
     /// MQTT 5.0 3.14.2.2.2: a session that was to end with its connection cannot be kept after all.
     #[error("DISCONNECT sets a session expiry of {found_s} s after CONNECT had set none; set one in CONNECT")]
     SessionExpirySetLate {
@@ -52,10 +59,11 @@ impl Fault {
             Self::Decode(error) => error.reason_code(),
             Self::ReceiveMaximumExceeded { .. } => ReasonCode::ReceiveMaximumExceeded,
             Self::TopicAliasTooLarge { .. } => ReasonCode::TopicAliasInvalid,
-            Self::TopicAliasUnknown { .. } | Self::AuthUnexpected | Self::SessionExpirySetLate { .. } => {
-                ReasonCode::ProtocolError
-            }
-            Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
+            Self::TopicAliasUnknown { .. }
+            | Self::AuthUnexpected
+            | Self::AuthOutOfTurn
+            | Self::AuthAwaited
+            | Self::SessionExpirySetLate { .. } => ReasonCode::ProtocolError,
         }
     }
 
@@ -79,7 +87,7 @@ impl Fault {
                 ("DB-2022", "mqtt-topic-alias-invalid")
             }
             Self::AuthUnexpected => ("DB-2023", "mqtt-auth-unexpected"),
-            Self::BadAuthenticationMethod => ("DB-2024", "mqtt-bad-authentication-method"),
+            Self::AuthOutOfTurn | Self::AuthAwaited => ("DB-2026", "mqtt-auth-out-of-turn"),
             Self::SessionExpirySetLate { .. } => ("DB-2025", "mqtt-session-expiry-set-late"),
         }
     }

@@ -8,9 +8,8 @@
 //! Here is what concerns one network connection: the order of packets, keep-alive, topic aliases, limits
 //! agreed on in CONNECT, and how a refusal is said in each version. What outlives the connection (packet
 //! identifiers in use, messages on the way, subscriptions) belongs to the session, which is the broker's;
-//! who the client is, what it may and where messages go is asked and answered outside.
-//!
-//! For now: no AUTH.
+//! who the client is, what it may and where messages go is asked and answered outside. So is what an
+//! authentication method says: here is only who may send AUTH when (MQTT 5.0 section 4.12).
 
 mod answer;
 mod event;
@@ -25,7 +24,7 @@ use drawbridge_names::TopicName;
 
 use crate::codec::{
     ConnAck, ConnAckProperties, DecodeError, Frame, Framed, Outline, Packet, ProtocolVersion, Publish, Qos,
-    ReasonCode, Side, decode, frame,
+    ReasonCode, Side, UserProperties, decode, frame,
 };
 use answer::put;
 pub use event::{Event, Inbound, InboundTopic, Step};
@@ -55,13 +54,19 @@ pub struct Limits {
 pub struct Connection {
     limits: Limits,
     state: State,
+    /// The Authentication Method that CONNECT named: of every AUTH, too.
+    method: Option<Box<str>>,
 }
 
 enum State {
     AwaitConnect,
     Authenticating(Agreed),
+    /// AUTH was sent, and the client is to answer it.
+    Challenged(Agreed),
     Open(Open),
-    Closed { version: ProtocolVersion },
+    Closed {
+        version: ProtocolVersion,
+    },
 }
 
 /// What CONNECT said that holds for the whole connection.
@@ -92,6 +97,15 @@ struct Open {
     window: u16,
     /// The topics that the client was given aliases for, in their order; `None` if it takes none.
     given: Option<Box<Given>>,
+    renewal: Renewal,
+}
+
+/// How far a re-authentication is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    None,
+    Judged,
+    Challenged,
 }
 
 /// A longer topic is given no alias.
@@ -112,13 +126,15 @@ pub struct Welcome<'a> {
     pub session_expiry_s: Option<u32>,
     /// The client id that the server chose, if it did (only 5.0 is told).
     pub assigned_client_id: Option<&'a str>,
+    /// User Properties.
+    pub told: &'a [(&'a str, &'a str)],
 }
 
 impl Connection {
     /// A connection that waits for CONNECT.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: State::AwaitConnect }
+        Self { limits, state: State::AwaitConnect, method: None }
     }
 
     /// Takes the packet at the start of `input`. `now` is when its last byte arrived.
@@ -126,6 +142,10 @@ impl Connection {
         match &mut self.state {
             State::AwaitConnect => self.next_connect(input),
             State::Authenticating(_) => Step::Hold,
+            State::Challenged(agreed) => {
+                let agreed = *agreed;
+                self.next_answer(agreed, input)
+            }
             State::Open(open) => {
                 let framed =
                     match frame(input, Some(open.version), self.limits.packet_bytes_max, Side::FromClient) {
@@ -134,7 +154,7 @@ impl Connection {
                         Err(error) => return Step::Failed(error.into()),
                     };
                 if !framed.is_publish() {
-                    return open.next_other(now, framed, &self.limits);
+                    return open.next_other(now, framed, &self.limits, self.method.as_deref());
                 }
                 let bytes = framed.bytes;
                 match framed.publish(open.version, Side::FromClient) {
@@ -160,10 +180,7 @@ impl Connection {
             Err(error) => return Step::Failed(error.into()),
         };
         let properties = &connect.properties;
-        if properties.authentication_method.is_some() {
-            self.state = State::Closed { version: connect.version };
-            return Step::Failed(Fault::BadAuthenticationMethod);
-        }
+        self.method = properties.authentication_method.map(Into::into);
         let window = properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get);
         self.state = State::Authenticating(Agreed {
             version: connect.version,
@@ -179,10 +196,35 @@ impl Connection {
         Step::Took { bytes, event: Event::Connect(connect) }
     }
 
+    /// Before CONNACK: only AUTH in answer to ours, or DISCONNECT.
+    ///
+    /// Source: [MQTT-3.1.2-30] (5.0).
+    fn next_answer<'a>(&mut self, agreed: Agreed, input: &'a [u8]) -> Step<'a> {
+        let bytes_max = self.limits.packet_bytes_before_auth_max;
+        match decode(input, Some(agreed.version), bytes_max, Side::FromClient) {
+            Ok(Frame::Complete { packet: Packet::Auth(auth), bytes }) => {
+                if auth.reason != ReasonCode::ContinueAuthentication || auth.method != self.method.as_deref()
+                {
+                    return Step::Failed(Fault::AuthOutOfTurn);
+                }
+                self.state = State::Authenticating(agreed);
+                Step::Took { bytes, event: Event::Auth { begins: false, data: auth.data } }
+            }
+            Ok(Frame::Complete { packet: Packet::Disconnect(_), bytes }) => {
+                let event = Event::Disconnect { with_will: false, session_expiry_s: None };
+                Step::Took { bytes, event }
+            }
+            Ok(Frame::Complete { .. }) => Step::Failed(Fault::AuthAwaited),
+            Ok(_) => Step::NeedMore,
+            Err(error) => Step::Failed(error.into()),
+        }
+    }
+
     /// Lets the client in: CONNACK.
     pub fn admit(&mut self, now: Instant, welcome: &Welcome<'_>, out: &mut Vec<u8>) {
         let State::Authenticating(agreed) = self.state else { return };
         let limits = &self.limits;
+        let method = self.method.as_deref();
         let asked = agreed.keep_alive_s_asked;
         let shorter = agreed.version == ProtocolVersion::V5
             && (asked > limits.keep_alive_s_max || (asked == 0 && limits.keep_alive_s_max < u16::MAX));
@@ -199,6 +241,9 @@ impl Connection {
                 assigned_client_id: welcome.assigned_client_id,
                 topic_alias_maximum: (limits.topic_alias_maximum > 0).then_some(limits.topic_alias_maximum),
                 server_keep_alive_s: shorter.then_some(keep_alive_s),
+                // [MQTT-4.12.0-5] (5.0).
+                authentication_method: method,
+                user_properties: UserProperties::of(welcome.told),
                 ..ConnAckProperties::default()
             },
         };
@@ -217,6 +262,7 @@ impl Connection {
                 let max = agreed.topic_alias_maximum.min(limits.topic_aliases_given_max);
                 Box::new(Given { topics: Vec::new(), max })
             }),
+            renewal: Renewal::None,
         });
     }
 
@@ -286,10 +332,16 @@ impl Connection {
     pub fn version(&self) -> ProtocolVersion {
         match &self.state {
             State::AwaitConnect => ProtocolVersion::V311,
-            State::Authenticating(agreed) => agreed.version,
+            State::Authenticating(agreed) | State::Challenged(agreed) => agreed.version,
             State::Open(open) => open.version,
             State::Closed { version } => *version,
         }
+    }
+
+    /// The Authentication Method that CONNECT named, if it did.
+    #[must_use]
+    pub fn method(&self) -> Option<&str> {
+        self.method.as_deref()
     }
 
     /// The largest packet that the client takes, in bytes.
@@ -322,12 +374,18 @@ impl Connection {
 }
 
 impl Open {
-    fn next_other<'a>(&mut self, now: Instant, framed: Framed<'a>, limits: &Limits) -> Step<'a> {
+    fn next_other<'a>(
+        &mut self,
+        now: Instant,
+        framed: Framed<'a>,
+        limits: &Limits,
+        method: Option<&str>,
+    ) -> Step<'a> {
         let bytes = framed.bytes;
         match framed.packet(self.version, Side::FromClient) {
             Ok(packet) => {
                 self.heard = now;
-                match self.take(packet, limits) {
+                match self.take(packet, limits, method) {
                     Ok(event) => Step::Took { bytes, event },
                     Err(fault) => Step::Failed(fault),
                 }
@@ -336,7 +394,12 @@ impl Open {
         }
     }
 
-    fn take<'a>(&mut self, packet: Packet<'a>, limits: &Limits) -> Result<Event<'a>, Fault> {
+    fn take<'a>(
+        &mut self,
+        packet: Packet<'a>,
+        limits: &Limits,
+        method: Option<&str>,
+    ) -> Result<Event<'a>, Fault> {
         Ok(match packet {
             Packet::Publish(publish) => Event::Publish(self.take_publish(publish, limits)?),
             Packet::PubAck(ack) => Event::Acknowledged { packet_id: ack.packet_id, reason: ack.reason },
@@ -356,7 +419,11 @@ impl Open {
                     session_expiry_s: disconnect.session_expiry_s,
                 }
             }
-            Packet::Auth(_) => return Err(Fault::AuthUnexpected),
+            Packet::Auth(auth) => {
+                let begins = auth.reason == ReasonCode::ReAuthenticate;
+                self.take_auth(begins, auth.method, method)?;
+                Event::Auth { begins, data: auth.data }
+            }
             Packet::Connect(_) => return Err(DecodeError::ConnectRepeated.into()),
             other @ (Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp) => {
                 let packet = other.packet_type();
@@ -396,6 +463,21 @@ impl Open {
         })
     }
 
+    /// AUTH begins a re-authentication, or answers ours.
+    ///
+    /// Source: [MQTT-4.12.1-1] (5.0).
+    fn take_auth(&mut self, begins: bool, found: Option<&str>, method: Option<&str>) -> Result<(), Fault> {
+        if method.is_none() {
+            return Err(Fault::AuthUnexpected);
+        }
+        let wanted = if begins { Renewal::None } else { Renewal::Challenged };
+        if self.renewal != wanted || found != method {
+            return Err(Fault::AuthOutOfTurn);
+        }
+        self.renewal = Renewal::Judged;
+        Ok(())
+    }
+
     #[inline(never)]
     fn by_alias<'a>(&mut self, topic: Option<TopicName<'a>>, alias: u16) -> Result<InboundTopic<'a>, Fault> {
         let at = usize::from(alias).wrapping_sub(1);
@@ -416,6 +498,7 @@ impl fmt::Debug for Connection {
         let state = match &self.state {
             State::AwaitConnect => "AwaitConnect",
             State::Authenticating(_) => "Authenticating",
+            State::Challenged(_) => "Challenged",
             State::Open(_) => "Open",
             State::Closed { .. } => "Closed",
         };

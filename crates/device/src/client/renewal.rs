@@ -1,0 +1,88 @@
+//! When a credential is renewed, and what the server says to it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::backoff::share;
+
+/// Where a new token is published.
+pub(crate) const AUTH_TOPIC: &str = "$drawbridge/auth";
+/// Where the server says what became of it.
+pub(crate) const RESULT_TOPIC: &str = "$drawbridge/auth/result";
+/// How long the server may take to answer.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// Least between two attempts, unless the credential ends before: the server takes one in 10 s.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// So long after it was made is a credential with this life renewed: after 7/10 of it, and up to 1/10 later, so
+/// that a fleet that connected in one minute does not renew in one.
+pub(crate) fn renew_after(life: Duration, random: u64) -> Duration {
+    life * 7 / 10 + share(life / 10, random)
+}
+
+/// So long after a failed attempt comes the next, if the credential is good for `left` still.
+pub(crate) fn again_after(left: Duration, random: u64) -> Duration {
+    let wait = AGAIN_AFTER + share(AGAIN_AFTER, random);
+    // Twice in what is left is better than once too late.
+    wait.min(left / 2).max(Duration::from_secs(1))
+}
+
+/// What the server says on [`RESULT_TOPIC`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Renewed {
+    /// How long the new credential is good, in seconds.
+    pub(crate) life_s: Option<u64>,
+    /// Filters that it has cut.
+    pub(crate) removed: Vec<String>,
+}
+
+/// Reads the result.
+pub(crate) fn read_result(payload: &[u8]) -> Result<Renewed, String> {
+    let json: Value = serde_json::from_slice(payload).unwrap_or(Value::Null);
+    match json["ok"].as_bool() {
+        Some(true) => {
+            let filters = json["removed"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let removed = filters.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            Ok(Renewed { life_s: json["expires_in"].as_u64(), removed })
+        }
+        Some(false) => Err(json["error"].as_str().unwrap_or("the server gives no reason").to_owned()),
+        None => Err("the server answers the renewal with something else than a result".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_renewed_between_7_and_8_tenths_of_its_life() {
+        for life_s in [3, 60, 3600, 86_400] {
+            let life = Duration::from_secs(life_s);
+            for random in [0, 1 << 63, u64::MAX] {
+                let after = renew_after(life, random);
+                assert!(after >= life * 7 / 10 && after <= life * 8 / 10, "{after:?} of {life:?}");
+            }
+        }
+        assert!(renew_after(Duration::from_secs(100), 1 << 63) > Duration::from_secs(74), "jitter is used");
+    }
+
+    #[test]
+    fn a_failed_renewal_is_tried_again_before_the_credential_ends() {
+        assert!(again_after(Duration::from_secs(3600), 0) >= Duration::from_secs(10));
+        assert!(again_after(Duration::from_secs(3600), u64::MAX) <= Duration::from_secs(20));
+        assert_eq!(again_after(Duration::from_secs(6), u64::MAX), Duration::from_secs(3));
+        assert_eq!(again_after(Duration::ZERO, 0), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn results_are_read_and_anything_else_is_a_failure() {
+        let good = read_result(br#"{"ok":true,"exp":1800000000,"expires_in":900,"removed":["a/#"]}"#);
+        assert_eq!(good, Ok(Renewed { life_s: Some(900), removed: vec!["a/#".to_owned()] }));
+        assert_eq!(read_result(br#"{"ok":true}"#), Ok(Renewed { life_s: None, removed: vec![] }));
+        assert_eq!(read_result(br#"{"ok":false,"error":"time"}"#), Err("time".to_owned()));
+        for other in [&b""[..], b"[]", b"{}", br#"{"ok":1}"#] {
+            assert!(read_result(other).is_err(), "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Proofs over one connection: RFC 9431 in CONNECT and AUTH, and the renewal of an open session. Bytes in, bytes
+//! out; what TLS exports and the random nonce are arguments.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use drawbridge_jose::{Sign, SignError, base64url_encode, sha256};
+
+/// Exporter label of the proof in CONNECT. Its context is present and empty, which TLS 1.2 tells apart from absent.
+///
+/// Source: RFC 9431 section 2.2.4.2.1.
+pub const ACE_EXPORTER_LABEL: &[u8] = b"EXPORTER-ACE-MQTT-Sign-Challenge";
+/// Exporter label of the claim `cb`; the context is present and empty. Source: RFC 9266 section 3.
+pub const CHANNEL_BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+/// Exporter label of the proof of a renewal; the context is the SHA-256 of the new token.
+pub const REFRESH_EXPORTER_LABEL: &[u8] = b"EXPORTER-drawbridge-refresh";
+
+/// The Authentication Method of RFC 9431.
+pub const ACE_METHOD: &str = "ace";
+/// Bytes of a challenge of the server, and of the client's own nonce.
+///
+/// Source: RFC 9431 section 2.2.4.2.2.
+pub const ACE_NONCE_BYTES: usize = 8;
+
+/// A token that is longer than its two-byte length can say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the token has {found_bytes} bytes, at most 65535 fit; ask for a token with fewer claims")]
+pub struct TokenTooLong {
+    /// Its length in bytes.
+    pub found_bytes: usize,
+}
+
+/// Authentication Data of CONNECT, or of AUTH 0x19, that asks for a challenge: length and token.
+///
+/// # Errors
+/// [`TokenTooLong`].
+///
+/// Source: RFC 9431 sections 2.2.4.2.2 and 4.
+pub fn ace_token(token: &[u8]) -> Result<Vec<u8>, TokenTooLong> {
+    let bytes = u16::try_from(token.len()).map_err(|_| TokenTooLong { found_bytes: token.len() })?;
+    let mut data = Vec::with_capacity(2 + token.len() + 64);
+    data.extend_from_slice(&bytes.to_be_bytes());
+    data.extend_from_slice(token);
+    Ok(data)
+}
+
+/// Appends the proof to what [`ace_token`] made: the signature over the 32 bytes that TLS exports, good for this
+/// connection alone and never for re-authentication.
+///
+/// # Errors
+/// [`SignError`] when the key cannot sign.
+///
+/// Source: RFC 9431 section 2.2.4.2.1.
+pub fn ace_prove(data: &mut Vec<u8>, exported: &[u8; 32], key: &dyn Sign) -> Result<(), SignError> {
+    data.extend(key.sign(exported)?);
+    Ok(())
+}
+
+/// Authentication Data of AUTH 0x18 that answers a challenge: our nonce, and the signature over both nonces.
+///
+/// # Errors
+/// [`SignError`] when the key cannot sign.
+///
+/// Source: RFC 9431 section 2.2.4.2.2.
+pub fn ace_answer(
+    challenge: &[u8; ACE_NONCE_BYTES],
+    own_nonce: &[u8; ACE_NONCE_BYTES],
+    key: &dyn Sign,
+) -> Result<Vec<u8>, SignError> {
+    let mut input = [0; 2 * ACE_NONCE_BYTES];
+    input[..ACE_NONCE_BYTES].copy_from_slice(challenge);
+    input[ACE_NONCE_BYTES..].copy_from_slice(own_nonce);
+    let mut data = Vec::with_capacity(ACE_NONCE_BYTES + 64);
+    data.extend_from_slice(own_nonce);
+    data.extend(key.sign(&input)?);
+    Ok(data)
+}
+
+/// The user name of MQTT 3.1.1: `ace` and the token in base64url; the password is the signature over what TLS exports.
+///
+/// Source: RFC 9431 section 6.1.
+#[must_use]
+pub fn ace_user_name(token: &[u8]) -> String {
+    let mut name = String::from("ace");
+    name.push_str(&base64url_encode(token));
+    name
+}
+
+/// The context with which TLS exports for the renewal with this token.
+#[must_use]
+pub fn refresh_context(token: &[u8]) -> [u8; 32] {
+    sha256(token)
+}
+
+/// What is published to `$drawbridge/auth`: the new token, and on a second line, where the session or the token is
+/// bound to a key, the proof that this connection has it. `proof` is what TLS exports for
+/// [`REFRESH_EXPORTER_LABEL`] and [`refresh_context`], and the key.
+///
+/// # Errors
+/// [`SignError`] when the key cannot sign.
+pub fn renewal(token: &[u8], proof: Option<(&[u8; 32], &dyn Sign)>) -> Result<Vec<u8>, SignError> {
+    let mut payload = token.to_vec();
+    if let Some((exported, key)) = proof {
+        let mut input = b"db-refresh-1\0".to_vec();
+        input.extend_from_slice(exported);
+        payload.push(b'\n');
+        payload.extend_from_slice(base64url_encode(&key.sign(&input)?).as_bytes());
+    }
+    Ok(payload)
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use drawbridge_jose::{Algorithm, SigningKey, Verify, base64url_decode};
+
+    use super::*;
+
+    fn key() -> SigningKey {
+        SigningKey::generate(Algorithm::EdDsa).expect("a key")
+    }
+
+    #[test]
+    fn the_exporter_proof_is_length_token_and_signature() {
+        let key = key();
+        let mut data = ace_token(b"a.b.c").expect("short");
+        ace_prove(&mut data, &[7; 32], &key).expect("signs");
+        assert_eq!(&data[..7], b"\0\x05a.b.c");
+        key.public_key().verify(&[7; 32], &data[7..]).expect("signed");
+        assert_eq!(ace_token(&[0; 65_536]), Err(TokenTooLong { found_bytes: 65_536 }));
+    }
+
+    #[test]
+    fn the_answer_to_a_challenge_signs_both_nonces_in_their_order() {
+        let key = key();
+        let data = ace_answer(b"serverno", b"clientno", &key).expect("signs");
+        assert_eq!(&data[..8], b"clientno");
+        key.public_key().verify(b"servernoclientno", &data[8..]).expect("signed");
+    }
+
+    #[test]
+    fn the_user_name_has_the_token_encoded_once_more_as_the_rfc_wants_it() {
+        assert_eq!(ace_user_name(b"a.b.c"), "aceYS5iLmM");
+    }
+
+    #[test]
+    fn a_renewal_is_the_token_alone_or_with_a_proof_on_the_second_line() {
+        let key = key();
+        assert_eq!(renewal(b"a.b.c", None).expect("no signature"), b"a.b.c");
+        let payload = renewal(b"a.b.c", Some((&[9; 32], &key))).expect("signs");
+        let text = String::from_utf8(payload).expect("text");
+        let (token, proof) = text.split_once('\n').expect("two lines");
+        let mut input = b"db-refresh-1\0".to_vec();
+        input.extend([9; 32]);
+        assert_eq!(token, "a.b.c");
+        key.public_key().verify(&input, &base64url_decode(proof).expect("base64url")).expect("signed");
+    }
+}

@@ -1,0 +1,6 @@
+//! The client against a scripted broker over real sockets: what it sends, when, and what it makes of the answers.
+
+mod broker;
+mod messages;
+mod renewal;
+mod ways;
