@@ -118,7 +118,11 @@ fn a_certificate_is_not_asked_for_where_the_settings_say_so() {
 #[test]
 fn passwords_and_secrets_log_in_by_curl_and_mosquitto_until_they_are_changed() {
     version_of("mosquitto_pub", "--help");
-    let core = Core::start();
+    // Over MQTT passwords have to be asked for.
+    let place = tempfile::tempdir().expect("a folder");
+    let settings = place.path().join("settings.toml");
+    std::fs::write(&settings, "[listener.mqtts]\nways = [\"password\"]\n").expect("written");
+    let core = Core::start_with(&["--config", &settings.to_string_lossy()]);
     let added = with_password(&core, &["device", "add", "lamp", "--password-stdin"]);
     assert!(added.status.success(), "{added:?}");
     assert!(String::from_utf8_lossy(&added.stdout).contains("registered with a password"), "{added:?}");

@@ -27,6 +27,7 @@ mod documents;
 mod durability;
 mod enrolment;
 mod faults;
+mod fleet;
 mod harness;
 mod interop;
 mod invariants;
