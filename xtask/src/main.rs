@@ -22,7 +22,7 @@ usage: cargo xtask COMMAND
 
   check   formatting, clippy, documentation, `jose` and `device` without std, and the rules of the house
   rules   the rules of the house alone: crate map, directions, licences, error codes, texts
-  soak    the long tests: cargo test --workspace -- --ignored soak
+  soak    the long tests: cargo test --workspace --release -- --ignored soak
   mutations [TEXT]
           makes the mistakes of xtask/mutations.toml, those whose names have TEXT, one at a time in a copy of the last
           commit: do the tests of MQTT notice?

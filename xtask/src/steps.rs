@@ -24,7 +24,7 @@ pub(crate) fn check() -> Result<(), String> {
 
 /// The long forms of tests are `#[ignore]`d and have `soak` in their name.
 pub(crate) fn soak() -> Result<(), String> {
-    cargo(&["test", "--workspace", "--no-fail-fast", "--", "--ignored", "soak"], &[])
+    cargo(&["test", "--workspace", "--release", "--no-fail-fast", "--", "--ignored", "soak"], &[])
 }
 
 /// One after the other: two benchmarks at once measure each other.

@@ -25,7 +25,12 @@ pub(crate) struct Loaded {
     pub(crate) principal: Principal,
     pub(crate) keys: Vec<Key>,
     pub(crate) ring: KeyRing,
+    /// Over a connection of which nothing is known; the same over all where `conditional` is none.
     pub(crate) rights: Arc<Rights>,
+    /// Over any connection: what a token may carry, what is kept for later.
+    pub(crate) anywhere: Arc<Rights>,
+    /// The policy, if it asks something of connections.
+    pub(crate) conditional: Option<Policy>,
     pub(crate) generation: Generation,
 }
 

@@ -96,7 +96,7 @@ pub use keys::{KeyReplaced, KeyWarning, NewKey};
 pub use limits::{LimitsConfig, Network};
 pub use login::LoginRequest;
 pub use operate::{NewApplication, NewDevice};
-pub use policies::CanAnswer;
+pub use policies::{CanAnswer, Question};
 pub use registries::{NewRegistry, RegistryChange};
 pub use renew_session::{NewCredential, SessionRenewal};
 pub use scope::{ApiWord, ApiWords};
@@ -377,12 +377,18 @@ impl Admission {
         }
         let stamp = cache.stamp_principal(registry, name);
         let Some(known) = self.inner.store.known(registry, name).await? else { return Ok(None) };
-        let (rights, policy_stamp) = self.compiled(&known.principal).await?;
+        let compiled = self.compiled(&known.principal).await?;
+        let rights = Arc::new(compiled.rights);
+        // One and the same where no connection matters, so that it is kept once.
+        let anywhere =
+            if compiled.conditional.is_some() { Arc::new(compiled.anywhere) } else { Arc::clone(&rights) };
         let loaded = Arc::new(Loaded {
             ring: ring_of(&known.keys, self.now_s()),
             keys: known.keys,
-            rights: Arc::new(rights),
-            generation: Cache::generation(stamp, policy_stamp),
+            rights,
+            anywhere,
+            conditional: compiled.conditional,
+            generation: Cache::generation(stamp, compiled.stamp),
             principal: known.principal,
         });
         cache.keep(Arc::clone(&loaded));

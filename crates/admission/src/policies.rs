@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use drawbridge_names::{PolicyName, PrincipalName, RegistryName, TopicFilter, TopicName};
-use drawbridge_policy::{Action, Policy, Rights, Variables};
+use drawbridge_policy::{
+    Action, Connection, ConnectionFacts, Policy, PolicyError, PublishFacts, Rights, Variables,
+};
 use drawbridge_registry::{PolicyRecord, Principal, PrincipalChange, StoreError};
 
-use crate::cache::Stamp;
+use crate::cache::{Loaded, Stamp};
 use crate::{Actor, Admission, AdmissionError, EndReason, SessionsEnd};
 
 /// The answer to "may this principal do that".
@@ -18,6 +20,56 @@ pub struct CanAnswer {
     pub text: String,
     /// The same as JSON (see [`drawbridge_policy::Explanation`]).
     pub json: String,
+}
+
+/// What is asked of a principal.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// What it wants to do.
+    pub action: Action,
+    /// Topic, or filter of a subscription.
+    pub topic: &'a str,
+    /// The message, or the QoS of a subscription; `None`: any message.
+    pub message: Option<PublishFacts>,
+    /// Over which connection; `None`: over any that the principal may have.
+    pub connection: Option<ConnectionFacts<'a>>,
+}
+
+/// The rights of a principal, compiled.
+pub(crate) struct Compiled {
+    /// What it may over any connection: to be judged again, or judged before, by the rights of a connection.
+    pub(crate) anywhere: Rights,
+    /// What it may over a connection of which nothing is known.
+    pub(crate) rights: Rights,
+    /// The policy, where that has more to say of a connection that is known.
+    pub(crate) conditional: Option<Policy>,
+    /// When the policy was read.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+impl Compiled {
+    fn nothing(stamp: Option<Stamp>) -> Self {
+        Self { anywhere: Rights::none(), rights: Rights::none(), conditional: None, stamp }
+    }
+}
+
+fn variables(principal: &Principal) -> Variables<'_> {
+    Variables { device: &principal.name, registry: &principal.registry, attributes: &principal.attributes }
+}
+
+impl Loaded {
+    /// The rights over one connection.
+    #[expect(dead_code, reason = "connections are judged by their facts from the next change on")]
+    pub(crate) fn rights_over(&self, connection: &Connection<'_>) -> Arc<Rights> {
+        let Some(policy) = &self.conditional else { return Arc::clone(&self.rights) };
+        match policy.compile_for(&variables(&self.principal), connection) {
+            Ok(rights) => Arc::new(rights),
+            Err(error) => {
+                tracing::warn!(principal = %self.principal.name, "nothing is allowed over this connection: {error}");
+                Arc::new(Rights::none())
+            }
+        }
+    }
 }
 
 impl Admission {
@@ -84,7 +136,8 @@ impl Admission {
         Ok(changed)
     }
 
-    /// The rights that a principal's policy gives it now.
+    /// The rights that a principal's policy gives it now, over any connection: for what it left behind, and for
+    /// what is judged again when it connects.
     ///
     /// # Errors
     /// [`AdmissionError`] when there is no such principal.
@@ -96,11 +149,12 @@ impl Admission {
         self.must_exist(registry)?;
         let loaded = self.loaded(registry, principal).await?;
         let loaded = loaded.ok_or_else(|| AdmissionError::NoPrincipal(principal.clone()))?;
-        Ok(Arc::clone(&loaded.rights))
+        Ok(Arc::clone(&loaded.anywhere))
     }
 
     /// Whether a principal may publish to a topic, subscribe to a filter, or receive a topic, and which
-    /// rule says so. The state of the principal does not count: a blocked one may nothing anyway.
+    /// rule says so: any message, over any connection. The state of the principal does not count: a blocked
+    /// one may nothing anyway.
     ///
     /// # Errors
     /// [`AdmissionError`] when there is no such principal, or `topic` is no topic or filter.
@@ -111,56 +165,110 @@ impl Admission {
         action: Action,
         topic: &str,
     ) -> Result<CanAnswer, AdmissionError> {
-        let rights = self.rights_of(registry, principal).await?;
-        let name = || TopicName::parse(topic).map_err(|error| AdmissionError::Topic(error.to_string()));
+        let question = Question { action, topic, message: None, connection: None };
+        self.can_with(registry, principal, &question).await
+    }
+
+    /// As [`Self::can`], of one message or over one connection.
+    ///
+    /// # Errors
+    /// As [`Self::can`].
+    pub async fn can_with(
+        &self,
+        registry: &RegistryName,
+        principal: &PrincipalName,
+        question: &Question<'_>,
+    ) -> Result<CanAnswer, AdmissionError> {
+        self.must_exist(registry)?;
+        let loaded = self.loaded(registry, principal).await?;
+        let loaded = loaded.ok_or_else(|| AdmissionError::NoPrincipal(principal.clone()))?;
+        let policy = match &loaded.principal.policy {
+            Some(name) => self.parsed(registry, name).await?.1.and_then(Result::ok),
+            None => None,
+        };
+        let variables = variables(&loaded.principal);
+        let connection =
+            Connection { facts: question.connection.unwrap_or_default(), ..Connection::default() };
+        let rights = match (&policy, question.connection) {
+            (Some(policy), Some(_)) => {
+                Arc::new(policy.compile_for(&variables, &connection).unwrap_or(Rights::none()))
+            }
+            _ => Arc::clone(&loaded.anywhere),
+        };
+        let left_out: Vec<String> = policy
+            .iter()
+            .flat_map(|policy| policy.left_out(&variables, &connection))
+            .map(|error| error.to_string())
+            .collect();
+        let topic = question.topic;
+        let bad = |error: String| AdmissionError::Topic(error);
+        let name = || TopicName::parse(topic).map_err(|error| bad(error.to_string()));
         let filter;
-        let decision = match action {
-            Action::Publish => rights.may_publish(name()?),
-            Action::Receive => rights.may_receive(name()?),
-            Action::Subscribe => {
-                filter =
-                    TopicFilter::parse(topic).map_err(|error| AdmissionError::Topic(error.to_string()))?;
-                rights.may_subscribe(&filter)
+        let (decision, granted_qos) = match (question.action, &question.message) {
+            (Action::Publish, None) => (rights.may_publish(name()?), None),
+            (Action::Publish, Some(message)) => (rights.may_publish_with(name()?, message), None),
+            (Action::Receive, _) => (rights.may_receive(name()?), None),
+            (Action::Subscribe, message) => {
+                filter = TopicFilter::parse(topic).map_err(|error| bad(error.to_string()))?;
+                let (decision, granted) =
+                    rights.may_subscribe_with(&filter, message.map_or(2, |message| message.qos));
+                (decision, decision.allowed.then_some(granted))
             }
         };
         let explanation = decision.explain(topic);
-        let json = serde_json::to_string(&explanation).expect("an explanation is texts, numbers and flags");
-        Ok(CanAnswer { allowed: decision.allowed, text: explanation.to_string(), json })
+        let mut json = serde_json::to_value(explanation).expect("an explanation is texts, numbers and flags");
+        json["granted_qos"] = granted_qos.into();
+        json["left_out"] = left_out.into();
+        Ok(CanAnswer { allowed: decision.allowed, text: explanation.to_string(), json: json.to_string() })
+    }
+
+    /// A policy as parsed, from memory or from the store; no policy when there is none of that name.
+    async fn parsed(
+        &self,
+        registry: &RegistryName,
+        name: &PolicyName,
+    ) -> Result<(Stamp, Option<Result<Policy, PolicyError>>), StoreError> {
+        if let Some((stamp, policy)) = self.inner.cache.policy(registry, name) {
+            return Ok((stamp, Some(Ok(policy))));
+        }
+        let stamp = self.inner.cache.stamp_policy(registry, name);
+        let Some(record) = self.inner.store.policy(registry, name).await? else { return Ok((stamp, None)) };
+        let policy = Policy::parse(name, &record.source);
+        if let Ok(policy) = &policy {
+            self.inner.cache.keep_policy(registry, name, stamp, policy.clone());
+        }
+        Ok((stamp, Some(policy)))
     }
 
     /// The rights of a principal by its policy as stored. A policy that is missing or broken gives
     /// nothing (I3).
-    pub(crate) async fn compiled(
-        &self,
-        principal: &Principal,
-    ) -> Result<(Rights, Option<Stamp>), StoreError> {
-        let Some(name) = &principal.policy else { return Ok((Rights::none(), None)) };
-        let (stamp, policy) = match self.inner.cache.policy(&principal.registry, name) {
-            Some((stamp, policy)) => (stamp, Ok(policy)),
-            None => {
-                let stamp = self.inner.cache.stamp_policy(&principal.registry, name);
-                let Some(record) = self.inner.store.policy(&principal.registry, name).await? else {
-                    tracing::warn!(principal = %principal.name, policy = %name, "the policy attached does not exist");
-                    return Ok((Rights::none(), Some(stamp)));
-                };
-                let policy = Policy::parse(name, &record.source);
-                if let Ok(policy) = &policy {
-                    self.inner.cache.keep_policy(&principal.registry, name, stamp, policy.clone());
-                }
-                (stamp, policy)
-            }
+    pub(crate) async fn compiled(&self, principal: &Principal) -> Result<Compiled, StoreError> {
+        let Some(name) = &principal.policy else { return Ok(Compiled::nothing(None)) };
+        let (stamp, policy) = self.parsed(&principal.registry, name).await?;
+        let Some(policy) = policy else {
+            tracing::warn!(principal = %principal.name, policy = %name, "the policy attached does not exist");
+            return Ok(Compiled::nothing(Some(stamp)));
         };
-        let variables = Variables {
-            device: &principal.name,
-            registry: &principal.registry,
-            attributes: &principal.attributes,
-        };
-        let rights = policy.and_then(|policy| policy.compile(&variables));
-        let rights = rights.unwrap_or_else(|error| {
+        let broken = |error| {
             tracing::warn!(principal = %principal.name, policy = %name, "nothing is allowed: {error}");
             Rights::none()
-        });
-        Ok((rights, Some(stamp)))
+        };
+        let policy = match policy {
+            Ok(policy) => policy,
+            Err(error) => {
+                broken(error);
+                return Ok(Compiled::nothing(Some(stamp)));
+            }
+        };
+        let variables = variables(principal);
+        if !policy.asks_for_connection() {
+            let rights = policy.compile(&variables).unwrap_or_else(broken);
+            return Ok(Compiled { anywhere: rights.clone(), rights, conditional: None, stamp: Some(stamp) });
+        }
+        let anywhere = policy.compile_anywhere(&variables).unwrap_or_else(broken);
+        // What a connection lacks is told when there is one.
+        let rights = policy.compile(&variables).unwrap_or(Rights::none());
+        Ok(Compiled { anywhere, rights, conditional: Some(policy), stamp: Some(stamp) })
     }
 
     pub(crate) async fn policy_must_exist(

@@ -36,8 +36,8 @@ impl Admission {
         if known.principal.blocked || known.principal.pending {
             return Ok(Some(None));
         }
-        let (rights, _) = self.compiled(&known.principal).await?;
-        Ok(Some(Some(Arc::new(rights))))
+        let compiled = self.compiled(&known.principal).await?;
+        Ok(Some(Some(Arc::new(compiled.anywhere))))
     }
 
     /// How these stand, and everybody of all registries who is not admitted. Who is not there any more is left

@@ -702,6 +702,25 @@ fn the_identifier_of_a_refused_control_message_is_free_again_also_after_a_restar
     assert_eq!(net.controls.len(), 1, "another message, not the one that was refused");
 }
 
+#[test]
+fn a_command_at_qos_2_that_control_has_not_recorded_is_asked_for_again_after_a_crash() {
+    for recorded in [false, true] {
+        let mut net = Net::durable(1);
+        let (speaker, _) = net.rejoin(0, V5, app(1), 3_600);
+        let say = || publish_bytes(V5, a_publish("devices/lamp/commands", b"on", QOS2, Some(7)));
+        net.send_bytes(speaker, &say());
+        if recorded {
+            control_says(&mut net, Ok(()));
+            assert_eq!(answers(&mut net, speaker), [Got::PubRec(7, ReasonCode::Success)]);
+        }
+        net.controls.clear();
+        net.restart();
+        let (speaker, _) = net.rejoin(0, V5, app(1), 3_600);
+        net.send_bytes(speaker, &say());
+        assert_eq!(net.controls.len(), usize::from(!recorded), "once, and not lost");
+    }
+}
+
 /// What control is asked next is refused or not.
 fn control_says(net: &mut Net, outcome: Result<(), ReasonCode>) {
     let (shard, conn, ack, _) = net.controls.pop().expect("control is asked");

@@ -1,9 +1,8 @@
 //! `drawbridge device`, `app`, `key`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use drawbridge_device::{DeviceIdentity, MqttClient, Qos, random_id};
+use drawbridge_device::DeviceIdentity;
 use drawbridge_jose::{Algorithm, PublicKey, SigningKey};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -11,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::args::{AppCommand, Common, DeviceAdd, DeviceCommand, KeyAdd, KeyCommand, KeySet, PrincipalSet};
 use crate::output::{self, cell};
 use crate::server::escape;
-use crate::{Failure, Server, files};
+use crate::{Failure, Server, files, session};
 
 pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Failure> {
     match command {
@@ -43,9 +42,7 @@ pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Fai
         DeviceCommand::Import { file, errors, resume } => {
             crate::import::import(common, file, errors.as_deref(), *resume)
         }
-        DeviceCommand::Run { id, identity, count, every } => {
-            run(common, id, identity.as_deref(), *count, *every)
-        }
+        DeviceCommand::Run(run) => session::run(common, run),
     }
 }
 
@@ -574,59 +571,4 @@ fn principal(server: &Server, id: &str) -> Result<(Kind, String), Failure> {
         }
     }
     Err(Failure::NotFound(format!("there is no device or application `{id}`; see `drawbridge device list`")))
-}
-
-fn run(common: &Common, id: &str, identity: Option<&Path>, count: u64, every: u64) -> Result<(), Failure> {
-    let folder = identity.map_or_else(|| PathBuf::from(".").join(id), Path::to_owned);
-    let identity = DeviceIdentity::load(&folder)?;
-    if identity.device != id {
-        return Err(Failure::Usage(format!(
-            "{} is the identity of `{}`, not of `{id}`; name its folder with --as",
-            folder.display(),
-            identity.device
-        )));
-    }
-    let mut client = MqttClient::connect_as(&identity, id)?;
-    if !common.json {
-        say!("{id} is connected to {} with a JWT signed by its own key", identity.mqtts);
-    }
-    client.subscribe(&format!("devices/{id}/commands/#"))?;
-    client.subscribe(&format!("devices/{id}/config"))?;
-    let run = random_id();
-    let mut sent = 0;
-    loop {
-        sent += 1;
-        let payload = json!({ "run": run, "report": sent }).to_string();
-        client.publish(
-            &format!("devices/{id}/events/report"),
-            payload.as_bytes(),
-            Qos::AtLeastOnce,
-            false,
-        )?;
-        told(common, "published", &format!("devices/{id}/events/report"), &payload);
-        if count != 0 && sent >= count {
-            client.disconnect()?;
-            let topic = format!("devices/{id}/commands/#");
-            output::next_with_identity(common, &["sub", &topic, "--as", &folder.to_string_lossy()]);
-            return Ok(());
-        }
-        let mut left = Duration::from_secs(every.max(1));
-        while !left.is_zero() {
-            let slice = left.min(Duration::from_secs(1));
-            if let Some(message) = client.receive(slice)? {
-                told(common, "received", &message.topic, &String::from_utf8_lossy(&message.payload));
-                client.publish(&format!("devices/{id}/state"), &message.payload, Qos::AtLeastOnce, false)?;
-            }
-            left = left.saturating_sub(slice);
-        }
-    }
-}
-
-/// One message that a simulated device sent or got, on a line of its own.
-fn told(common: &Common, what: &str, topic: &str, payload: &str) {
-    if common.json {
-        say!("{}", json!({ "event": what, "topic": topic, "payload": payload }));
-    } else {
-        say!("{what} {topic} {payload}");
-    }
 }

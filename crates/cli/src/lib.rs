@@ -62,7 +62,9 @@ pub fn execute(cli: &Cli) -> Result<(), Failure> {
         Command::Gateway(command) => fleet::gateway(common, command),
         Command::Ca(command) => fleet::ca(common, command),
         Command::Policy(command) => policy::policy(common, command),
-        Command::Can { principal, action, topic } => policy::can(common, principal, *action, topic),
+        Command::Can { principal, action, topic, facts } => {
+            policy::can(common, principal, *action, topic, facts)
+        }
         Command::Token(command) => token::token(common, command),
         Command::Command(command) => control::command(common, command),
         Command::Config(command) => control::config(common, command),

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use drawbridge_names::PolicyName;
-use drawbridge_policy::{Policy, PolicyError};
+use drawbridge_policy::{ImportedPolicy, Policy, PolicyError};
 use serde_json::{Value, json};
 
-use crate::args::{Action, Common, DEFAULT_REGISTRY, PolicyCommand, RegistryCommand};
+use crate::args::{Action, CanFacts, Common, DEFAULT_REGISTRY, ImportFrom, PolicyCommand, RegistryCommand};
 use crate::output::{self, cell};
 use crate::server::escape;
 use crate::{Failure, Server, files};
@@ -14,6 +14,10 @@ use crate::{Failure, Server, files};
 pub(crate) fn policy(common: &Common, command: &PolicyCommand) -> Result<(), Failure> {
     match command {
         PolicyCommand::Set { name, file } => set(common, name, file),
+        PolicyCommand::Check { file } => check(common, file),
+        PolicyCommand::Import { from, file, user, out } => {
+            import(common, *from, file, user.as_deref(), out.as_deref())
+        }
         PolicyCommand::Show { name } => {
             let path = format!("/v1/policies/{}", escape(name));
             let answer = Server::find(common)?.call("GET", &path, None)?.json();
@@ -49,46 +53,184 @@ pub(crate) fn policy(common: &Common, command: &PolicyCommand) -> Result<(), Fai
 
 fn set(common: &Common, name: &str, file: &Path) -> Result<(), Failure> {
     let parsed = PolicyName::parse(name).map_err(|e| Failure::Usage(e.to_string()))?;
-    let bytes = files::read(file, "wanted a policy in TOML, with [[allow]] and [[deny]] tables")?;
-    let broken = |why: String| {
-        Failure::Usage(format!(
-            "{}: {why}; policy `{name}` was not set, an earlier policy of that name stays in force: mend the \
-             file and set it again",
-            file.display()
-        ))
-    };
-    let source = String::from_utf8(bytes).map_err(|_| broken("not UTF-8 text".to_owned()))?;
     // Judge it here first: the file's faults are shown even when no server is up.
-    Policy::parse(&parsed, &source).map_err(|error| match error {
-        PolicyError::Document { faults, .. } => {
-            let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            broken(faults.join("; "))
-        }
-        other => broken(other.to_string()),
-    })?;
+    let after = format!("policy `{name}` was not set, an earlier policy of that name stays in force");
+    let policy = judged(&parsed, file, &after)?;
     let path = format!("/v1/policies/{}", escape(name));
-    let answer = Server::find(common)?.call("PUT", &path, Some(&json!({ "source": source })))?.json();
+    let answer =
+        Server::find(common)?.call("PUT", &path, Some(&json!({ "source": policy.source() })))?.json();
     if common.json {
         output::json(&answer);
     } else {
-        say!("policy {name} is set");
+        say!("policy {name} is set{}", passed(policy.tests()));
         output::next(common, &["policy", "show", name]);
     }
     Ok(())
 }
 
-pub(crate) fn can(common: &Common, principal: &str, action: Action, topic: &str) -> Result<(), Failure> {
+fn check(common: &Common, file: &Path) -> Result<(), Failure> {
+    let name = PolicyName::parse("checked").map_err(|e| Failure::Usage(e.to_string()))?;
+    let policy = judged(&name, file, "nothing was set")?;
+    if common.json {
+        output::json(&json!({ "file": file.display().to_string(), "tests": policy.tests() }));
+    } else {
+        say!("{} has no fault{}", file.display(), passed(policy.tests()));
+        output::next(common, &["policy", "set", "NAME", &file.display().to_string()]);
+    }
+    Ok(())
+}
+
+fn passed(tests: usize) -> String {
+    match tests {
+        0 => String::new(),
+        1 => "; its test passes".to_owned(),
+        tests => format!("; its {tests} tests pass"),
+    }
+}
+
+/// The policy in a file, if it has no fault and its tests pass.
+fn judged(name: &PolicyName, file: &Path, after: &str) -> Result<Policy, Failure> {
+    let bytes = files::read(file, "wanted a policy in TOML, with [[allow]] and [[deny]] tables")?;
+    let broken = |why: String| {
+        Failure::Usage(format!("{}: {why}; {after}: mend the file and set it again", file.display()))
+    };
+    let source = String::from_utf8(bytes).map_err(|_| broken("not UTF-8 text".to_owned()))?;
+    let judged = Policy::parse(name, &source).and_then(|policy| policy.run_tests().map(|()| policy));
+    judged.map_err(|error| match error {
+        PolicyError::Document { faults, .. } => broken(joined(&faults)),
+        PolicyError::Tests { faults, .. } => {
+            broken(format!("{} test(s) fail: {}", faults.len(), joined(&faults)))
+        }
+        other => broken(other.to_string()),
+    })
+}
+
+fn joined(faults: &[drawbridge_policy::Fault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn import(
+    common: &Common,
+    from: ImportFrom,
+    file: &Path,
+    user: Option<&str>,
+    out: Option<&Path>,
+) -> Result<(), Failure> {
+    let bytes = files::read(file, "wanted an AWS IoT policy document or a Mosquitto ACL file")?;
+    let shown = file.display();
+    let text = String::from_utf8(bytes).map_err(|_| Failure::Usage(format!("{shown}: not UTF-8 text")))?;
+    let refused = |error: PolicyError| Failure::Usage(format!("{shown}: {error} [{}]", error.code()));
+    let mut policies = match from {
+        ImportFrom::Aws if user.is_some() || out.is_some() => {
+            return Err(Failure::Usage(
+                "--user and --out are for --from mosquitto; leave them out".to_owned(),
+            ));
+        }
+        ImportFrom::Aws => vec![ImportedPolicy::of_aws(&text).map_err(refused)?],
+        ImportFrom::Mosquitto => ImportedPolicy::of_mosquitto(&text).map_err(refused)?,
+    };
+    if let Some(folder) = out {
+        return write_all(common, folder, &policies);
+    }
+    if let Some(user) = user {
+        policies.retain(|policy| policy.user.as_deref() == Some(user));
+        if policies.is_empty() {
+            return Err(Failure::NotFound(format!(
+                "{shown}: no user `{user}`; leave --user out for all others"
+            )));
+        }
+    }
+    let [policy] = policies.as_slice() else {
+        let users: Vec<&str> = policies.iter().filter_map(|policy| policy.user.as_deref()).collect();
+        return Err(Failure::Usage(format!(
+            "{shown}: a policy for each of {} and one for everybody else; choose one with --user NAME, or write \
+             all with --out DIR",
+            users.join(", ")
+        )));
+    };
+    if common.json {
+        output::json(&as_json(policy));
+    } else {
+        say!("{}", policy.toml.trim_end());
+        // The document goes to a file; what was left out is for who reads it.
+        for left in &policy.dropped {
+            eprintln!("left out: {left}");
+        }
+    }
+    Ok(())
+}
+
+fn as_json(policy: &ImportedPolicy) -> Value {
+    json!({ "user": policy.user, "toml": policy.toml, "dropped": policy.dropped, "notes": policy.notes })
+}
+
+fn write_all(common: &Common, folder: &Path, policies: &[ImportedPolicy]) -> Result<(), Failure> {
+    let failed = |path: &Path, error: std::io::Error| Failure::Usage(format!("{}: {error}", path.display()));
+    std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+    let mut rows = Vec::new();
+    for policy in policies {
+        let name = policy.user.as_deref().unwrap_or("everybody");
+        // A user name can be anything, a policy's cannot; and it becomes the name of a file.
+        PolicyName::parse(name).map_err(|error| {
+            Failure::Usage(format!("user `{}`: {error}; take it alone with --user", name.escape_debug()))
+        })?;
+        let path = folder.join(format!("{name}.toml"));
+        let mut file = std::fs::File::create_new(&path).map_err(|error| failed(&path, error))?;
+        std::io::Write::write_all(&mut file, policy.toml.as_bytes()).map_err(|error| failed(&path, error))?;
+        rows.push(vec![path.display().to_string(), policy.dropped.len().to_string()]);
+    }
+    if common.json {
+        output::json(&Value::Array(policies.iter().map(as_json).collect()));
+    } else {
+        output::table(&["file", "left out"], &rows);
+        output::next(common, &["policy", "check", rows.first().map_or("FILE", |row| &row[0])]);
+    }
+    Ok(())
+}
+
+pub(crate) fn can(
+    common: &Common,
+    principal: &str,
+    action: Action,
+    topic: &str,
+    facts: &CanFacts,
+) -> Result<(), Failure> {
     let action = match action {
         Action::Publish => "publish",
         Action::Subscribe => "subscribe",
+        Action::Receive => "receive",
     };
-    let path = format!("/v1/can?principal={}&action={action}&topic={}", escape(principal), escape(topic));
+    let mut path = format!("/v1/can?principal={}&action={action}&topic={}", escape(principal), escape(topic));
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            path.push_str(&format!("&{name}={}", escape(&value)));
+        }
+    };
+    add("qos", facts.qos.map(|qos| qos.to_string()));
+    add("retain", facts.retain.then(|| "true".to_owned()));
+    add("will", facts.will.then(|| "true".to_owned()));
+    add("payload_bytes", facts.payload_bytes.map(|bytes| bytes.to_string()));
+    add("protocol", facts.protocol.clone());
+    add("websocket", facts.websocket.then(|| "true".to_owned()));
+    add("port", facts.port.map(|port| port.to_string()));
+    add("address", facts.address.map(|address| address.to_string()));
+    add("tls", facts.tls.clone());
+    add("method", facts.method.clone());
+    add("client_id", facts.client_id.clone());
     let answer = Server::find(common)?.call("GET", &path, None)?.json();
     if common.json {
         output::json(&answer);
     } else {
         let verdict = if answer["allowed"] == true { "yes" } else { "no" };
         say!("{verdict}: {}", cell(&answer["reason"]));
+        if let (Some(granted), Some(asked)) = (answer["granted_qos"].as_u64(), facts.qos)
+            && granted < u64::from(asked)
+        {
+            say!("with QoS {granted}, not {asked}");
+        }
+        for left_out in answer["left_out"].as_array().into_iter().flatten() {
+            say!("left out: {}", cell(left_out));
+        }
         match answer["policy"].as_str() {
             Some(policy) => output::next(common, &["policy", "show", policy]),
             None => output::next(common, &["policy", "list"]),

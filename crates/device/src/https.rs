@@ -13,6 +13,9 @@ use crate::{
     random_id,
 };
 
+/// Source: RFC 7523 section 2.2.
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
 /// Speaks to one server over HTTPS, with verification that cannot be turned off.
 #[derive(Debug, Clone)]
 pub struct ApiClient {
@@ -64,8 +67,17 @@ pub struct TokenRequest<'a> {
     pub resource: Option<&'a str>,
     /// Less than all that the policy allows: AIF-MQTT for the bridge, words for the API.
     pub scope: Option<&'a str>,
-    /// The key without which the token shall be worth nothing (`cnf`, RFC 9449).
-    pub bind_to: Option<&'a dyn DeviceKey>,
+    /// The key without which the token shall be worth nothing.
+    pub bind_to: Option<Binding<'a>>,
+}
+
+/// To which key a token is bound, and by which rules.
+#[derive(Clone, Copy)]
+pub enum Binding<'a> {
+    /// Any key, with a proof of it in the request: DPoP. For the HTTP API, and to renew a session. Source: RFC 9449 section 5.
+    Dpop(&'a dyn DeviceKey),
+    /// A registered key of the device, for RFC 9431 over MQTT. Source: RFC 9201 section 3.1 (`req_cnf`).
+    Ace(&'a dyn DeviceKey),
 }
 
 impl std::fmt::Debug for TokenRequest<'_> {
@@ -246,22 +258,38 @@ impl ApiClient {
         let answer = with_second_try(|time| {
             let (jti, now_s) = (random_id(), time.now_s());
             let assertion = ClientAssertion { device, issuer, now_s, jti: &jti }.signed(time.nonce(), key)?;
-            let mut form = format!(
-                "grant_type=client_credentials&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion={assertion}"
-            );
-            for (name, value) in [("resource", resource), ("scope", scope)] {
+            if let Some(Binding::Ace(key)) = bind_to {
+                let mut request = serde_json::json!({
+                    "grant_type": "client_credentials",
+                    "client_assertion_type": ASSERTION_TYPE,
+                    "client_assertion": assertion,
+                    "ace_profile": "",
+                    "req_cnf": { "kid": key.public_key().thumbprint() },
+                });
+                for (name, value) in [("resource", resource), ("scope", scope)] {
+                    if let Some(value) = value {
+                        request[name] = value.into();
+                    }
+                }
+                let body = request.to_string();
+                return self.send_with("POST", PATH, &[], Some(("application/ace+json", body.as_bytes())));
+            }
+            let mut form = "grant_type=client_credentials".to_owned();
+            let assertion = ("client_assertion", Some(assertion.as_str()));
+            let kind = ("client_assertion_type", Some(ASSERTION_TYPE));
+            for (name, value) in [kind, assertion, ("resource", resource), ("scope", scope)] {
                 if let Some(value) = value {
                     form.push_str(&format!("&{name}="));
                     form.extend(value.bytes().map(form_byte));
                 }
             }
             let proof = match bind_to {
-                None => None,
-                Some(key) => {
+                Some(Binding::Dpop(key)) => {
                     let (jti, nonce) = (random_id(), time.dpop_nonce.as_deref());
                     let proof = DpopProof { method: "POST", url: &url, now_s, jti: &jti, nonce, token: None };
                     Some(proof.sign(key, key.public_key())?)
                 }
+                _ => None,
             };
             let fields: Vec<(&str, &str)> = proof.iter().map(|proof| ("dpop", proof.as_str())).collect();
             let body = ("application/x-www-form-urlencoded", form.as_bytes());

@@ -70,7 +70,7 @@ pub use drawbridge_mqtt::codec::{ProtocolVersion, Qos};
 pub use edge::{Environment, Host, now_s, random_id};
 pub use error::DeviceError;
 #[cfg(feature = "std")]
-pub use https::{ApiAnswer, ApiClient, EnrolmentAnswer, TokenAnswer, TokenRequest};
+pub use https::{ApiAnswer, ApiClient, Binding, EnrolmentAnswer, TokenAnswer, TokenRequest};
 #[cfg(feature = "std")]
 pub use identity::{DeviceIdentity, write_private};
 #[cfg(feature = "std")]

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::link::Link;
 use crate::{
-    ACE_EXPORTER_LABEL, ACE_METHOD, ApiClient, CHANNEL_BINDING_LABEL, ConnectJwt, DeviceError, DeviceKey,
-    TokenRequest, ace_prove, ace_token, ace_user_name,
+    ACE_EXPORTER_LABEL, ACE_METHOD, ApiClient, Binding, CHANNEL_BINDING_LABEL, ConnectJwt, DeviceError,
+    DeviceKey, TokenRequest, ace_prove, ace_token, ace_user_name,
 };
 
 /// How a client proves who it is. What it shows in the TLS handshake comes on top: see [`crate::Tls`].
@@ -109,6 +109,11 @@ pub enum TokenSource {
         /// Bound to the device's key.
         bound: bool,
     },
+    /// An access token for RFC 9431, bound to the device's key: see [`Way::Ace`].
+    AceToken {
+        /// Less than all that the policy allows, as AIF-MQTT.
+        scope: Option<String>,
+    },
     /// Whatever this answers: a file that another program writes, a gateway, another authorization server.
     From(Arc<dyn Fn() -> Result<Token, DeviceError> + Send + Sync>),
 }
@@ -118,6 +123,7 @@ impl fmt::Debug for TokenSource {
         match self {
             Self::DeviceJwt { life_s, bound } => write!(f, "DeviceJwt({life_s} s, bound: {bound})"),
             Self::AccessToken { scope, bound } => write!(f, "AccessToken({scope:?}, bound: {bound})"),
+            Self::AceToken { scope } => write!(f, "AceToken({scope:?})"),
             Self::From(_) => f.write_str("From"),
         }
     }
@@ -182,18 +188,28 @@ impl TokenSource {
                 })
             }
             Self::AccessToken { scope, bound } => {
-                let KeyLogin { device, issuer, key, api, .. } = login()?;
-                let api = api.as_ref().ok_or_else(|| {
-                    DeviceError::Denied("an access token comes over HTTPS; say where that is".to_owned())
-                })?;
-                let bind_to: Option<&dyn DeviceKey> = if *bound { Some(key.as_ref()) } else { None };
-                let request =
-                    TokenRequest { device, issuer, resource: None, scope: scope.as_deref(), bind_to };
-                let answer = api.access_token(&request, key.as_ref())?;
-                let life = (answer.expires_in_s > 0).then(|| Duration::from_secs(answer.expires_in_s));
-                Ok(Token { bytes: answer.access_token.into_bytes(), life, bound: *bound })
+                let login = login()?;
+                let bind_to = bound.then(|| Binding::Dpop(login.key.as_ref()));
+                login.access_token(scope.as_deref(), bind_to)
+            }
+            Self::AceToken { scope } => {
+                let login = login()?;
+                login.access_token(scope.as_deref(), Some(Binding::Ace(login.key.as_ref())))
             }
         }
+    }
+}
+
+impl KeyLogin {
+    fn access_token(&self, scope: Option<&str>, bind_to: Option<Binding<'_>>) -> Result<Token, DeviceError> {
+        let api = self.api.as_ref().ok_or_else(|| {
+            DeviceError::Denied("an access token comes over HTTPS; say where that is".to_owned())
+        })?;
+        let request =
+            TokenRequest { device: &self.device, issuer: &self.issuer, resource: None, scope, bind_to };
+        let answer = api.access_token(&request, self.key.as_ref())?;
+        let life = (answer.expires_in_s > 0).then(|| Duration::from_secs(answer.expires_in_s));
+        Ok(Token { bytes: answer.access_token.into_bytes(), life, bound: bind_to.is_some() })
     }
 }
 

@@ -9,6 +9,7 @@
 //! rightly signed, and a few edits of a good token that is then rightly signed. In the last mode it is known
 //! beforehand whether the token is good, so wrong refusals are found too.
 
+mod ace;
 mod certificates;
 mod edits;
 mod forms;
@@ -121,6 +122,16 @@ targets! {
     connect_jwt: tokens, mutate::JSON_WORDS, 6000;
     /// An access token of our own issuer.
     access_token: tokens, mutate::JSON_WORDS, 9000;
+    /// Authentication data of RFC 9431, and user names with a token.
+    ace_data: ace, &["ace", "eyJ", "."], 2000;
+    /// An access token as CWT.
+    ace_cwt: ace, &[], 900;
+    /// `scope` of a CWT.
+    ace_scope: ace, &["cpub", "csub"], 400;
+    /// A request to the token endpoint in the words of RFC 9200.
+    ace_request: ace, mutate::JSON_WORDS, 900;
+    /// A COSE_Key, and symmetric keys that were sealed into tokens.
+    ace_key: ace, &[], 400;
     /// The certificate of a TLS client, and the chain to a CA.
     client_certificate: certificates, mutate::KEY_WORDS, 2000;
     /// A form body.

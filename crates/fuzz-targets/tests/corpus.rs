@@ -49,6 +49,11 @@ targets! {
     legacy_pop: 6_000, 5, 0;
     connect_jwt: 4_000, 8, 45;
     access_token: 4_000, 7, 35;
+    ace_data: 10_000, 5, 0;
+    ace_cwt: 4_000, 4, 0;
+    ace_scope: 10_000, 2, 0;
+    ace_request: 10_000, 6, 0;
+    ace_key: 4_000, 4, 0;
     client_certificate: 5_000, 4, 0;
     form_body: 30_000, 3, 0;
     policy_document: 3_000, 3, 0;

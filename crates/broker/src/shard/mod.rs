@@ -37,7 +37,7 @@ use crate::effect::{Close, ConnId, ControlAck, Crossing, Effect, Ended, EndedWhy
 use crate::report::{Report, What, Who, disconnect_reason};
 use crate::retained::Retained;
 use crate::routes::{Routes, Subscriber};
-use crate::storage::{MessageId, SessionId};
+use crate::storage::{MessageId, Record, SessionId};
 use crate::wheel::Wheel;
 pub use config::{ShardConfig, Stats};
 use flow::Room;
@@ -470,7 +470,14 @@ impl Shard {
         let returns = inbound.and_then(|id| self.by_id.get(&id).copied());
         if let Some((slot, packet_id)) = self.session_of(conn).or(returns).zip(packet_id) {
             let refusal = outcome.err();
-            let is_told = self.other_is_done(now, slot, packet_id, 0, refusal, fx);
+            // Unless its client has released it by now.
+            let is_taken = |session: &Session| session.flow.inbound.contains(&packet_id.get());
+            let after = match inbound.filter(|_| refusal.is_none() && is_taken(&self.sessions[slot as usize]))
+            {
+                Some(session) => self.remember_now(Record::Inbound { session, packet_id }),
+                None => 0,
+            };
+            let is_told = self.other_is_done(now, slot, packet_id, after, refusal, fx);
             if refusal.is_some() && !is_told {
                 // When it says it again, it is asked anew.
                 self.forget_inbound(slot, packet_id);

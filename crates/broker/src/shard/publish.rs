@@ -243,15 +243,13 @@ impl Shard {
             payload: publication.payload.to_vec(),
             qos: publication.qos,
         };
-        // Commands and configurations come back as orders, once they are recorded.
-        let mut waits = Waits::default();
-        if publish.kind == ControlKind::State {
-            waits = self.spread(now, conn, publication, To::FindAgain, origin, fx).waits;
-        } else if let (Some(session), Origin::Client { packet_id, .. }) =
-            (self.stored_inbound(origin), origin)
-        {
-            waits.after = self.remember_now(Record::Inbound { session, packet_id });
-        }
+        // Commands and configurations come back as orders, once they are recorded; that one came at QoS 2 is
+        // stored after that (`control_done`). The other way round a crash between the two would lose it, and its
+        // client, saying it again, would be told that it has been taken.
+        let waits = match publish.kind {
+            ControlKind::State => self.spread(now, conn, publication, To::FindAgain, origin, fx).waits,
+            ControlKind::Command { .. } | ControlKind::Config => Waits::default(),
+        };
         let ack = match origin {
             Origin::Nobody | Origin::Order(_) => None,
             Origin::Unanswered => Some(ControlAck { packet_id: None, inbound: None }),

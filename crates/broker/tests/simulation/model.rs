@@ -9,9 +9,20 @@ use drawbridge_mqtt::codec::RetainHandling;
 /// What a shard hears from a client, when the last byte of it has come.
 #[derive(Debug, Clone)]
 pub enum Heard {
-    Subscribe { filter: String, handling: RetainHandling, is_new: bool },
-    Publish { n: u64 },
-    Disconnect { with_will: bool, expiry_s: Option<u32> },
+    /// `ever`: its place in the session.
+    Subscribe {
+        filter: String,
+        ever: usize,
+        handling: RetainHandling,
+        is_new: bool,
+    },
+    Publish {
+        n: u64,
+    },
+    Disconnect {
+        with_will: bool,
+        expiry_s: Option<u32>,
+    },
 }
 
 /// A message, from its first sending on. Its number is its payload.
@@ -63,6 +74,8 @@ pub struct Ever {
     pub from: u64,
     /// Known to be over since.
     pub until: Option<u64>,
+    /// Whether the session might have it when the shard heard of it.
+    pub allowed: Option<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -160,6 +173,7 @@ impl Sess {
         let firm = if p.retain { n_step } else { p.firm.unwrap_or(n_step) };
         self.ever.iter().filter(move |ever| {
             matches(&ever.filter, &p.topic)
+                && ever.allowed != Some(false)
                 && ever.from <= firm
                 && ever.until.is_none_or(|until| until >= arrived || p.retain)
                 && !(from_self && ever.asked.no_local && !p.retain)

@@ -89,7 +89,8 @@ pub struct Client {
 pub struct Sub {
     pub filter: String,
     pub ever: Option<usize>,
-    pub allowed: bool,
+    /// What stood before was certain.
+    pub certain: bool,
 }
 
 pub struct Sim {
@@ -108,8 +109,8 @@ pub struct Sim {
     pub goodbyes: BTreeSet<usize>,
     pub wills: BTreeMap<usize, u64>,
     pub will_delays: BTreeMap<u64, u32>,
-    /// The policy that each connection was let in with.
-    pub socket_rights: BTreeMap<usize, usize>,
+    /// The policies that the session of each connection had, and since when.
+    pub socket_rights: BTreeMap<usize, Vec<(u64, usize)>>,
     /// What was said in the CONNECT of each connection.
     pub asked: BTreeMap<usize, Connecting>,
     /// What CONNACK says, or will say, of the session.
@@ -542,17 +543,12 @@ impl Sim {
             entries.push(entry);
             let state = &mut self.sess[sess];
             let is_new = !state.filters.contains_key(filter) && !state.lenient;
-            let allowed = {
-                let rights = state.rights;
-                self.may_subscribe(rights, filter)
-            };
-            let state = &mut self.sess[sess];
-            if allowed {
-                state.filters.entry(filter.to_owned()).or_default().certain = false;
-                state.ever.push(Ever { filter: filter.to_owned(), asked, from: self.step, until: None });
-            }
-            let ever = allowed.then(|| state.ever.len() - 1);
-            subs.push((Sub { filter: filter.to_owned(), ever, allowed }, handling, is_new));
+            let before = state.filters.entry(filter.to_owned()).or_default();
+            let certain = std::mem::take(&mut before.certain);
+            let ever = Ever { filter: filter.to_owned(), asked, from: self.step, until: None, allowed: None };
+            state.ever.push(ever);
+            let ever = state.ever.len() - 1;
+            subs.push((Sub { filter: filter.to_owned(), ever: Some(ever), certain }, handling, is_new));
         }
         // What is on its way may meet the old terms or the new ones.
         for owed in self.owed.iter_mut().filter(|o| o.sess == sess && !o.done) {
@@ -567,6 +563,7 @@ impl Sim {
             .iter()
             .map(|(sub, handling, is_new)| Heard::Subscribe {
                 filter: sub.filter.clone(),
+                ever: sub.ever.expect("a subscription"),
                 handling: *handling,
                 is_new: *is_new,
             })
@@ -615,7 +612,7 @@ impl Sim {
             filters: vec![filter],
         };
         self.send(client, &Packet::Unsubscribe(unsubscribe), None);
-        let sub = Sub { filter: filter.to_owned(), ever: None, allowed: true };
+        let sub = Sub { filter: filter.to_owned(), ever: None, certain: false };
         self.clients[client].subs.push_back((packet, vec![sub]));
     }
 
@@ -870,6 +867,21 @@ impl Sim {
         state.certain |= state.stored;
         for (n, sub) in subs.iter().enumerate() {
             match (subscribing, sub.ever) {
+                (true, Some(ever)) if state.ever[ever].allowed != Some(true) => {
+                    assert!(
+                        codes[n].is_error() && state.ever[ever].allowed.is_some(),
+                        "{sub:?} {:?}",
+                        codes[n]
+                    );
+                    let older =
+                        state.ever[..ever].iter().any(|e| e.filter == sub.filter && e.until.is_none());
+                    if !newer.contains(&sub.filter) {
+                        match state.filters.get_mut(&sub.filter) {
+                            Some(filter) if older => filter.certain = sub.certain,
+                            _ => drop(state.filters.remove(&sub.filter)),
+                        }
+                    }
+                }
                 (true, Some(ever)) => {
                     assert_eq!(codes[n] as u8, state.ever[ever].asked.qos, "{sub:?}");
                     for older in state.ever[..ever].iter_mut().filter(|e| e.filter == sub.filter) {
@@ -881,7 +893,7 @@ impl Sim {
                         filter.certain = true;
                     }
                 }
-                (true, None) => assert!(codes[n].is_error() && !sub.allowed, "{sub:?} {:?}", codes[n]),
+                (true, None) => panic!("{sub:?} is no subscription"),
                 (false, _) => {
                     let newer_ever: usize = self.clients[client]
                         .subs
@@ -952,11 +964,14 @@ impl Sim {
         }
         let Some(n) = n else { return };
         let (p, sess) = (&self.pubs[at(n)], &self.sess[sess_at]);
-        let (registry, rights) = (sess.registry, self.socket_rights(socket));
+        let registry = sess.registry;
         assert_eq!(p.registry, registry, "client {client} got {n} of another registry");
         assert_eq!(p.topic, topic);
         assert!(p.arrived.is_some(), "client {client} got {n} before it was said");
-        assert!(self.may_receive(rights, &topic), "I4: client {client} got {n} on {topic} without right");
+        assert!(
+            self.might_receive(socket, made.1, &topic),
+            "I4: client {client} got {n} on {topic} without right"
+        );
         let publisher = &self.people[p.person];
         if let Some(since) = publisher.told {
             let may = !publisher.blocked && !publisher.deleted && self.may_publish(publisher.rights, &topic);
@@ -1045,9 +1060,11 @@ impl Sim {
         self.settle_owed(sess_at, n, Some(terms));
     }
 
-    /// The rights that a connection was let in with.
-    fn socket_rights(&self, socket: usize) -> usize {
-        self.socket_rights.get(&socket).copied().unwrap_or(0)
+    /// Whether the rights that the session of a connection had at a step allow it.
+    fn might_receive(&self, socket: usize, step: u64, topic: &str) -> bool {
+        let had = &self.socket_rights[&socket];
+        let last = had.iter().rposition(|(since, _)| *since < step).unwrap_or(0);
+        had[last..].iter().take_while(|(since, _)| *since <= step).any(|(_, r)| self.may_receive(*r, topic))
     }
 
     fn settle_owed(&mut self, sess: usize, n: u64, terms: Option<(u8, bool, Vec<u32>)>) {

@@ -197,7 +197,7 @@ impl Sim {
             let whose = (registry_name(person.registry), Uid(person.uid));
             if self.world.sockets[socket].shard == shard && whose == (registry.clone(), uid) {
                 self.sess[at].rights = index;
-                self.socket_rights.insert(socket, index);
+                self.socket_rights.entry(socket).or_default().push((self.step, index));
             }
         }
     }
@@ -430,7 +430,7 @@ impl Sim {
         state.deaf = false;
         state.socket = Some(socket);
         self.people[person].muted = false;
-        self.socket_rights.insert(socket, rights);
+        self.socket_rights.entry(socket).or_default().push((self.step, rights));
         self.clients[client_at].sess = Some(sess);
         self.socket_sess.insert(socket, sess);
     }
@@ -508,8 +508,15 @@ impl Sim {
                     self.sess[sess].expires_after(expiry_s);
                 }
             }
-            Heard::Subscribe { filter, handling, is_new } => {
+            Heard::Subscribe { filter, ever, handling, is_new } => {
                 use drawbridge_mqtt::codec::RetainHandling as Handling;
+                let allowed = self.may_subscribe(self.sess[sess].rights, filter);
+                let ever = &mut self.sess[sess].ever[*ever];
+                ever.allowed = Some(allowed);
+                if !allowed {
+                    ever.until = Some(0);
+                    return;
+                }
                 if *handling == Handling::DoNotSend {
                     return;
                 }

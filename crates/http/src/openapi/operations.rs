@@ -561,6 +561,17 @@ fn policies() -> Vec<Operation> {
         .parameter("query", "principal", true, of("PrincipalName"), "Who.")
         .parameter("query", "action", true, words(&["publish", "subscribe", "receive"]), "What.")
         .parameter("query", "topic", true, text(), "The topic, or the filter of a subscription.")
+        .query("qos", words(&["0", "1", "2"]), "Of the message, or asked for by the subscription. Without this and the next three: any message.")
+        .query("retain", words(&["true", "false"]), "Whether the message is to be retained.")
+        .query("will", words(&["true", "false"]), "Whether it is a will.")
+        .query("payload_bytes", count(0), "How long its payload is.")
+        .query("protocol", words(&["mqtt3", "mqtt5", "http"]), "What is spoken. Without this and the next six: over any connection; with one of them the others are not known.")
+        .query("websocket", words(&["true", "false"]), "Whether MQTT comes over WebSocket.")
+        .query("port", count(1), "The local port.")
+        .query("address", text(), "The remote address.")
+        .query("tls", words(&["1.3", "1.2", "none"]), "How the connection is protected.")
+        .query("method", words(&["password", "jwt", "token", "certificate", "raw-key", "ace", "anonymous"]), "How the principal proves who it is.")
+        .query("client_id", text(), "The MQTT client id.")
         .refuses(&[404, 422])
         .answers(200, "The question was answered, whatever the answer is.", "Can"),
     ]

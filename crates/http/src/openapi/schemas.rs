@@ -552,9 +552,12 @@ fn control() -> Value {
             "rule": or_null(answer(json!({
                 "policy": of("PolicyName"), "effect": words(&["allow", "deny"]), "index": count(0), "action": text(),
                 "pattern_index": count(0), "written": text(), "compiled": text(),
+                "when": or_null(said(text(), "What the rule asks of a connection.")),
             }), &[])),
             "grant_pair": or_null(count(0)),
             "code": or_null(text()), "word": or_null(text()), "reason": text(),
+            "granted_qos": or_null(said(count(0), "Of a subscription that is allowed.")),
+            "left_out": said(json!({ "type": "array", "items": text() }), "Patterns that speak of nothing: a variable in them has no value."),
         }), &[]),
     })
 }

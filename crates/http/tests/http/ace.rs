@@ -301,7 +301,7 @@ async fn requests_in_json_are_refused_in_the_words_of_rfc_6749() {
             "invalid_request",
             "DB-4206",
         ),
-        (json!({ "scope": URL_SAFE_NO_PAD.encode(r#"[["#",["sub"]]]"#) }), "invalid_scope", "DB-1019"),
+        (json!({ "scope": URL_SAFE_NO_PAD.encode(r##"[["#",["sub"]]]"##) }), "invalid_scope", "DB-1019"),
         (json!({ "scope": "telemetry:write" }), "invalid_scope", "DB-1019"),
         (json!({ "client_id": "door" }), "invalid_client", "DB-1021"),
     ] {

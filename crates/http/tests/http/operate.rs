@@ -308,6 +308,54 @@ async fn policies_are_set_shown_attached_and_explained() {
 }
 
 #[tokio::test]
+async fn a_policy_is_asked_about_one_message_over_one_connection_and_its_tests_have_to_pass() {
+    let world = World::new().await;
+    let set = |source: &str| Ask::new("PUT", "/v1/policies/pumps").json(&json!({ "source": source }));
+    let rules = "[[allow]]\npublish = ['devices/${device}/#']\nqos_max = 1\nretain = false\n\
+                 [[allow]]\nsubscribe = ['a/#', '${attr.site}/#']\nqos_max = 0\nwhen = { tls = ['1.3'] }\n";
+    let failing = format!("{rules}[[test]]\nprincipal = 'pump'\npublish = 'a'\nexpect = 'allow'\n");
+    let refused = world.admin(set(&failing)).await;
+    assert_eq!((refused.status, refused.word().as_str()), (422, "policy-tests-failed"), "{}", refused.text);
+    let fault = refused.json()["faults"][0].as_str().expect("a fault").to_owned();
+    assert!(fault.contains("line 8: test[0]") && fault.contains("wanted: allow"), "{fault}");
+    assert_eq!(world.admin(Ask::get("/v1/policies/pumps")).await.status, 404, "nothing has changed");
+    let passing = format!("{rules}[[test]]\nprincipal = 'pump'\npublish = 'a'\nexpect = 'deny'\n");
+    assert_eq!(world.admin(set(&passing)).await.status, 201);
+
+    let key = TestDevice::new("pump");
+    let body = json!({ "name": "pump", "keys": [{ "jwk": jwk(&key) }], "policy": "pumps" });
+    assert_eq!(world.admin(Ask::post("/v1/devices").json(&body)).await.status, 201);
+    let can = |more: &str| Ask::get(&format!("/v1/can?principal=pump&{more}"));
+    for (asked, allowed, code) in [
+        ("action=publish&topic=devices%2Fpump%2Fx", true, None),
+        ("action=publish&topic=devices%2Fpump%2Fx&qos=1", true, None),
+        ("action=publish&topic=devices%2Fpump%2Fx&qos=2", false, Some("DB-3015")),
+        ("action=publish&topic=devices%2Fpump%2Fx&retain=true", false, Some("DB-3016")),
+        ("action=publish&topic=devices%2Fpump%2Fx&retain=false&payload_bytes=100", true, None),
+        ("action=subscribe&topic=a%2Fb", true, None),
+        ("action=subscribe&topic=a%2Fb&tls=1.3", true, None),
+        ("action=subscribe&topic=a%2Fb&tls=1.2", false, Some("DB-3011")),
+        ("action=subscribe&topic=a%2Fb&protocol=mqtt5", false, Some("DB-3011")),
+    ] {
+        let answer = world.admin(can(asked)).await.json();
+        assert_eq!(answer["allowed"], allowed, "{asked}: {answer}");
+        assert_eq!(answer["code"].as_str(), code, "{asked}: {answer}");
+    }
+    let answer = world.admin(can("action=subscribe&topic=a%2Fb&qos=2")).await.json();
+    assert_eq!(
+        (&answer["granted_qos"], &answer["rule"]["when"]),
+        (&json!(0), &json!("tls is 1.3")),
+        "{answer}"
+    );
+    let left_out = answer["left_out"][0].as_str().expect("left out").to_owned();
+    assert!(left_out.contains("allow[1].subscribe[1]") && left_out.contains("${attr.site}"), "{left_out}");
+    for bad in ["qos=3", "retain=yes", "protocol=mqtt4", "port=0", "address=here", "tls=1.1", "method=x"] {
+        let refused = world.admin(can(&format!("action=publish&topic=a&{bad}"))).await;
+        assert_eq!(refused.status, 400, "{bad}: {}", refused.text);
+    }
+}
+
+#[tokio::test]
 async fn applications_have_paths_like_devices_and_the_audit_tells_what_was_done() {
     let world = World::new().await;
     let key = TestDevice::new("backend");
