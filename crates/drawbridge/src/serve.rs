@@ -363,8 +363,9 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
         fault: None,
     };
     data.write_endpoints(&endpoints)?;
-    greet(data, &endpoints, &issuer, &certificate, settings);
-    greet_further(&plans, &addresses, &keeper.certificates);
+    greet(data, &endpoints, &issuer, &certificate, settings, || {
+        greet_further(&plans, &addresses, &keeper.certificates);
+    });
     let demo_stop = Arc::new(AtomicBool::new(false));
     let demo = is_demo.then(|| demo::start(data.root(), Arc::clone(&demo_stop)));
 
@@ -556,6 +557,7 @@ fn greet(
     issuer: &str,
     certificate: &ServerCertificate,
     settings: &Settings,
+    further: impl FnOnce(),
 ) {
     let folder = data.root().display();
     say!("drawbridge {} serves from {folder}", env!("CARGO_PKG_VERSION"));
@@ -565,6 +567,7 @@ fn greet(
     if let Some(mqtt) = &endpoints.mqtt {
         say!("  mqtt WITHOUT tls  {mqtt} (development only)");
     }
+    further();
     let names = ["localhost", "127.0.0.1", "::1"].into_iter();
     let names: Vec<&str> = names.chain(settings.serve.names.iter().map(String::as_str)).collect();
     say!("  names             {}", names.join(", "));
