@@ -235,6 +235,11 @@ impl Admission {
                 request.allows(way)?;
                 self.prove_by_password(request).await?
             }
+            // A token that was published for this key says more of it than the key alone.
+            Way::Certificate | Way::RawKey if self.has_kept_token(request) => {
+                request.allows(way)?;
+                self.prove_by_kept_token(request).await?
+            }
             Way::Certificate | Way::RawKey => {
                 request.allows(way)?;
                 self.prove_by_handshake(request).await?
@@ -410,6 +415,10 @@ impl Admission {
         };
         let proven = match &claims.confirmation {
             None => false,
+            Some(confirmation) if confirmation.is_for_mqtt() => {
+                self.judge_pop_line(request, &realm, &loaded, &claims, proof_line)?;
+                true
+            }
             Some(confirmation) => {
                 self.judge_confirmation(request, &loaded, confirmation, proof_line)?;
                 true

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use drawbridge_identity::Refusal;
+use drawbridge_identity::ace::token_of_user_name;
 
 use crate::client::ClientCertificate;
 use crate::connect::{ConnectRequest, Credential};
@@ -185,7 +186,7 @@ pub enum PeerProof {
 }
 
 /// The method of RFC 9431.
-pub const ACE_METHOD: &str = "ace";
+pub const ACE_METHOD: &str = drawbridge_identity::ace::METHOD;
 /// Methods with a token as their only data; the names are those of Azure Event Grid.
 pub const TOKEN_METHODS: [&str; 2] = ["OAUTH2-JWT", "CUSTOM-JWT"];
 
@@ -208,6 +209,9 @@ impl ConnectRequest<'_> {
                 ));
             }
             return Ok(way);
+        }
+        if self.username.is_some_and(|name| token_of_user_name(name).is_some()) {
+            return Ok(Way::AceUserName);
         }
         let Some(password) = self.password else {
             return match self.tls.and_then(|tls| tls.peer.as_ref()) {

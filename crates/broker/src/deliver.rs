@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use drawbridge_names::{TopicName, Uid};
-use drawbridge_policy::Rights;
+use drawbridge_policy::{PublishFacts, Rights};
 
 /// What is known of publishers whose standing changed since they spoke. Nearly always empty.
 #[derive(Debug, Default)]
@@ -82,7 +82,7 @@ impl Voices {
     }
 }
 
-/// Whether `publisher` may publish to `topic`. `rights` are those it speaks with, perhaps older than
+/// Whether `publisher` may publish such a message to `topic`. `rights` are those it speaks with, perhaps older than
 /// what is known of it by now (a will); the server itself has none and needs none.
 ///
 /// # Errors
@@ -92,9 +92,10 @@ pub(crate) fn may_publish(
     voices: &Voices,
     publisher: Uid,
     topic: TopicName<'_>,
+    message: &PublishFacts,
 ) -> Result<(), String> {
     if let Some(rights) = rights {
-        let decision = rights.may_publish(topic);
+        let decision = rights.may_publish_with(topic, message);
         if !decision.allowed {
             return Err(decision.to_string());
         }

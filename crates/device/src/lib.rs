@@ -25,6 +25,11 @@
 
 extern crate alloc;
 
+/// The guide, so that what it shows is compiled.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../../../docs/device-library.md")]
+struct Guide;
+
 mod backoff;
 #[cfg(feature = "std")]
 mod certificate;

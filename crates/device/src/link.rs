@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use drawbridge_mqtt::codec::{self, Frame, Packet, ProtocolVersion, Side};
 use mio::{Events, Interest, Poll, Token, Waker};
-use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 use crate::websocket::{self, Frames};
 use crate::{DeviceError, Environment, Tls};
@@ -37,6 +37,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// What its connections have in common. `resumes`: sessions of TLS may be resumed.
+    pub(crate) fn config(&self, resumes: bool) -> Result<Option<Arc<ClientConfig>>, DeviceError> {
+        self.tls.as_ref().map(|tls| tls.config(&self.server, resumes)).transpose()
+    }
+
     pub(crate) fn fault(&self, error: &io::Error) -> DeviceError {
         fault(&self.server, error)
     }
@@ -65,15 +70,17 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Opens it, TLS handshake and WebSocket included.
+    /// Opens it, TLS handshake and WebSocket included. `config`: what [`Endpoint::config`] has made; one that is used again
+    /// resumes sessions of TLS.
     pub(crate) fn open(
         endpoint: &Endpoint,
+        config: Option<Arc<ClientConfig>>,
         version: ProtocolVersion,
         environment: Arc<dyn Environment>,
     ) -> Result<Self, DeviceError> {
         let mut socket = dial(endpoint)?;
-        let mut tls = match &endpoint.tls {
-            Some(tls) => Some(Box::new(shake_hands(endpoint, tls, &mut socket)?)),
+        let mut tls = match config {
+            Some(config) => Some(Box::new(shake_hands(endpoint, config, &mut socket)?)),
             None => None,
         };
         let mut received = Vec::new();
@@ -373,13 +380,13 @@ fn dial(endpoint: &Endpoint) -> Result<TcpStream, DeviceError> {
 
 fn shake_hands(
     endpoint: &Endpoint,
-    tls: &Tls,
+    config: Arc<ClientConfig>,
     socket: &mut TcpStream,
 ) -> Result<ClientConnection, DeviceError> {
     let server = &endpoint.server;
     let wrong = |why: String| DeviceError::Tls { server: server.clone(), why };
     let name = ServerName::try_from(host(server).to_owned()).map_err(|e| wrong(e.to_string()))?;
-    let mut tls = ClientConnection::new(tls.config(server)?, name).map_err(|e| wrong(e.to_string()))?;
+    let mut tls = ClientConnection::new(config, name).map_err(|e| wrong(e.to_string()))?;
     while tls.is_handshaking() {
         tls.complete_io(socket).map_err(|e| endpoint.fault(&e))?;
     }

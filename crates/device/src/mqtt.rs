@@ -106,7 +106,7 @@ impl MqttClient {
             tls: Some(Tls::with_roots(&options.ca_pem)),
             websocket: None,
         };
-        let mut link = Link::open(&endpoint, options.version, Arc::new(Host))?;
+        let mut link = Link::open(&endpoint, endpoint.config(false)?, options.version, Arc::new(Host))?;
         let connect = Connect {
             version: options.version,
             clean_start: true,

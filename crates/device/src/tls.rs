@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use drawbridge_jose::{PublicKey, sha256};
-use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -54,7 +54,7 @@ impl Tls {
         Self { trust: Trust::Pinned(vec![sha256_of_public_key]), ..Self::with_roots("") }
     }
 
-    pub(crate) fn config(&self, server: &str) -> Result<Arc<ClientConfig>, DeviceError> {
+    pub(crate) fn config(&self, server: &str, resumes: bool) -> Result<Arc<ClientConfig>, DeviceError> {
         let fault = |why: String| DeviceError::Tls { server: server.to_owned(), why };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let versions: &[&SupportedProtocolVersion] =
@@ -75,6 +75,9 @@ impl Tls {
             }
         };
         config.alpn_protocols.clone_from(&self.alpn);
+        if !resumes {
+            config.resumption = Resumption::disabled();
+        }
         // What TLS exports is only as good as RFC 7627 makes it in TLS 1.2.
         config.require_ems = true;
         Ok(Arc::new(config))

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use drawbridge_admission::Clock;
+use drawbridge_admission::{Admission, Clock};
 use drawbridge_bridge::{ServerIdentity, ServerName, ServerTls, TicketSecrets};
+use drawbridge_jose::PublicKey;
 use drawbridge_names::RegistryName;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::pem::PemObject;
@@ -303,6 +304,7 @@ pub(crate) struct Keeper<'a> {
     pub(crate) sources: &'a Sources,
     pub(crate) clock: &'a dyn Clock,
     pub(crate) random: &'a dyn drawbridge_admission::Random,
+    pub(crate) admission: Admission,
     pub(crate) listeners: Vec<Kept>,
     pub(crate) tickets: Option<Arc<TicketSecrets>>,
     pub(crate) certificates: Certificates,
@@ -338,7 +340,7 @@ impl Keeper<'_> {
     }
 
     fn take(&mut self) -> Result<bool, CertificateError> {
-        let (certificates, _) = self.sources.load(self.data, self.clock.now_ms() / 1000)?;
+        let (certificates, own) = self.sources.load(self.data, self.clock.now_ms() / 1000)?;
         let secrets = match &self.tickets {
             Some(_) => self.sources.ticket_secrets(self.data, self.random)?,
             None => Vec::new(),
@@ -356,6 +358,9 @@ impl Keeper<'_> {
                     |why: String| CertificateError::Own(PkiError::Broken { file: "server.pem", why });
                 kept.tls.replace(&shown).map_err(|error| unusable(error.to_string()))?;
             }
+            // Tokens of RFC 9431 tell it.
+            let leaf = own.chain.first();
+            self.admission.set_broker_key(leaf.and_then(|leaf| PublicKey::from_certificate_der(leaf).ok()));
             self.certificates = certificates;
             changed = true;
         }

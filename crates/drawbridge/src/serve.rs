@@ -20,6 +20,7 @@ use drawbridge_http::{
     HandedOver, HelloInParts, HttpCounts, HttpState, HttpsDoor, HttpsFrom, HttpsTls, ReadsHello, Served,
     TlsStart, WebSocketConnection, WebSocketDoor, WebSocketSeat,
 };
+use drawbridge_jose::PublicKey;
 use drawbridge_names::{PrincipalName, RegistryName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -303,6 +304,9 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     }
     let issuer = open_default_registry(&admission, settings, &endpoints.https).await?;
     keep_admin_token(&admission, data).await?;
+    // What tokens by RFC 9431 tell of the broker: the key of its one certificate.
+    let leaf = certificate.chain.first();
+    admission.set_broker_key(leaf.and_then(|leaf| PublicKey::from_certificate_der(leaf).ok()));
 
     let Sockets { listeners, mqtt } = sockets;
     let plans: Vec<ListenerPlan> = listeners.iter().map(|bound| bound.plan.clone()).collect();
@@ -356,6 +360,7 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
         sources: &sources,
         clock: &*a_clock,
         random: &SystemRandom,
+        admission: last.clone(),
         listeners: doors.kept,
         tickets,
         certificates,

@@ -103,7 +103,7 @@ fn a_proof_is_good_for_its_key_its_input_and_its_algorithm_alone() {
         // The other input: as long as it is fresh it says something else.
         let other = match input {
             PopInput::Exporter(_) => PopInput::Nonces([0; 8], [0; 8]),
-            PopInput::Nonces(..) => PopInput::Exporter([0; 32]),
+            PopInput::Nonces(..) | PopInput::Renewal(_) => PopInput::Exporter([0; 32]),
         };
         assert_eq!(of_token.verify(&other, &pop, &checker), Err(AceFault::Proof), "{name}");
         for at in 0..pop.len() {

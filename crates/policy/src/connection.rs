@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use drawbridge_names::{PrincipalName, RegistryName};
 use toml::Spanned;
 use toml::de::DeValue;
 
+use crate::template::Variables;
 use crate::token::{integer, shown};
 
 /// Most values in one list of a `when`.
@@ -43,6 +45,44 @@ pub struct ConnectionFacts<'a> {
     pub method: Option<Method>,
     /// The MQTT client id.
     pub client_id: Option<&'a str>,
+}
+
+/// Whose rights these are and over which connection, for when they are compiled anew.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    device: PrincipalName,
+    registry: RegistryName,
+    attributes: BTreeMap<String, String>,
+    facts: ConnectionFacts<'static>,
+    client_id: Option<String>,
+    certificate: Option<VerifiedCertificate>,
+    token: Option<IssuerClaims>,
+}
+
+impl Origin {
+    pub(crate) fn of(variables: &Variables<'_>, connection: &Connection<'_>) -> Self {
+        Self {
+            device: variables.device.clone(),
+            registry: variables.registry.clone(),
+            attributes: variables.attributes.clone(),
+            facts: ConnectionFacts { client_id: None, ..connection.facts },
+            client_id: connection.facts.client_id.map(str::to_owned),
+            certificate: connection.certificate.cloned(),
+            token: connection.token.cloned(),
+        }
+    }
+
+    pub(crate) fn variables(&self) -> Variables<'_> {
+        Variables { device: &self.device, registry: &self.registry, attributes: &self.attributes }
+    }
+
+    pub(crate) fn connection(&self) -> Connection<'_> {
+        Connection {
+            facts: ConnectionFacts { client_id: self.client_id.as_deref(), ..self.facts },
+            certificate: self.certificate.as_ref(),
+            token: self.token.as_ref(),
+        }
+    }
 }
 
 /// Makes an enum whose values have names in the document.

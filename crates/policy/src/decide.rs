@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use drawbridge_names::{PolicyName, TopicFilter, TopicName};
 
-use crate::connection::When;
+use crate::connection::{Origin, When};
 use crate::document::{Gates, Policy};
 use crate::error::PolicyError;
 use crate::grant::{Grant, GrantPair};
@@ -36,6 +36,8 @@ struct Rules {
     plain: bool,
     /// The whole policy asks for another connection than this.
     shut: bool,
+    /// For a policy that asks for connections.
+    origin: Option<Box<Origin>>,
 }
 
 /// Compiled patterns, apart by what they are asked for.
@@ -188,14 +190,20 @@ impl Rights {
         Self { rules: None, grants: Arc::new([]) }
     }
 
-    pub(crate) fn of(policy: Policy, own: Vec<Placed>, gates: Gates, shut: bool) -> Self {
+    pub(crate) fn of(
+        policy: Policy,
+        own: Vec<Placed>,
+        gates: Gates,
+        shut: bool,
+        origin: Option<Box<Origin>>,
+    ) -> Self {
         let own = Sides::of(own, FEW);
         let plain = !shut
             && gates.is_empty()
             && own.is_plain()
             && policy.fixed().is_plain()
             && policy.limits().bound == Bound::FREE;
-        let rules = Rules { policy, own, gates, plain, shut };
+        let rules = Rules { policy, own, gates, plain, shut, origin };
         Self { rules: Some(Arc::new(rules)), grants: Arc::new([]) }
     }
 
@@ -219,16 +227,34 @@ impl Rights {
         Self { rules: self.rules.clone(), grants }
     }
 
-    /// What the policy alone allows, whatever a token narrowed it to.
+    /// What the policy alone allows, whatever a token narrowed it to, and over any connection: what its
+    /// principal left behind is judged by this.
     #[must_use]
     pub fn without_grants(&self) -> Self {
-        Self { rules: self.rules.clone(), grants: Arc::new([]) }
+        let none = Arc::new([]);
+        match self.rules.as_deref().and_then(|rules| Some((&rules.policy, rules.origin.as_deref()?))) {
+            Some((policy, origin)) => {
+                let anywhere = policy.compile_anywhere(&origin.variables()).unwrap_or(Self::none());
+                Self { rules: anywhere.rules, grants: none }
+            }
+            None => Self { rules: self.rules.clone(), grants: none },
+        }
     }
 
-    /// These rights for a session that has had `old` ones: narrowed by the grants of its token, as those are.
+    /// These rights for a session that has had `old` ones: over its connection, and narrowed by the grants of its
+    /// token, as those are. Of a session whose earlier policy asked nothing of connections, nothing is known.
     #[must_use]
     pub fn succeeding(&self, old: &Self) -> Self {
-        Self { rules: self.rules.clone(), grants: Arc::clone(&old.grants) }
+        let grants = Arc::clone(&old.grants);
+        match self.rules.as_deref().and_then(|rules| Some((&rules.policy, rules.origin.as_deref()?))) {
+            Some((policy, origin)) => {
+                let known = old.rules.as_deref().and_then(|rules| rules.origin.as_deref());
+                let connection = known.map(Origin::connection).unwrap_or_default();
+                let here = policy.compile_for(&origin.variables(), &connection).unwrap_or(Self::none());
+                Self { rules: here.rules, grants }
+            }
+            None => Self { rules: self.rules.clone(), grants },
+        }
     }
 
     /// Whether any message may be published to `topic`: for what was judged before, such as a stored message,

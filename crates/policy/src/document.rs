@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use drawbridge_names::PolicyName;
 
-use crate::connection::{Connection, When};
+use crate::connection::{Connection, Origin, When};
 use crate::decide::{Action, CompiledRule, Effect, Place, Placed, Rights, Sides};
 use crate::error::{Fault, PolicyError, VariableFault};
 use crate::limits::{Bound, PolicyLimits};
@@ -267,7 +267,8 @@ impl Policy {
                 Err(fault) => return Err(self.variable_fault(entry, fault)),
             }
         }
-        Ok(Rights::of(self.clone(), rules, gates, shut))
+        let origin = self.asks_for_connection().then(|| Box::new(Origin::of(variables, &connection)));
+        Ok(Rights::of(self.clone(), rules, gates, shut, origin))
     }
 
     /// The patterns that speak of nothing, because a variable in them has no usable value.

@@ -217,7 +217,7 @@ impl fmt::Display for Ceiling {
     }
 }
 
-/// How fast a principal may publish, over all its sessions. `None`: as fast as it can.
+/// How fast a session of a principal may publish. `None`: as fast as it can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rates {
     /// Messages a second.

@@ -212,6 +212,26 @@ fn a_rule_with_a_condition_speaks_over_the_connections_that_meet_it() {
 }
 
 #[test]
+fn a_new_policy_is_judged_over_the_connection_that_a_session_has() {
+    let old = over(CONDITIONAL, &connected(Protocol::Mqtt3, Tls::V13, Method::Jwt)).expect("compiles");
+    let of_token = old.narrowed(&Grant::parse_json(r#"[["a",["pub"]],["c",["pub"]]]"#).expect("a grant"));
+    let new = "[[allow]]\npublish = ['a', '${device}/a']\nwhen = { protocol = ['mqtt3'] }\n\
+               [[allow]]\npublish = ['c']\nwhen = { protocol = ['mqtt5'] }\n";
+    let anywhere = with_variables(|variables| policy(new).compile_anywhere(variables)).expect("compiles");
+    let may = |rights: &Rights, text| rights.may_publish(topic(text)).allowed;
+    let [here, of_token] = [anywhere.succeeding(&old), anywhere.succeeding(&of_token)];
+    assert_eq!(["a", "lamp/a", "c"].map(|text| may(&anywhere, text)), [true; 3]);
+    assert_eq!(["a", "lamp/a", "c"].map(|text| may(&here, text)), [true, true, false]);
+    assert_eq!(["a", "lamp/a", "c"].map(|text| may(&of_token, text)), [true, false, false]);
+    // An earlier policy that asked nothing of its connections has not kept what they were.
+    let unasked = over("[[allow]]\npublish = ['#']\n", &connected(Protocol::Mqtt3, Tls::V13, Method::Jwt));
+    let unknown = anywhere.succeeding(&unasked.expect("compiles"));
+    assert_eq!(["a", "lamp/a", "c"].map(|text| may(&unknown, text)), [false; 3]);
+    // What a session leaves behind is judged over any connection, whatever its token said.
+    assert_eq!(["a", "lamp/a", "b"].map(|text| may(&of_token.without_grants(), text)), [true, true, false]);
+}
+
+#[test]
 fn a_condition_of_the_document_opens_or_shuts_all_of_it() {
     let toml = "[when]\nmethod = ['certificate']\n[[allow]]\npublish = ['#']\nsubscribe = ['#']\n";
     let open = over(toml, &connected(Protocol::Mqtt5, Tls::V13, Method::Certificate)).expect("compiles");

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use drawbridge_admission::{
-    Challenged, ConnectRequest, Connected, NewCredential, Peer, Refusal, SessionRenewal, Verdict, Way, Ways,
+    ACE_METHOD, Challenged, ConnectRequest, Connected, NewCredential, Peer, Refusal, SessionRenewal, Verdict,
+    Way, Ways,
 };
 use drawbridge_broker::{
     self as broker, Admitted, Asked, ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect,
@@ -173,7 +174,13 @@ impl Driver {
                     return;
                 }
                 Ok(Verdict::Connected(connected)) => Ok(connected),
-                Err(refusal) => Err(turned_away(&refusal, shared.admission.clock().now_ms() / 1000)),
+                Err(refusal) => {
+                    let mut turned = turned_away(&refusal, shared.admission.clock().now_ms() / 1000);
+                    if asked.method == Some(ACE_METHOD) {
+                        turned.told.hint = shared.admission.as_hint(asked.listener_registry);
+                    }
+                    Err(turned)
+                }
             };
             // The password is overwritten here, whatever the answer is.
             drop(request);

@@ -4,6 +4,8 @@
 //! changed, what was found holds, and neither policy nor routes are asked again. What a message itself decides
 //! (its size, its expiry, the window of its reader, the end of a right by the clock) is asked each time.
 
+use drawbridge_policy::{Limits, PublishFacts};
+
 use super::readers::Met;
 
 /// So many topics are remembered for each publisher.
@@ -26,6 +28,8 @@ struct Topic {
     name: String,
     at: Generation,
     met: Vec<Met>,
+    /// What messages may be, for rights that say more than that there may be some.
+    limits: Option<Box<Limits>>,
 }
 
 /// When something was found out: it holds while neither of these has changed.
@@ -39,8 +43,16 @@ pub(super) struct Generation {
 
 impl Known {
     /// Who gets a message on this topic. Taken out; to be given back by [`Self::give_back`].
-    pub(super) fn take(&mut self, topic: &str, now: Generation) -> Option<(usize, Vec<Met>)> {
+    pub(super) fn take(
+        &mut self,
+        topic: &str,
+        now: Generation,
+        message: impl FnOnce() -> PublishFacts,
+    ) -> Option<(usize, Vec<Met>)> {
         let at = self.topics.iter().position(|known| known.at == now && known.name == topic)?;
+        if self.topics[at].limits.as_ref().is_some_and(|limits| !limits.admits(&message())) {
+            return None; // it is for the rights to say why
+        }
         Some((at, std::mem::take(&mut self.topics.get_mut(at)?.met)))
     }
 
@@ -52,7 +64,7 @@ impl Known {
     }
 
     /// Remembers who got a message on this topic.
-    pub(super) fn remember(&mut self, topic: &str, at: Generation, met: &[Met]) {
+    pub(super) fn remember(&mut self, topic: &str, at: Generation, met: &[Met], limits: Option<Box<Limits>>) {
         if met.len() > MET_MAX || topic.len() > TOPIC_BYTES_MAX {
             return;
         }
@@ -75,6 +87,7 @@ impl Known {
             known.at = at;
             known.met.clear();
             known.met.extend_from_slice(met);
+            known.limits = limits;
         }
     }
 }
@@ -89,10 +102,14 @@ mod tests {
         let now = Generation::default();
         for length in [TOPIC_BYTES_MAX, TOPIC_BYTES_MAX + 1, 65_535] {
             let topic = "t".repeat(length);
-            known.remember(&topic, now, &[]);
-            assert_eq!(known.take(&topic, now).is_some(), length <= TOPIC_BYTES_MAX, "{length}");
+            known.remember(&topic, now, &[], None);
+            assert_eq!(
+                known.take(&topic, now, PublishFacts::default).is_some(),
+                length <= TOPIC_BYTES_MAX,
+                "{length}"
+            );
         }
-        (0..100).for_each(|n| known.remember(&n.to_string(), now, &[]));
+        (0..100).for_each(|n| known.remember(&n.to_string(), now, &[], None));
         assert_eq!(known.topics.len(), TOPICS);
     }
 }

@@ -8,6 +8,7 @@ mod known;
 mod open;
 mod orders;
 mod outgoing;
+mod pace;
 mod publish;
 mod readers;
 mod renew;

@@ -8,6 +8,7 @@ use drawbridge_names::{MqttClientId, TopicName, Uid};
 use zeroize::Zeroizing;
 
 use super::outgoing::inner_topic;
+use super::pace::will_facts;
 use super::session::{AWAY_MAX, Session, Stored, last_will, slot_of};
 use super::{Kept, Later, Shard, disconnect_reason};
 use crate::deliver::may_publish;
@@ -477,7 +478,7 @@ impl Shard {
         let topic = TopicName::parse(&will.topic)
             .map_err(|error| (ReasonCode::TopicNameInvalid, denied(error.to_string())))?;
         let voices = &self.registries[registry].voices;
-        may_publish(Some(&admitted.rights), voices, admitted.uid, topic)
+        may_publish(Some(&admitted.rights), voices, admitted.uid, topic, &will_facts(will))
             .map_err(|rule| (ReasonCode::NotAuthorized, denied(rule)))
     }
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use drawbridge_mqtt::codec::{PacketId, Qos};
 use drawbridge_names::TopicName;
+use drawbridge_policy::PublishFacts;
 
 use super::Shard;
 use super::outgoing::Publication;
@@ -38,7 +39,13 @@ impl Shard {
             self.spread_standing(registry, order.publisher.uid, Some(&rights), fx);
         }
         let voices = &self.registries[registry].voices;
-        if may_publish(order.rights.as_deref(), voices, order.publisher.uid, topic).is_err() {
+        let message = PublishFacts {
+            qos: order.qos.bits(),
+            retain: order.retain,
+            will: false,
+            payload_bytes: order.payload.len(),
+        };
+        if may_publish(order.rights.as_deref(), voices, order.publisher.uid, topic, &message).is_err() {
             return Some(OrderOutcome::Denied);
         }
         let mut publication = Publication {

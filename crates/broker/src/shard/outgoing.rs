@@ -11,6 +11,7 @@ use drawbridge_mqtt::codec::{
     WillProperties, encode_publish,
 };
 use drawbridge_names::TopicName;
+use drawbridge_policy::PublishFacts;
 
 use super::flow::Kept;
 use super::{Conn, Shard};
@@ -64,6 +65,11 @@ pub(super) struct Publication<'a> {
 }
 
 impl<'a> Publication<'a> {
+    /// As rights judge it; `will`: it is one.
+    pub(super) fn facts(&self, will: bool) -> PublishFacts {
+        PublishFacts { qos: self.qos.bits(), retain: self.retain, will, payload_bytes: self.payload.len() }
+    }
+
     /// A message that was published before, or elsewhere. `topic`: its own.
     pub(super) fn of(registry: usize, topic: TopicName<'a>, message: &'a Arc<Message>) -> Self {
         Self {

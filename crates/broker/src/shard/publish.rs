@@ -28,6 +28,8 @@ pub(super) struct Speaker<'a> {
     pub(super) name: &'a PrincipalName,
     pub(super) kind: PrincipalKind,
     pub(super) rights: &'a Rights,
+    /// It is a will that speaks.
+    pub(super) will: bool,
 }
 
 /// Whence a message comes, and who waits for what becomes of it.
@@ -108,12 +110,17 @@ impl Shard {
             self.refuse_publish(now, conn, origin, ReasonCode::QuotaExceeded, What::StorageFull, fx);
             return;
         }
+        if let Err(rule) = self.pace(now, conn, slot, topic.as_str().len() + inbound.payload.len()) {
+            let what = What::PublishDenied { topic: topic.as_str().to_owned(), rule };
+            self.refuse_publish(now, conn, origin, ReasonCode::QuotaExceeded, what, fx);
+            return;
+        }
         let spoken = match self.recall(slot, &publication) {
             Some(met) => Ok(Spoken::Routed(self.spread(now, conn, &mut publication, met, origin, fx).waits)),
             None => {
                 let session = &self.sessions[slot as usize];
                 let (rights, name, kind) = (Arc::clone(&session.rights), session.name.clone(), session.kind);
-                let speaker = Speaker { name: &name, kind, rights: &rights };
+                let speaker = Speaker { name: &name, kind, rights: &rights, will: false };
                 self.speak(now, conn, &mut publication, &speaker, origin, fx)
             }
         };
@@ -227,7 +234,8 @@ impl Shard {
     ) -> Result<Spoken, String> {
         let registry = &self.registries[publication.registry];
         let uid = publication.publisher.uid;
-        may_publish(Some(speaker.rights), &registry.voices, uid, publication.topic)?;
+        let message = publication.facts(speaker.will);
+        may_publish(Some(speaker.rights), &registry.voices, uid, publication.topic, &message)?;
         let Some((device, kind)) = ControlKind::of(publication.topic.as_str()) else {
             // What a session that is away found out is of no use to it.
             let readers = if matches!(origin, Origin::Nobody) { To::FindAgain } else { To::Find };

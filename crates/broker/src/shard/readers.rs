@@ -98,7 +98,9 @@ impl Shard {
     pub(super) fn recall(&mut self, slot: u32, publication: &Publication<'_>) -> Option<To> {
         let now = self.generation(publication.registry);
         let known = self.sessions[slot as usize].known.as_mut()?;
-        known.take(publication.topic.as_str(), now).map(|(at, met)| To::Known { at, met })
+        known
+            .take(publication.topic.as_str(), now, || publication.facts(false))
+            .map(|(at, met)| To::Known { at, met })
     }
 
     fn generation(&self, registry: usize) -> Generation {
@@ -165,8 +167,11 @@ impl Shard {
             let at = self.generation(publication.registry);
             let publisher = self.sessions.get_mut(publisher as usize);
             if let Some(publisher) = publisher {
+                let rights = &publisher.rights;
+                let limits =
+                    rights.has_ceilings().then(|| Box::new(rights.publish_limits(publication.topic)));
                 let known = publisher.known.get_or_insert_default();
-                known.remember(publication.topic.as_str(), at, &met);
+                known.remember(publication.topic.as_str(), at, &met, limits);
             }
         }
         met.clear();

@@ -15,11 +15,13 @@ use zeroize::Zeroizing;
 
 use super::Shard;
 use super::outgoing::{Offered, Outgoing};
+use super::pace::{Pace, will_facts};
 use super::publish::Origin;
 use super::session::Session;
 use super::speech::{Speech, Waits};
 use crate::effect::{Admitted, Challenged, ConnId, Effect, Refused, RefusedReason, RenewBy, RenewRequest};
 use crate::report::What;
+use crate::storage::StoredWill;
 
 /// A client publishes a new token here, at QoS 1. It is taken out before anything else is done with it: nobody
 /// else ever sees it, and it is neither stored nor counted.
@@ -289,6 +291,7 @@ impl Shard {
     /// From now on every publish of the session, and every delivery to it, is judged by these.
     fn give_rights(&mut self, slot: u32, rights: Arc<Rights>) {
         let session = &mut self.sessions[slot as usize];
+        session.pace = Pace::of(&rights, session.pace.take());
         session.rights = rights;
         session.known = None;
         self.registries[session.registry].voices.note_change();
@@ -314,9 +317,11 @@ impl Shard {
         let session = &mut self.sessions[slot as usize];
         let cut = session.filters.iter().map(|(filter, _)| filter);
         let cut = cut.filter(|filter| !is_private(filter.as_str()) && !rights.may_subscribe(filter).allowed);
-        let may_speak =
-            |topic: &str| TopicName::parse(topic).is_ok_and(|topic| rights.may_publish(topic).allowed);
-        let will = session.will.as_ref().is_some_and(|will| !may_speak(&will.topic));
+        let may_speak = |will: &StoredWill| {
+            TopicName::parse(&will.topic)
+                .is_ok_and(|topic| rights.may_publish_with(topic, &will_facts(will)).allowed)
+        };
+        let will = session.will.as_ref().is_some_and(|will| !may_speak(will));
         let lost = Lost { filters: cut.cloned().collect(), will };
         if lost.nothing() {
             return Some(lost);

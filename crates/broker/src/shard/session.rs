@@ -12,6 +12,7 @@ use super::filters::Filters;
 use super::flow::Flow;
 use super::known::Known;
 use super::outgoing::{Publication, unstored};
+use super::pace::Pace;
 use super::publish::{Origin, Speaker};
 use super::renew::Renewal;
 use super::shared::Change;
@@ -63,6 +64,8 @@ pub(super) struct Session {
     pub(super) awaits: u64,
     /// Retained messages that wait for room, one walk per subscription, the oldest first.
     pub(super) walks: BTreeMap<u64, RetainedWalk>,
+    /// How fast it may publish, if there is a ceiling.
+    pub(super) pace: Option<Box<Pace>>,
     /// When it reads on of its own accord, having read as much at once as one may.
     pub(super) resumes: Option<Instant>,
     pub(super) orders: Vec<WaitingOrder>,
@@ -190,6 +193,7 @@ pub(super) fn last_will(will: &Will<'_>, session_expiry_s: u32) -> StoredWill {
 impl Session {
     /// A session of whoever was admitted, as yet without connection, and with nothing.
     pub(super) fn of(admitted: Admitted, registry: usize, owner_epoch: u64, tag: u64) -> Self {
+        let pace = Pace::of(&admitted.rights, None);
         Self {
             shares: 0,
             tag,
@@ -214,6 +218,7 @@ impl Session {
             speeches: VecDeque::new(),
             awaits: 0,
             walks: Default::default(),
+            pace,
             resumes: None,
             orders: Vec::new(),
             controls: 0,
@@ -235,6 +240,7 @@ impl Session {
         self.conn = Some(conn);
         self.publisher = Publisher { uid: admitted.uid, policy_epoch: admitted.policy_epoch };
         self.rights = admitted.rights;
+        self.pace = Pace::of(&self.rights, self.pace.take());
         self.ends = admitted.ends;
         self.kid = admitted.kid;
         self.ticket = admitted.ticket;
@@ -256,7 +262,9 @@ impl Session {
 
     /// Whether it must wait until what it said before is dealt with.
     pub(super) fn is_held(&self) -> bool {
-        self.controls >= CONTROLS_MAX || self.speeches.len() >= SPEECHES_MAX
+        self.controls >= CONTROLS_MAX
+            || self.speeches.len() >= SPEECHES_MAX
+            || self.pace.as_ref().is_some_and(|pace| pace.rests.is_some())
     }
 
     /// Whether a message of `publisher` on `topic` may go to it now: what every delivery asks (I4).
@@ -627,7 +635,7 @@ impl Shard {
             self.report_will(will, What::StorageFull.to_string(), fx);
             return;
         }
-        let speaker = Speaker { name: &will.name, kind: will.kind, rights: &will.rights };
+        let speaker = Speaker { name: &will.name, kind: will.kind, rights: &will.rights, will: true };
         if let Err(rule) = self.speak(now, conn, &mut publication, &speaker, Origin::Nobody, fx) {
             self.report_will(will, rule, fx);
         }

@@ -364,6 +364,9 @@ impl Shard {
         };
         let here = self.sessions.get(member.slot as usize);
         let is_here = here.is_some_and(|session| session.tag == member.tag);
+        // [MQTT-3.10.4-2] (5.0): it may have left the group meanwhile, and has been told that it has.
+        let shares =
+            here.is_some_and(|session| session.filters.get(share).is_some_and(|s| s.shared.is_some()));
         let registry = self.registry(&message.registry);
         let Ok(topic) = TopicName::parse(&message.topic) else { return };
         if !is_here {
@@ -379,7 +382,11 @@ impl Shard {
         let met = Met::of_member(member, share.clone());
         let mut owing = Owing::default();
         self.templates.clear();
-        let fate = self.deliver(now, &mut publication, &met, &mut Route::to_one(true), &mut owing, fx);
+        let fate = if shares {
+            self.deliver(now, &mut publication, &met, &mut Route::to_one(true), &mut owing, fx)
+        } else {
+            Fate::Withheld
+        };
         if matches!(fate, Fate::Withheld) {
             self.tell_home(registry, share, hand_back());
         }

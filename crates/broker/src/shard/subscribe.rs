@@ -77,18 +77,24 @@ impl Shard {
         };
         let session = &self.sessions[slot as usize];
         let (filter, is_shared) = parse_filter(entry.filter, session.leading_slash).map_err(refused)?;
-        let decision = session.rights.may_subscribe(&filter);
-        if !decision.allowed && !is_private(filter.as_str()) {
-            let rule = decision.to_string();
-            return Err((ReasonCode::NotAuthorized, What::SubscribeDenied { filter, rule }));
-        }
+        let (decision, granted) = session.rights.may_subscribe_with(&filter, entry.qos.bits());
+        let qos = match granted {
+            _ if !decision.allowed && is_private(filter.as_str()) => entry.qos,
+            _ if !decision.allowed => {
+                let rule = decision.to_string();
+                return Err((ReasonCode::NotAuthorized, What::SubscribeDenied { filter, rule }));
+            }
+            0 => Qos::AtMostOnce,
+            1 => Qos::AtLeastOnce,
+            _ => entry.qos,
+        };
         let old = session.filters.get(&filter).copied();
         let cost = if old.is_none() { filter_cost(&filter) } else { 0 };
         self.has_room_for_filter(slot, old.is_none(), cost).map_err(refused)?;
         let route = Subscriber {
             slot,
             identifier,
-            qos: entry.qos,
+            qos,
             no_local: entry.no_local,
             retain_as_published: entry.retain_as_published,
         };
@@ -126,7 +132,7 @@ impl Shard {
         if let Some(session) = stored {
             self.remember(Record::Subscribed { session, filter, terms });
         }
-        Ok(match entry.qos {
+        Ok(match qos {
             Qos::AtMostOnce => ReasonCode::GRANTED_QOS_0,
             Qos::AtLeastOnce => ReasonCode::GrantedQos1,
             Qos::ExactlyOnce => ReasonCode::GrantedQos2,

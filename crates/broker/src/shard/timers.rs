@@ -132,9 +132,13 @@ impl Shard {
             }
             Some(session) => {
                 let resumes = session.resumes.is_some_and(|resumes| resumes <= now);
+                let rested = session.pace.as_ref().is_some_and(|pace| pace.has_rested(now));
                 self.time_out_orders(now, conn, fx);
                 if resumes {
                     self.catch_up(now, conn, fx);
+                }
+                if rested {
+                    self.listen_after_rest(conn, fx);
                 }
             }
             None => {}
@@ -158,6 +162,7 @@ impl Conn {
 impl Session {
     fn next_deadline(&self) -> Option<Instant> {
         let orders = self.orders.iter().map(|order| order.deadline);
-        orders.chain(self.ends).chain(self.resumes).min()
+        let rests = self.pace.as_ref().and_then(|pace| pace.rests);
+        orders.chain(self.ends).chain(self.resumes).chain(rests).min()
     }
 }

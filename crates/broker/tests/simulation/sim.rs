@@ -788,6 +788,9 @@ impl Sim {
         }
         if self.sess[sess].lenient {
             state.out.iter().for_each(|out| self.pubs[at(out.n)].lost = true);
+            if old != Some(sess) {
+                state.received.clear(); // perhaps of the session before it
+            }
         }
         state.out.iter_mut().for_each(|out| out.sent = false);
         self.send_again(client);

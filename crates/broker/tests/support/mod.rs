@@ -5,14 +5,15 @@
 #![expect(unreachable_pub, reason = "a module of several test files, not a crate")]
 #![expect(clippy::disallowed_methods, reason = "one base instant; all later ones are sums")]
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drawbridge_broker::storage::{Batch, Image, MessageId, Record};
 use drawbridge_broker::{
-    Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlPublish, Directory, Effect, Interest, Order,
-    OrderOutcome, Publisher, Refused, RenewRequest, Report, Restored, Shard, ShardConfig, Stats, What,
+    Admitted, Close, ConnId, ConnectRequest, ControlAck, ControlPublish, Crossing, Directory, Effect,
+    Interest, Order, OrderOutcome, Publisher, Refused, RenewRequest, Report, Restored, Shard, ShardConfig,
+    Stats, What,
 };
 use drawbridge_mqtt::codec::{
     Ack, Connect, ConnectProperties, Disconnect, Frame, Packet, PacketId, ProtocolVersion, Publish,
@@ -101,6 +102,10 @@ pub struct Net {
     pub controls: Vec<(usize, ConnId, Option<ControlAck>, ControlPublish)>,
     pub orders_done: Vec<(u64, OrderOutcome)>,
     pub crossings: usize,
+    /// What shards send each other waits for [`Net::cross`].
+    pub late_links: bool,
+    /// From, to, and what.
+    pub links: VecDeque<(usize, usize, Crossing)>,
     pub disk: Disk,
     /// Nobody knows them when the process starts anew.
     pub deleted: Vec<Uid>,
@@ -214,6 +219,8 @@ impl Net {
             controls: Vec::new(),
             orders_done: Vec::new(),
             crossings: 0,
+            late_links: false,
+            links: VecDeque::new(),
             disk,
             deleted: Vec::new(),
             settle,
@@ -283,6 +290,10 @@ impl Net {
             Effect::Cross { shard: to, crossing } => {
                 assert_ne!(shard, to);
                 self.crossings += 1;
+                if self.late_links {
+                    self.links.push_back((shard, to, crossing));
+                    return shard;
+                }
                 self.shards[to].crossings(self.now, vec![crossing], fx);
                 return to;
             }
@@ -304,6 +315,23 @@ impl Net {
             }
         }
         shard
+    }
+
+    /// What `from` has sent to other shards arrives, and what comes of that from there stays under way.
+    pub fn cross_from(&mut self, from: usize) {
+        let (arrives, stays) = std::mem::take(&mut self.links).into_iter().partition(|(f, ..)| *f == from);
+        let arrives: VecDeque<_> = arrives;
+        self.links = stays;
+        for (_, to, crossing) in arrives {
+            self.run(to, |shard, now, fx| shard.crossings(now, vec![crossing], fx));
+        }
+    }
+
+    /// Everything that is under way between shards arrives, and what comes of it.
+    pub fn cross(&mut self) {
+        while let Some((_, to, crossing)) = self.links.pop_front() {
+            self.run(to, |shard, now, fx| shard.crossings(now, vec![crossing], fx));
+        }
     }
 
     fn client_at(&mut self, shard: usize, conn: ConnId) -> Option<&mut Client> {

@@ -16,8 +16,11 @@ pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(15);
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// So long after it was made is a credential with this life renewed: after 7/10 of it, and up to 1/10 later, so
-/// that a fleet that connected in one minute does not renew in one.
+/// that a fleet that connected in one minute does not renew in one. Tokens count in whole seconds, and one of them may
+/// be over already.
 pub(crate) fn renew_after(life: Duration, random: u64) -> Duration {
+    let second = Duration::from_secs(1);
+    let life = if life > 2 * second { life - second } else { life };
     life * 7 / 10 + share(life / 10, random)
 }
 
@@ -58,13 +61,14 @@ mod tests {
     #[test]
     fn a_credential_is_renewed_between_7_and_8_tenths_of_its_life() {
         for life_s in [3, 60, 3600, 86_400] {
-            let life = Duration::from_secs(life_s);
+            let told = Duration::from_secs(life_s);
+            let life = told - Duration::from_secs(1);
             for random in [0, 1 << 63, u64::MAX] {
-                let after = renew_after(life, random);
+                let after = renew_after(told, random);
                 assert!(after >= life * 7 / 10 && after <= life * 8 / 10, "{after:?} of {life:?}");
             }
         }
-        assert!(renew_after(Duration::from_secs(100), 1 << 63) > Duration::from_secs(74), "jitter is used");
+        assert!(renew_after(Duration::from_secs(101), 1 << 63) > Duration::from_secs(74), "jitter is used");
     }
 
     #[test]

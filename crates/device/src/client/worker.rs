@@ -11,6 +11,7 @@ use drawbridge_mqtt::codec::{
     ReasonCode, Subscribe, SubscribeEntry, Unsubscribe, UserProperties, Will, WillProperties,
 };
 use drawbridge_names::TopicName;
+use rustls::ClientConfig;
 
 use super::inbox::Receipt;
 use super::outbox::Send;
@@ -20,8 +21,8 @@ use crate::connect::{Accepted, LIFE_PROPERTY, admit, number};
 use crate::link::{Link, PACKET_BYTES_MAX};
 use crate::login::channel_binding;
 use crate::{
-    ACE_METHOD, ACE_NONCE_BYTES, Advice, Backoff, DeviceError, KeyLogin, REFRESH_EXPORTER_LABEL, Sign, Token,
-    TokenSource, ace_answer, ace_token, refresh_context, renewal,
+    ACE_METHOD, ACE_NONCE_BYTES, AceProof, Advice, Backoff, DeviceError, KeyLogin, REFRESH_EXPORTER_LABEL,
+    Sign, Token, TokenSource, Way, ace_answer, ace_token, refresh_context, renewal,
 };
 
 /// So many of our own publishes are under way at once, if the server takes as many.
@@ -45,6 +46,8 @@ pub(super) struct Worker {
     received: HashSet<u16>,
     /// How far our clock is behind the server's, in seconds, once it has said so.
     clock_behind_s: i128,
+    /// TLS of all connections, so that a session of before is resumed.
+    tls: Option<Arc<ClientConfig>>,
     /// The server did not take our own JWT: the next token comes over HTTPS.
     over_https: bool,
 }
@@ -150,6 +153,7 @@ impl Worker {
             has_session,
             received: HashSet::new(),
             clock_behind_s: 0,
+            tls: None,
             over_https: false,
         }
     }
@@ -259,7 +263,13 @@ impl Worker {
         if wants_token && !source.is_minted_here() {
             token = Some(source.token(login.as_ref(), self.now_s(), None)?);
         }
-        let mut link = Link::open(&options.endpoint, version, Arc::clone(&options.environment))?;
+        if self.tls.is_none() {
+            // What TLS exports is taken for a proof on full handshakes alone (RFC 9431 section 4).
+            let resumes = !matches!(options.way, Way::Ace(AceProof::Exporter));
+            self.tls = options.endpoint.config(resumes)?;
+        }
+        let mut link =
+            Link::open(&options.endpoint, self.tls.clone(), version, Arc::clone(&options.environment))?;
         if wants_token && token.is_none() {
             token = Some(source.token(login.as_ref(), self.now_s(), channel_binding(&link)?)?);
         }
@@ -279,7 +289,10 @@ impl Worker {
                 },
             }),
         };
+        // A client that sends it wants to know how long its right lasts.
+        let asked = [(LIFE_PROPERTY, "")];
         let properties = ConnectProperties {
+            user_properties: if wants_token { UserProperties::of(&asked) } else { UserProperties::default() },
             session_expiry_s: Some(options.session_expiry_s),
             receive_maximum: NonZeroU16::new(options.receive_maximum.max(1)),
             maximum_packet_size: u32::try_from(PACKET_BYTES_MAX).ok().and_then(NonZeroU32::new),
@@ -347,6 +360,9 @@ impl Worker {
             state.done.clear();
             state.fetched = None;
             state.waker = Some(open.link.waker());
+            // Told in the same breath: who asks for events behind `connected` hears of what comes after it.
+            let connected = Event::Connected { session_present: kept, client_id };
+            state.listeners.retain(|listener| listener.send(connected.clone()).is_ok());
             state.connected = true;
             state.failure = None;
             if open.doors.contains(&Door::Topic) {
@@ -357,7 +373,6 @@ impl Worker {
             self.subscribe(open, id, RESULT_TOPIC, Qos::AtLeastOnce)?;
         }
         self.shared.changed.notify_all();
-        self.shared.tell(&Event::Connected { session_present: kept, client_id });
         Ok(())
     }
 

@@ -186,6 +186,12 @@ impl Peer {
         tls.conn.export_keying_material([0; 32], label, Some(context)).expect("exports")
     }
 
+    /// Whether the handshake resumed a session of before.
+    pub(crate) fn is_resumed(&self) -> bool {
+        let Stream::Tls(tls) = &self.stream else { panic!("no TLS") };
+        tls.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+
     /// The certificate that the client showed.
     pub(crate) fn certificate(&self) -> Option<Vec<u8>> {
         let Stream::Tls(tls) = &self.stream else { panic!("no TLS") };

@@ -227,3 +227,21 @@ fn a_server_is_known_by_its_root_or_by_its_key_and_no_other_is_spoken_to() {
     assert!(!connects(Tls::with_roots(stranger.cert.pem())));
     assert!(!connects(Tls::with_pin([7; 32])));
 }
+
+#[test]
+fn a_client_that_comes_back_resumes_tls_but_not_where_the_exporter_is_its_proof() {
+    let kinds = |way: Way| {
+        let broker = Broker::start(false, |_, peer, reports| {
+            peer.admit(false);
+            let _ = reports.send(peer.is_resumed()); // and the connection ends
+        });
+        let key = key();
+        let mut options = broker.options(false);
+        (options.way, options.login, options.tokens) = (way, Some(login(&key)), numbered(600_000, true));
+        let _client = DeviceClient::start(options).expect("starts");
+        [broker.report(), broker.report(), broker.report()]
+    };
+    assert_eq!(kinds(Way::Token), [false, true, true]);
+    assert_eq!(kinds(Way::Ace(AceProof::Challenge)), [false, true, true]);
+    assert_eq!(kinds(Way::Ace(AceProof::Exporter)), [false; 3]);
+}

@@ -1,10 +1,15 @@
 //! The device library against a running server: what only a device does.
 
-use drawbridge_device::{ApiClient, DeviceError, DeviceIdentity};
+use std::time::Duration;
+
+use drawbridge_device::{
+    AceProof, ApiClient, ClientOptions, DeviceClient, DeviceError, DeviceIdentity, Event, ProtocolVersion,
+    Qos, TokenSource, Way,
+};
 use drawbridge_jose::{Algorithm, Sign, SigningKey};
 use serde_json::Value;
 
-use crate::harness::{Core, connect};
+use crate::harness::{Core, connect, run_python, wait_for};
 
 /// The identity with another private key.
 fn with_key(core: &Core, name: &str, key: SigningKey) -> DeviceIdentity {
@@ -53,4 +58,288 @@ fn a_device_replaces_its_key_by_one_of_another_kind_and_a_lost_answer_costs_noth
         (&active[0]["kid"], &active[0]["alg"]),
         (&Value::from(new.public_key().thumbprint()), &Value::from("EdDSA"))
     );
+}
+
+/// A client that has nothing to wait for but the server.
+fn started(options: ClientOptions) -> DeviceClient {
+    let client = DeviceClient::start(options).expect("starts");
+    client.connected(PATIENCE).expect("admitted");
+    client
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn the_client_enters_by_every_way_it_has_and_its_message_arrives() {
+    let core = Core::start();
+    drop(core.device("lamp"));
+    let backend = core.application("backend", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
+    let mut reader = connect(&backend);
+    reader.subscribe("devices/lamp/events/#").expect("granted");
+    let jwt = |bound| TokenSource::DeviceJwt { life_s: 600, bound };
+    let access = TokenSource::AccessToken { scope: None, bound: false };
+    let ace = || TokenSource::AceToken { scope: None };
+    let method = |name: &str| Way::Method(name.to_owned());
+    let (old, new) = (ProtocolVersion::V311, ProtocolVersion::V5);
+    let rows = [
+        ("jwt", old, Way::Token, jwt(false)),
+        ("jwt 5", new, Way::Token, jwt(false)),
+        ("access token", old, Way::Token, access.clone()),
+        ("access token 5", new, Way::Token, access),
+        ("OAUTH2-JWT", new, method("OAUTH2-JWT"), jwt(false)),
+        ("CUSTOM-JWT", new, method("CUSTOM-JWT"), jwt(false)),
+        ("ace, exporter", new, Way::Ace(AceProof::Exporter), ace()),
+        ("ace, challenge", new, Way::Ace(AceProof::Challenge), ace()),
+        ("ace of 3.1.1", old, Way::Ace(AceProof::Exporter), ace()),
+    ];
+    for only_1_2 in [false, true] {
+        for websocket in [false, true] {
+            for (name, version, way, tokens) in rows.clone() {
+                let what = format!("{name}, TLS 1.2 only: {only_1_2}, WebSocket: {websocket}");
+                let mut options = ClientOptions::of(load(&core, "lamp")).expect("options");
+                (options.version, options.way, options.tokens) = (version, way, tokens);
+                options.endpoint.tls.as_mut().expect("TLS").only_1_2 = only_1_2;
+                if websocket {
+                    options.endpoint.server = core.endpoints.https.clone();
+                    options.endpoint.websocket = Some("/mqtt".to_owned());
+                }
+                let client = started(options);
+                let delivery = client.telemetry("way", what.as_bytes()).expect("taken");
+                delivery.wait(PATIENCE).expect(&what);
+                let message = reader.receive(PATIENCE).expect("open").expect(&what);
+                assert_eq!(String::from_utf8(message.payload).expect("text"), what);
+                assert_eq!(client.stop(PATIENCE), 0);
+            }
+        }
+    }
+}
+
+fn load(core: &Core, name: &str) -> DeviceIdentity {
+    DeviceIdentity::load(&core.identity_folder(name)).expect("an identity")
+}
+
+#[test]
+fn sessions_go_on_over_renewals_by_every_door_without_a_message_lost_or_doubled() {
+    let core = Core::start();
+    core.cli_ok(&["registry", "set", "default", "--token-life-s", "3"]);
+    drop(core.device("lamp"));
+    let backend = core.application("backend", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
+    let mut reader = connect(&backend);
+    reader.subscribe("devices/lamp/events/#").expect("granted");
+    let access = TokenSource::AccessToken { scope: None, bound: false };
+    let ace = TokenSource::AceToken { scope: None };
+    let rows = [
+        ("the topic, 3.1.1", ProtocolVersion::V311, Way::Token, access.clone()),
+        ("the topic, 5", ProtocolVersion::V5, Way::Token, access.clone()),
+        ("AUTH of one round", ProtocolVersion::V5, Way::Method("OAUTH2-JWT".to_owned()), access),
+        ("AUTH of ace", ProtocolVersion::V5, Way::Ace(AceProof::Exporter), ace),
+    ];
+    for (name, version, way, tokens) in rows {
+        let mut options = ClientOptions::of(load(&core, "lamp")).expect("options");
+        (options.version, options.way, options.tokens) = (version, way, tokens);
+        let client = started(options);
+        let events = client.events();
+        let (mut sent, mut renewals) = (0u64, 0);
+        while renewals < 3 {
+            sent += 1;
+            client.telemetry("count", sent.to_string().as_bytes()).expect("taken");
+            match events.recv_timeout(Duration::from_millis(20)) {
+                Ok(Event::Renewed { removed, .. }) => {
+                    assert_eq!(removed, [""; 0], "{name}");
+                    renewals += 1;
+                }
+                Ok(other) => panic!("{name}: {other:?}"),
+                Err(_) => {}
+            }
+            assert!(sent < 5000, "{name}: no renewal");
+        }
+        assert_eq!(client.stop(PATIENCE), 0);
+        for number in 1..=sent {
+            let message = reader.receive(PATIENCE).expect("open").expect("a message");
+            assert_eq!(message.payload, number.to_string().as_bytes(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_client_replaces_its_key_and_goes_on_with_the_new_one() {
+    let core = Core::start();
+    let old = core.device("lamp");
+    let client = started(ClientOptions::of(load(&core, "lamp")).expect("options"));
+    let commands = client.commands().expect("subscribes");
+    commands.granted(PATIENCE).expect("granted");
+    let events = client.events();
+    let kept = core.place().join("new-key.pem");
+    client.rotate_key(Algorithm::EdDsa, |new| drawbridge_device::store_key(&kept, new)).expect("replaced");
+    // The session goes on with the new key, or the client is back with it at once.
+    let after = events.iter().find(|event| matches!(event, Event::Renewed { .. } | Event::Connected { .. }));
+    assert!(after.is_some());
+    let key = drawbridge_device::load_key(&kept).expect("it was stored before it was sent");
+    let api = core.api();
+    api.token("lamp", &old.issuer, None, &key).expect("the new key logs in");
+    assert!(api.token("lamp", &old.issuer, None, &old.key).is_err(), "the old key is replaced");
+    client.telemetry("after", b"1").expect("taken").wait(PATIENCE).expect("the session goes on");
+}
+
+#[test]
+fn commands_answer_when_the_device_is_done_and_configs_and_states_arrive() {
+    let core = Core::start();
+    drop(core.device("lamp"));
+    let client = started(ClientOptions::of(load(&core, "lamp")).expect("options"));
+    let name = client.name().to_owned();
+    let reporter = client.clone();
+    client
+        .on(&format!("devices/{name}/commands/#"), Qos::AtLeastOnce, move |command| {
+            if command.payload == b"explode" {
+                return command.refuse();
+            }
+            reporter.report_state(&command.payload).expect("taken");
+        })
+        .expect("subscribes");
+    let config = client.config().expect("subscribes");
+    config.granted(PATIENCE).expect("granted");
+    core.cli_ok(&["command", "send", "lamp", "on"]);
+    let refused = core.cli(&["command", "send", "lamp", "explode"]);
+    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+    core.cli_ok(&["config", "set", "lamp", "bright"]);
+    let taken = loop {
+        let one = config.receive(PATIENCE).expect("a config");
+        if !one.payload.is_empty() {
+            break one; // the first is the one of before, which is none
+        }
+    };
+    assert_eq!(taken.payload, b"bright");
+    wait_for("the state", PATIENCE, || {
+        core.cli_ok(&["state", "list", "lamp", "--json"]).contains("b24").then_some(())
+    });
+    let _ = client.stop(PATIENCE);
+}
+
+#[test]
+fn a_clock_at_1970_and_a_client_that_has_to_wait_for_its_server() {
+    let mut core = Core::start();
+    drop(core.device("lamp"));
+    struct Unset;
+    impl drawbridge_device::Environment for Unset {
+        fn now_s(&self) -> u64 {
+            17
+        }
+        fn elapsed(&self) -> Duration {
+            drawbridge_device::Host.elapsed()
+        }
+        fn random(&self, bytes: &mut [u8]) {
+            drawbridge_device::Host.random(bytes);
+        }
+    }
+    let options = || {
+        let mut options = ClientOptions::of(load(&core, "lamp")).expect("options");
+        options.environment = std::sync::Arc::new(Unset);
+        options
+    };
+    let client = started(options());
+    client.telemetry("x", b"1").expect("taken").wait(PATIENCE).expect("acknowledged");
+    assert_eq!(client.stop(PATIENCE), 0);
+    let options = options();
+    core.stop();
+    let waiting = DeviceClient::start(options).expect("starts");
+    let refused = waiting.connected(PATIENCE).expect_err("nobody listens");
+    assert!(matches!(refused, DeviceError::Connection { .. }), "{refused:?}");
+    waiting.telemetry("x", b"2").expect("kept");
+    assert_eq!(waiting.stop(Duration::from_millis(1)), 1);
+}
+
+#[test]
+fn the_examples_of_the_library_run() {
+    let core = Core::start();
+    drop(core.device("lamp"));
+    let folder = core.identity_folder("lamp");
+    let example = |name: &str, words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO"));
+        command.args(["run", "--quiet", "--offline", "-p", "drawbridge-device", "--example", name, "--"]);
+        command.arg(&folder).args(words).current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.stdout(std::process::Stdio::piped()).spawn().expect("cargo runs")
+    };
+    let said = |child: std::process::Child| {
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let text = said(example("sensor", &["2"]));
+    assert!(text.contains("20 °C") && text.ends_with("0 left\n"), "{text}");
+    let text = said(example("secure_element", &[]));
+    assert!(text.ends_with("0 left\n"), "{text}");
+    let lamp = example("lamp", &["2"]);
+    wait_for("the lamp", Duration::from_secs(60), || {
+        core.cli(&["command", "send", "lamp", "on", "--wait", "2s"]).status.success().then_some(())
+    });
+    assert_eq!(core.cli(&["command", "send", "lamp", "wink"]).status.code(), Some(5), "it was rejected");
+    let text = said(lamp);
+    assert!(text.contains("command on\nrejected\n"), "{text}");
+}
+
+#[test]
+fn plain_paho_renews_over_the_topic_and_is_cut_off_when_it_does_not() {
+    let core = Core::start();
+    core.cli_ok(&["registry", "set", "default", "--clock-skew-s", "0"]);
+    drop(core.device("lamp"));
+    let folder = core.identity_folder("lamp").to_string_lossy().into_owned();
+    let backend = core.application("backend", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
+    let mut reader = connect(&backend);
+    reader.subscribe("devices/lamp/events/#").expect("granted");
+    let script = "../../../../examples/renew.py";
+    for version in ["3.1.1", "5"] {
+        let words = [folder.as_str(), "--life", "3", "--version", version, "--renewals", "5"];
+        let text = run_python(script, &words);
+        assert!(text.contains("5 renewals, the same connection"), "{text}");
+        let mut wanted = 1;
+        loop {
+            let message = reader.receive(PATIENCE).expect("open").expect("a message");
+            if message.payload == b"end" {
+                break;
+            }
+            assert_eq!(message.payload, wanted.to_string().as_bytes());
+            wanted += 1;
+        }
+        assert!(wanted > 50, "{wanted}");
+        let text = run_python(script, &[folder.as_str(), "--life", "3", "--version", version, "--never"]);
+        assert!(text.contains("cut off after"), "{text}");
+        while reader.receive(Duration::from_millis(300)).expect("open").is_some() {}
+    }
+    assert!(!core.log().contains("eyJ"), "no token stands in the log");
+}
+
+#[test]
+fn device_run_sends_lines_prints_commands_and_renews_by_itself() {
+    let core = Core::start();
+    core.cli_ok(&["registry", "set", "default", "--token-life-s", "3"]);
+    drop(core.device("lamp"));
+    let mut child = std::process::Command::new(crate::harness::DRAWBRIDGE)
+        .args(["--data", &core.data().to_string_lossy(), "--json", "device", "run", "lamp", "-l"])
+        .args(["--method", "access-token", "--as", &core.identity_folder("lamp").to_string_lossy()])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    let say = |stdin: &mut std::process::ChildStdin, line: &str| {
+        std::io::Write::write_all(stdin, format!("{line}\n").as_bytes()).expect("it reads");
+    };
+    say(&mut stdin, "{\"lux\":1}");
+    say(&mut stdin, "/state ready");
+    wait_for("the state", PATIENCE, || {
+        core.cli_ok(&["state", "list", "lamp", "--json"]).contains("cmVhZHk").then_some(())
+    });
+    wait_for("the command", PATIENCE, || {
+        core.cli(&["command", "send", "lamp", "on", "--wait", "2s"]).status.success().then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(7));
+    say(&mut stdin, "last");
+    drop(stdin);
+    let output = child.wait_with_output().expect("ends");
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    for wanted in ["\"renewed\"", "devices/lamp/commands", "devices/lamp/events/report", "\"last\""] {
+        assert!(text.contains(wanted), "{wanted} in {text}");
+    }
+    assert!(!text.contains("\"disconnected\""), "{text}");
 }

@@ -317,7 +317,7 @@ async fn a_policy_is_asked_about_one_message_over_one_connection_and_its_tests_h
     let refused = world.admin(set(&failing)).await;
     assert_eq!((refused.status, refused.word().as_str()), (422, "policy-tests-failed"), "{}", refused.text);
     let fault = refused.json()["faults"][0].as_str().expect("a fault").to_owned();
-    assert!(fault.contains("line 8: test[0]") && fault.contains("wanted: allow"), "{fault}");
+    assert!(fault.contains("line 9: test[0]") && fault.contains("wanted: allow"), "{fault}");
     assert_eq!(world.admin(Ask::get("/v1/policies/pumps")).await.status, 404, "nothing has changed");
     let passing = format!("{rules}[[test]]\nprincipal = 'pump'\npublish = 'a'\nexpect = 'deny'\n");
     assert_eq!(world.admin(set(&passing)).await.status, 201);

@@ -14,6 +14,9 @@ pub enum PopInput {
     Exporter([u8; 32]),
     /// The nonce of the broker, then that of the client.
     Nonces([u8; 8], [u8; 8]),
+    /// Ours, for a new token on `$drawbridge/auth`: an exporter value whose context is the hash of that token, behind
+    /// a text that no other proof begins with.
+    Renewal([u8; 32]),
 }
 
 impl PopInput {
@@ -25,6 +28,7 @@ impl PopInput {
         match self {
             Self::Exporter(value) => value.to_vec(),
             Self::Nonces(broker, client) => [&broker[..], client].concat(),
+            Self::Renewal(value) => [&b"db-refresh-1\0"[..], value].concat(),
         }
     }
 }
