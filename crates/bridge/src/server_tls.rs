@@ -725,11 +725,14 @@ mod tests {
         assert!(ServerTls::new(settings(), &[]).is_err());
     }
 
+    /// Whether HTTPS is spoken too, what the client offers, and what comes of it.
+    type Row<'a> = (bool, &'a [&'a [u8]], Result<Option<&'a [u8]>, &'a str>);
+
     #[test]
     fn alpn_tells_mqtt_and_https_apart_and_an_unknown_name_is_refused() {
         let mqtt: &[&[u8]] = &[b"mqtt"];
         let by_certificate: &[&[u8]] = &[b"x-amzn-mqtt-ca"];
-        let table: [(bool, &[&[u8]], Result<Option<&[u8]>, &str>); 9] = [
+        let table: [Row<'_>; 9] = [
             // Both are spoken.
             (true, mqtt, Ok(Some(b"mqtt"))),
             (true, by_certificate, Ok(Some(b"x-amzn-mqtt-ca"))),
