@@ -305,6 +305,9 @@ impl Watcher for BridgeHandle {
                 uid: None,
                 end: TicketEnd::IssuerKey(kid.clone()),
             },
+            SessionsEnd::Ca { registry, ca } => {
+                Ended::Ticket { registry: registry.clone(), uid: None, end: TicketEnd::IssuerKey(ca.clone()) }
+            }
             SessionsEnd::Policy { registry, policy } => {
                 self.shared.changes.tell(None, || {
                     for inbox in &self.shared.inboxes {

@@ -82,6 +82,9 @@ fn both_set(set: &PrincipalSet) -> Result<Value, Failure> {
     if let Some(bound) = set.bound_tokens {
         body["bound_tokens"] = json!(bound);
     }
+    if let Some(ways) = &set.ways {
+        body["ways"] = ways_of(ways);
+    }
     match set.certificate_subject.as_deref().map(|text| (text, text.split_once('='))) {
         None => {}
         Some(("none", _)) => body["certificate_subject"] = Value::Null,
@@ -94,6 +97,11 @@ fn both_set(set: &PrincipalSet) -> Result<Value, Failure> {
         }
     }
     Ok(body)
+}
+
+/// `--ways`: words with commas between, or `all`.
+pub(crate) fn ways_of(text: &str) -> Value {
+    if text == "all" { Value::Null } else { text.split(',').map(str::trim).collect() }
 }
 
 fn set(common: &Common, kind: Kind, name: &str, body: &Value) -> Result<(), Failure> {
@@ -112,6 +120,7 @@ fn set(common: &Common, kind: Kind, name: &str, body: &Value) -> Result<(), Fail
             Value::Array(words) if words.is_empty() => "none".to_owned(),
             Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
             Value::String(word) => word.clone(),
+            Value::Null if member == "ways" => "all that are open".to_owned(),
             Value::Null if member == "clock" => "as the registry says".to_owned(),
             Value::Null => "none".to_owned(),
             Value::Object(fields) => {

@@ -1,5 +1,7 @@
 //! `/v1/registries`: the namespaces of this server.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
@@ -7,7 +9,8 @@ use axum::http::request::Parts;
 use drawbridge_admission::{IssuerKeyInfo, IssuerKeyState, NewRegistry, RegistryChange, Rotation};
 use drawbridge_names::RegistryName;
 use drawbridge_registry::{
-    ClockTrust, GoogleNames, IssuerAlgorithm, RegistryRecord, RegistrySettings, TokenFormat,
+    CertificateRegistration, ClockTrust, GoogleNames, IssuerAlgorithm, RegistryRecord, RegistrySettings,
+    TokenFormat,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,7 +21,7 @@ use crate::caller::{Admin, Root, Viewer};
 use crate::config::BODY_BYTES_MAX;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
-use crate::principals::path_part;
+use crate::principals::{given, path_part};
 use crate::wire_time;
 
 /// All registries, in byte order of name.
@@ -40,6 +43,12 @@ pub(crate) struct NewRegistryBody {
     token_format: Option<TokenFormat>,
     clock: Option<ClockTrust>,
     issuer_algorithm: Option<IssuerAlgorithm>,
+    /// `null`: all that the listener allows.
+    #[serde(default, deserialize_with = "given")]
+    ways: Option<Option<BTreeSet<String>>>,
+    /// `null`: nobody registers so.
+    #[serde(default, deserialize_with = "given")]
+    certificate_registration: Option<Option<Object<CertificateRegistration>>>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +77,8 @@ pub(crate) async fn add(
             token_format: body.token_format.unwrap_or_default(),
             clock: body.clock.unwrap_or_default(),
             issuer_algorithm: body.issuer_algorithm.unwrap_or_default(),
+            ways: body.ways.flatten(),
+            certificate_registration: body.certificate_registration.flatten().map(|Object(rule)| rule),
         },
     };
     match state.admission.create_registry(new, caller.actor()).await? {
@@ -117,6 +128,12 @@ pub(crate) struct ChangeBody {
     token_format: Option<TokenFormat>,
     clock: Option<ClockTrust>,
     issuer_algorithm: Option<IssuerAlgorithm>,
+    /// `null`: all that the listener allows.
+    #[serde(default, deserialize_with = "given")]
+    ways: Option<Option<BTreeSet<String>>>,
+    /// `null`: nobody registers so.
+    #[serde(default, deserialize_with = "given")]
+    certificate_registration: Option<Option<Object<CertificateRegistration>>>,
 }
 
 /// Changes what may be changed of a registry.
@@ -134,6 +151,11 @@ pub(crate) async fn change(
         token_format: body.token_format.unwrap_or(before.token_format),
         clock: body.clock.unwrap_or(before.clock),
         issuer_algorithm: body.issuer_algorithm.unwrap_or(before.issuer_algorithm),
+        ways: body.ways.unwrap_or_else(|| before.ways.clone()),
+        certificate_registration: match body.certificate_registration {
+            Some(rule) => rule.map(|Object(rule)| rule),
+            None => before.certificate_registration.clone(),
+        },
     };
     let change = RegistryChange {
         clock_skew_s: body.clock_skew_s,
@@ -214,6 +236,8 @@ fn registry_json(record: &RegistryRecord) -> Value {
         "token_format": record.settings.token_format,
         "clock": record.settings.clock,
         "issuer_algorithm": record.settings.issuer_algorithm,
+        "ways": record.settings.ways,
+        "certificate_registration": record.settings.certificate_registration,
         "created": wire_time::from_s(record.created_s),
     })
 }

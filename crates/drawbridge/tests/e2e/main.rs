@@ -7,6 +7,7 @@
     reason = "these tests live in real time and tell what they saw"
 )]
 
+mod ace;
 mod attacks;
 mod audit;
 mod bad_input;
