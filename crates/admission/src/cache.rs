@@ -112,8 +112,8 @@ impl Cache {
 
     /// Whether nothing has changed since.
     pub(crate) fn is_current(&self, generation: &Generation) -> bool {
-        let stands = |stamp: &Stamp| self.counters[stamp.counter].load(Ordering::SeqCst) == stamp.count;
-        stands(&generation.principal) && generation.policy.as_ref().is_none_or(stands)
+        self.stands(&generation.principal)
+            && generation.policy.as_ref().is_none_or(|stamp| self.stands(stamp))
     }
 
     /// The principal, if it is here and nothing has changed since it was loaded.
@@ -169,6 +169,21 @@ impl Cache {
     /// The principal was changed; the store has committed.
     pub(crate) fn principal_changed(&self, registry: &RegistryName, name: &PrincipalName) {
         self.counters[self.principal_counter(registry, name)].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// To be taken before the CAs of a registry are read from the store.
+    pub(crate) fn stamp_cas(&self, registry: &RegistryName) -> Stamp {
+        self.stamp(self.counter(&(2_u8, registry.as_str(), "")))
+    }
+
+    /// The CAs of a registry were changed; the store has committed.
+    pub(crate) fn cas_changed(&self, registry: &RegistryName) {
+        self.counters[self.counter(&(2_u8, registry.as_str(), ""))].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether what was stamped has not changed since.
+    pub(crate) fn stands(&self, stamp: &Stamp) -> bool {
+        self.counters[stamp.counter].load(Ordering::SeqCst) == stamp.count
     }
 
     /// The policy was changed; the store has committed.

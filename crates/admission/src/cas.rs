@@ -1,13 +1,13 @@
 //! The certificate authorities of a registry: whose certificates its principals may log in with.
 
-use drawbridge_jose::{PublicKey, sha256};
-use drawbridge_names::RegistryName;
+use drawbridge_jose::{PublicKey, base64url_encode, sha256};
+use drawbridge_names::{KeyId, RegistryName};
 use drawbridge_registry::Ca;
 use serde_json::json;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::enrol::is_label;
-use crate::{Actor, Admission, AdmissionError};
+use crate::{Actor, Admission, AdmissionError, SessionsEnd};
 
 /// Longest certificate of a CA, in bytes of DER.
 const CA_BYTES_MAX: usize = 16 * 1024;
@@ -71,7 +71,8 @@ impl Admission {
         cas.into_iter().map(|ca| ca_facts(&ca.der).map(|facts| (ca, facts))).collect()
     }
 
-    /// Removes a CA: no certificate of it logs in any more. Answers whether it was there.
+    /// Removes a CA: no certificate of it logs in any more, and the sessions that it has let in end. Answers
+    /// whether it was there.
     ///
     /// # Errors
     /// [`AdmissionError`] when there is no such registry, or the store does not answer.
@@ -83,7 +84,11 @@ impl Admission {
     ) -> Result<bool, AdmissionError> {
         self.must_exist(registry)?;
         let audit = self.audit(actor, "ca.remove", &fingerprint_hex(fingerprint), &json!({}));
-        Ok(self.inner.store.remove_ca(registry, fingerprint, audit).await?)
+        let removed = self.inner.store.remove_ca(registry, fingerprint, audit).await?;
+        self.inner.cache.cas_changed(registry);
+        // Also where it was gone before: whoever removed it may not have come this far.
+        self.tell(&SessionsEnd::Ca { registry: registry.clone(), ca: ca_id(fingerprint) });
+        Ok(removed)
     }
 }
 
@@ -91,6 +96,11 @@ impl Admission {
 #[must_use]
 pub fn fingerprint_hex(fingerprint: &[u8; 32]) -> String {
     fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A CA as what a session remembers of it.
+pub(crate) fn ca_id(fingerprint: &[u8; 32]) -> KeyId {
+    KeyId::parse(&base64url_encode(fingerprint)).expect("a digest is as long as a thumbprint")
 }
 
 /// Judges a certificate as that of a CA.

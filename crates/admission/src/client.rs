@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use drawbridge_identity::{
     Asserted, Candidate, ClientAssertion, LeafCertificate, NotProven, Refusal, SubjectField,
-    verify_client_chain,
 };
 use drawbridge_jose::{base64url_encode, sha256};
 use drawbridge_names::{KeyId, PrincipalName};
 use drawbridge_registry::CertificateSubject;
 
+use crate::Admission;
 use crate::cache::Loaded;
 use crate::registries::Realm;
-use crate::{Admission, unavailable};
 
 /// How a client proves who it is at the token, introspection and revocation endpoints: exactly one way.
 #[derive(Clone, Copy)]
@@ -150,19 +149,21 @@ impl Admission {
         let name = PrincipalName::parse(client_id).ok();
         let loaded = self.candidate(registry, name.as_ref()).await?;
         let now_s = self.now_s();
-        if let Some(loaded) = &loaded
-            && let Some(kid) = leaf.thumbprint.as_deref().and_then(|kid| KeyId::parse(kid).ok())
-            && loaded.ring.usable(&kid, now_s).is_some()
+        let kid = leaf.thumbprint.as_deref().and_then(|kid| KeyId::parse(kid).ok());
+        if let (Some(loaded), Some(kid)) = (&loaded, kid)
+            && loaded.keys.iter().any(|key| key.kid == kid)
         {
+            // A key that was taken back comes in by no CA either.
+            if loaded.ring.usable(&kid, now_s).is_none() {
+                return Err(not_theirs("its key is registered and may not be used (now)"));
+            }
             // Its own dates say nothing that its owner could not have written otherwise: those of the
             // registered key count, which a certificate that registered it has set.
             self.used(registry, &kid);
             let (loaded, certificate) = (Arc::clone(loaded), Some(leaf.digest));
             return Ok(Client { loaded, akid: Some(kid), asserted: None, certificate, until_s: None });
         }
-        let cas = self.inner.store.cas(registry).await.map_err(|error| unavailable(&error))?;
-        let cas: Vec<Vec<u8>> = cas.into_iter().map(|ca| ca.der).collect();
-        verify_client_chain(&certificate.chain_der, &cas, now_s).map_err(|why| not_theirs(&why))?;
+        self.vouched(registry, certificate).await?;
         let subject =
             loaded.as_ref().and_then(|loaded| loaded.principal.settings.certificate_subject.as_ref());
         match (loaded.as_ref(), subject) {
@@ -176,7 +177,7 @@ impl Admission {
     }
 }
 
-fn field_of(subject: &CertificateSubject) -> SubjectField<'_> {
+pub(crate) fn field_of(subject: &CertificateSubject) -> SubjectField<'_> {
     match subject {
         CertificateSubject::SubjectDn(name) => SubjectField::Dn(name),
         CertificateSubject::SanDns(name) => SubjectField::Dns(name),

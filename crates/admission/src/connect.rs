@@ -10,16 +10,17 @@ use drawbridge_jose::{Verify, base64url_decode};
 use drawbridge_names::{
     Epoch, KeyId, MqttClientId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid,
 };
-use drawbridge_policy::Rights;
+use drawbridge_policy::{Rights, VerifiedCertificate};
 
 use crate::admin_token::{ADMIN_TOKEN_PREFIX, OPAQUE_TOKEN_PREFIX};
 use crate::bearer::narrowed;
-use crate::cache::{Generation, Loaded};
+use crate::cache::{Generation, Loaded, Stamp};
 use crate::client_id::{GooglePath, effective, named_device};
+use crate::handshake::VouchingCa;
 use crate::issue::judge_state;
 use crate::registries::Realm;
 use crate::tokens::{ReadToken, TokenMark};
-use crate::ways::{PeerProof, TlsFacts, Way, Ways};
+use crate::ways::{PeerProof, TlsFacts, Way, Ways, judge_way};
 use crate::{Admission, Peer};
 
 /// A device has one live session unless its policy says more.
@@ -118,6 +119,10 @@ pub struct Connected {
     pub leading_slash: bool,
     /// Whether the client has proven, in this very connection, to hold the key that its credential is bound to.
     pub proven: bool,
+    /// The CA that vouched for the certificate that opened it: SHA-256 in base64url, for [`crate::SessionsEnd::Ca`].
+    pub ca: Option<KeyId>,
+    /// When the CAs were read.
+    ca_stamp: Option<Stamp>,
     generation: Generation,
     /// Of the gateway that acts for the principal.
     gateway_generation: Option<Generation>,
@@ -161,6 +166,12 @@ pub(crate) struct Proof {
     pub(crate) gateway: Option<Arc<Loaded>>,
     /// See [`Connected::proven`].
     pub(crate) proven: bool,
+    /// The credential is bound to the very key of the TLS handshake, and so says itself whose that is.
+    pub(crate) names_handshake: bool,
+    /// What the certificate says for which a CA has vouched.
+    pub(crate) certificate: Option<VerifiedCertificate>,
+    /// That CA.
+    pub(crate) ca: Option<VouchingCa>,
 }
 
 impl Proof {
@@ -175,6 +186,17 @@ impl Proof {
             token: None,
             gateway: None,
             proven: false,
+            names_handshake: false,
+            certificate: None,
+            ca: None,
+        }
+    }
+
+    /// Of a JWT only its signature tells whether it is a device's own or a token.
+    pub(crate) fn way_of(&self, way: Way) -> Way {
+        match way {
+            Way::DeviceJwt if self.token.is_some() => Way::AccessToken,
+            way => way,
         }
     }
 }
@@ -209,6 +231,7 @@ impl Admission {
             })
         };
         self.inner.cache.is_current(&connected.generation)
+            && connected.ca_stamp.as_ref().is_none_or(|stamp| self.inner.cache.stands(stamp))
             && connected.gateway_generation.as_ref().is_none_or(|of| self.inner.cache.is_current(of))
             && connected.token.as_ref().is_none_or(stands)
     }
@@ -249,6 +272,10 @@ impl Admission {
             }
             Way::Anonymous | Way::AuthzInfo => return Err(Refusal::NoCredential),
         };
+        if !matches!(way, Way::Certificate | Way::RawKey) {
+            self.judge_beside(&realm, request, &proof).await?;
+        }
+        judge_way(&realm, &proof.loaded.principal, proof.way_of(way))?;
         self.charge_principal(&realm.record.name, proof.loaded.principal.uid, request.peer)?;
         let path = GooglePath::parse(request.client_id.as_str());
         let path = path.filter(|path| {
@@ -438,6 +465,7 @@ impl Admission {
             token: Some(mark),
             gateway,
             proven,
+            names_handshake: matches!(claims.confirmation, Some(Confirmation::Certificate(_))),
             ..Proof::of(loaded)
         })
     }
@@ -506,7 +534,7 @@ impl Admission {
         client_id: &MqttClientId,
         path: Option<GooglePath<'_>>,
     ) -> Result<Connected, Refusal> {
-        let Proof { mut loaded, scope, kid, ends_s, once, token, gateway, proven } = proof;
+        let Proof { mut loaded, scope, kid, ends_s, once, token, gateway, proven, ca, .. } = proof;
         let registry = &realm.record.name;
         judge_state(&loaded)?;
         judge_bound(realm, &loaded, proven)?;
@@ -558,6 +586,8 @@ impl Admission {
             sessions_max: (kind == PrincipalKind::Device).then_some(DEVICE_SESSIONS_MAX),
             leading_slash: path.is_some(),
             proven,
+            ca_stamp: ca.as_ref().map(|ca| ca.stamp),
+            ca: ca.map(|ca| ca.ca),
             generation: loaded.generation,
         })
     }
@@ -580,6 +610,7 @@ impl Admission {
             })
             .ok_or(Refusal::NoCredential)?;
         let principal = &loaded.principal;
+        judge_way(&realm, principal, Way::Anonymous)?;
         let (client_id, assigned_client_id) =
             effective(principal.kind, &principal.name, request.client_id, None, &*self.inner.random)?;
         Ok(Connected {
@@ -600,6 +631,8 @@ impl Admission {
             sessions_max: None,
             leading_slash: false,
             proven: false,
+            ca: None,
+            ca_stamp: None,
             generation: loaded.generation,
         })
     }

@@ -15,7 +15,7 @@ use crate::connect::{Challenged, ConnectRequest, Proof, Verdict};
 use crate::registries::Realm;
 use crate::renew_session::{NewCredential, SessionRenewal};
 use crate::tokens::ReadToken;
-use crate::ways::{PeerProof, TlsFacts, Way};
+use crate::ways::{PeerProof, TlsFacts, Way, judge_way};
 
 /// How long the nonce of the broker is (RFC 9431 section 2.2.4.2.2).
 const NONCE_BYTES: usize = 8;
@@ -58,6 +58,8 @@ impl Admission {
         realm: &Realm,
         proof: Proof,
     ) -> Result<Verdict, Refusal> {
+        self.judge_beside(realm, request, &proof).await?;
+        judge_way(realm, &proof.loaded.principal, Way::Ace)?;
         self.charge_principal(&realm.record.name, proof.loaded.principal.uid, request.peer)?;
         self.admit(realm, proof, request.client_id, None).await.map(Verdict::connected)
     }
@@ -97,6 +99,7 @@ impl Admission {
         if !asked {
             return Ok(Verdict::Challenge(self.ace_nonce().to_vec()));
         }
+        judge_way(&realm, &proof.loaded.principal, Way::Ace)?;
         self.renewed_by(session, &realm, proof).await.map(Verdict::connected)
     }
 
@@ -177,12 +180,16 @@ impl Admission {
             self.judge_pop(request.tls, &key, &pop)?;
             proven = true;
         }
+        let peer = request.tls.and_then(|tls| tls.peer.as_ref()).and_then(key_of_peer);
+        let names_handshake =
+            matches!((&key, &peer), (PopKey::Public(of_token), Some(of_peer)) if of_token == of_peer);
         let proof = Proof {
             scope: claims.scope,
             kid: claims.akid,
             ends_s: Some(claims.expires_s),
             token: Some(mark),
             proven,
+            names_handshake,
             ..Proof::of(loaded)
         };
         Ok((realm, proof))

@@ -45,6 +45,7 @@ mod operate;
 mod passwords;
 mod policies;
 mod proofs;
+mod register_by_certificate;
 mod registries;
 mod renew;
 mod renew_session;
@@ -196,6 +197,7 @@ struct Inner {
     limits: Limits,
     desk: audit::Desk,
     ace: ace::Ace,
+    certificates_hourly: register_by_certificate::HourlyCounts,
 }
 
 impl std::fmt::Debug for Admission {
@@ -221,6 +223,7 @@ impl Admission {
         let inner = Inner {
             desk: audit::Desk::default(),
             ace: ace::Ace::default(),
+            certificates_hourly: Default::default(),
             limits: Limits::new(&settings.limits, clock.instant()),
             cache: Cache::new(settings.principals_cached_max),
             passwords: Passwords::new(&settings, &*random),

@@ -1,18 +1,22 @@
 //! Registries: their records, their issuer keys, and the audiences that keep them apart.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use drawbridge_identity::{Nonces, Refusal};
 use drawbridge_names::{PolicyName, RegistryName};
 use drawbridge_policy::Policy;
-use drawbridge_registry::{AddRegistry, GoogleNames, RegistryRecord, RegistrySettings};
+use drawbridge_registry::{
+    AddRegistry, CertificateRegistration, GoogleNames, RegistryRecord, RegistrySettings,
+};
 
 use zeroize::Zeroizing;
 
 use crate::issue::TOKEN_LIFE_S_MAX;
 use crate::issuer_keys::{ISSUER_KEYS, IssuerKeys};
+use crate::register_by_certificate::judge_rule;
 use crate::tokens::{RenewedTokens, RevokedJtis};
-use crate::{Actor, Admission, AdmissionError};
+use crate::{Actor, Admission, AdmissionError, Way};
 
 /// The name of the policy that `device add` attaches.
 pub(crate) const DEVICE_POLICY: &str = "device";
@@ -123,6 +127,7 @@ impl Admission {
         }
         judge_issuer(&record.issuer)?;
         judge_times(&record)?;
+        judge_settings(&record.settings)?;
         judge_audiences(&record, &self.registries())?;
         let detail =
             serde_json::json!({ "issuer": record.issuer, "bridge_audience": record.bridge_audience });
@@ -163,6 +168,15 @@ impl Admission {
         record.token_life_s = change.token_life_s.unwrap_or(record.token_life_s);
         record.settings = change.settings.unwrap_or(record.settings);
         judge_times(&record)?;
+        judge_settings(&record.settings)?;
+        if let Some(CertificateRegistration { policy: Some(policy), .. }) =
+            &record.settings.certificate_registration
+        {
+            let policy = PolicyName::parse(policy).map_err(|error| {
+                AdmissionError::Setting(format!("`certificate_registration.policy`: {error}"))
+            })?;
+            self.policy_must_exist(registry, Some(&policy)).await?;
+        }
         let detail = serde_json::json!({
             "clock_skew_s": record.clock_skew_s,
             "token_life_s": record.token_life_s,
@@ -269,6 +283,21 @@ fn judge_times(record: &RegistryRecord) -> Result<(), AdmissionError> {
         )));
     }
     Ok(())
+}
+
+fn judge_settings(settings: &RegistrySettings) -> Result<(), AdmissionError> {
+    judge_ways(settings.ways.as_ref())?;
+    settings.certificate_registration.as_ref().map_or(Ok(()), judge_rule).map_err(AdmissionError::Setting)
+}
+
+/// Whether these are ways into MQTT.
+pub(crate) fn judge_ways(ways: Option<&BTreeSet<String>>) -> Result<(), AdmissionError> {
+    let Some(unknown) = ways.into_iter().flatten().find(|way| Way::parse(way).is_none()) else {
+        return Ok(());
+    };
+    let unknown: String = unknown.chars().take(32).flat_map(char::escape_debug).collect();
+    let known: Vec<&str> = Way::ALL.iter().map(|way| way.as_str()).collect();
+    Err(AdmissionError::Setting(format!("`ways` has `{unknown}`; wanted some of {}", known.join(", "))))
 }
 
 /// Source: RFC 8414 section 2 (`issuer`).

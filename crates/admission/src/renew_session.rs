@@ -10,7 +10,7 @@ use crate::binding::Presentation;
 use crate::connect::{ConnectRequest, Connected, Credential, Proof, Verdict};
 use crate::registries::Realm;
 use crate::tokens::ReadToken;
-use crate::ways::{ACE_METHOD, TOKEN_METHODS, TlsFacts, Way, Ways};
+use crate::ways::{ACE_METHOD, TOKEN_METHODS, TlsFacts, Way, Ways, judge_way};
 use crate::{Admission, Challenged, Peer};
 
 /// A session that is open, and what came to renew it.
@@ -199,11 +199,13 @@ impl Admission {
         let token = lines.next().unwrap_or_default();
         let proof_line = lines.next().map(|line| line.strip_suffix(b"\n").unwrap_or(line));
         let request = self.as_connect(session, token);
-        match request.way()? {
-            Way::DeviceJwt | Way::AccessToken => {}
+        let way = match (request.way()?, session.credential) {
+            (Way::DeviceJwt | Way::AccessToken, NewCredential::Method { .. }) => Way::TokenMethod,
+            (way @ (Way::DeviceJwt | Way::AccessToken), NewCredential::Token(_)) => way,
             _ => return Err(Refusal::NotProven(NotProven::UnknownToken)),
-        }
+        };
         let (realm, proof) = self.prove_by_token(&request, proof_line).await?;
+        judge_way(&realm, &proof.loaded.principal, proof.way_of(way))?;
         self.renewed_by(session, &realm, proof).await.map(Verdict::connected)
     }
 

@@ -8,6 +8,7 @@ use drawbridge_names::{PrincipalKind, PrincipalName, RegistryName};
 use drawbridge_registry::{Principal, PrincipalChange, PrincipalSettings, Role};
 use serde_json::json;
 
+use crate::registries::judge_ways;
 use crate::scope::ApiWord;
 use crate::{Actor, Admission, AdmissionError, Authorized, Caller, EndReason};
 
@@ -84,6 +85,12 @@ impl Admission {
         if before.kind == PrincipalKind::Device && !settings.roles.is_empty() {
             return Err(AdmissionError::DeviceRole(name.clone()));
         }
+        judge_ways(settings.ways.as_ref())?;
+        // What a way that is closed now has let in ends; the client may come again by another.
+        let way_closed = settings
+            .ways
+            .as_ref()
+            .is_some_and(|now| before.settings.ways.as_ref().is_none_or(|before| !before.is_subset(now)));
         let sessions_end = settings.certificate_subject != before.settings.certificate_subject
             || settings.gateway != before.settings.gateway
             || settings.bound_tokens && !before.settings.bound_tokens
@@ -93,7 +100,7 @@ impl Admission {
         let change = PrincipalChange::Settings(settings);
         let changed =
             self.change(registry, name, change, revision, actor, "principal.settings", &detail).await?;
-        if changed.epoch != before.epoch {
+        if changed.epoch != before.epoch || way_closed {
             self.tell_principal(&changed, EndReason::Revoked);
         } else if sessions_end {
             self.tell_principal(&changed, EndReason::SettingsChanged);

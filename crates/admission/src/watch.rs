@@ -80,6 +80,13 @@ pub enum SessionsEnd {
         /// The key, which is believed no more.
         kid: KeyId,
     },
+    /// Those that were opened by a certificate for which a CA vouched.
+    Ca {
+        /// The registry.
+        registry: RegistryName,
+        /// The CA, which is believed no more ([`crate::Connected::ca`]).
+        ca: KeyId,
+    },
     /// Those that a gateway has opened for other devices.
     Gateway {
         /// The registry.

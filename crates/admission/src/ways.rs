@@ -7,9 +7,11 @@ use std::fmt;
 
 use drawbridge_identity::Refusal;
 use drawbridge_identity::ace::token_of_user_name;
+use drawbridge_registry::Principal;
 
 use crate::client::ClientCertificate;
 use crate::connect::{ConnectRequest, Credential};
+use crate::registries::Realm;
 
 /// One way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -232,8 +234,27 @@ impl ConnectRequest<'_> {
     /// # Errors
     /// [`Refusal::WayClosed`].
     pub(crate) fn allows(&self, way: Way) -> Result<(), Refusal> {
-        if self.ways.allows(way) { Ok(()) } else { Err(Refusal::WayClosed(way.as_str())) }
+        if self.ways.allows(way) {
+            Ok(())
+        } else {
+            Err(Refusal::WayClosed { way: way.as_str(), by: "listener" })
+        }
     }
+}
+
+/// Whether registry and principal leave this way open; asked once it is proven who comes. Where one names no ways, all
+/// are open.
+///
+/// # Errors
+/// [`Refusal::WayClosed`].
+pub(crate) fn judge_way(realm: &Realm, principal: &Principal, way: Way) -> Result<(), Refusal> {
+    let of = [("registry", &realm.record.settings.ways), ("principal", &principal.settings.ways)];
+    for (by, ways) in of {
+        if ways.as_ref().is_some_and(|ways| !ways.contains(way.as_str())) {
+            return Err(Refusal::WayClosed { way: way.as_str(), by });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::gate::{Gate, Places};
 use crate::handle::{BridgeHandle, Meter};
 use crate::inbox::{Inbox, ToShard};
 use crate::open_files::connections_fitting;
-use crate::{BridgeConfig, BridgeError, Listener, ListenerKind, statistics};
+use crate::{BridgeConfig, BridgeError, HttpsEntrance, Listener, ListenerKind, ServerTls, statistics};
 
 /// The running bridge. Dropping it ends it at once; [`Bridge::shutdown`] says goodbye first.
 #[derive(Debug)]
@@ -37,8 +37,10 @@ pub(crate) struct Shared {
     pub(crate) control: OnceLock<Arc<dyn ControlPublishes>>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) storage: Option<Arc<dyn Storage>>,
-    /// Those of the listeners, then that of WebSocket.
+    /// Those of the listeners, then those of WebSocket.
     pub(crate) doors: Vec<Door>,
+    /// How many of them are of listeners.
+    pub(crate) listeners: usize,
     pub(crate) connections: Places,
     /// Of these, those that wait until their address has room.
     pub(crate) patients: Places,
@@ -71,7 +73,9 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Door {
     /// With TLS of its own. The door of WebSocket has none: HTTPS has done the handshake.
-    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(crate) tls: Option<Arc<ServerTls>>,
+    /// Where those of its clients go that speak HTTPS.
+    pub(crate) https: Option<Arc<dyn HttpsEntrance>>,
     pub(crate) confidential: bool,
     pub(crate) anonymous_as: Option<PrincipalName>,
     pub(crate) registry: Option<RegistryName>,
@@ -80,18 +84,21 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    fn new(config: &BridgeConfig, listener: Option<&Listener>) -> Self {
-        let (tls, anonymous_as) = match listener.map(|listener| &listener.kind) {
-            Some(ListenerKind::Tls(config)) => (Some(Arc::clone(config)), None),
-            Some(ListenerKind::Plain { anonymous_as }) => (None, anonymous_as.clone()),
-            None => (None, None),
+    /// Of a listener, or of one of the places of WebSocket, where these ways are open.
+    fn new(config: &BridgeConfig, listener: Option<&Listener>, web_socket_ways: Ways) -> Self {
+        let (tls, https, anonymous_as) = match listener.map(|listener| &listener.kind) {
+            Some(ListenerKind::Tls(config)) => (Some(ServerTls::fixed(Arc::clone(config))), None, None),
+            Some(ListenerKind::ByHello { tls, https }) => (Some(Arc::clone(tls)), https.clone(), None),
+            Some(ListenerKind::Plain { anonymous_as }) => (None, None, anonymous_as.clone()),
+            None => (None, None, None),
         };
         Self {
             confidential: tls.is_some() || listener.is_none(),
             tls,
+            https,
             anonymous_as,
             registry: listener.and_then(|listener| listener.registry.clone()),
-            ways: listener.map_or(config.web_socket_ways, |listener| listener.ways),
+            ways: listener.map_or(web_socket_ways, |listener| listener.ways),
             gate: Gate::new(config.unauthenticated_max, config.unauthenticated_per_address_max),
         }
     }
@@ -130,8 +137,10 @@ impl Bridge {
             polls.push(poll);
         }
         let durable = config.storage.take();
-        let listeners = config.listeners.iter().map(Some);
-        let doors = listeners.chain([None]).map(|listener| Door::new(&config, listener)).collect();
+        let listeners =
+            config.listeners.iter().map(|listener| Door::new(&config, Some(listener), listener.ways));
+        let web_sockets = config.web_socket_ways.iter().map(|ways| Door::new(&config, None, *ways));
+        let doors = listeners.chain(web_sockets).collect();
         let directory = Arc::new(Directory::new());
         let started_ms = clock.now_ms();
         let shared = Arc::new(Shared {
@@ -142,6 +151,7 @@ impl Bridge {
             directory: Arc::clone(&directory),
             storage: durable.as_ref().map(|durable| Arc::clone(&durable.storage)),
             doors,
+            listeners: config.listeners.len(),
             connections: Places::new(connections_max),
             // Who waits must not take all that is left for others.
             patients: Places::new(config.address_queue_max.min(connections_max / 2)),

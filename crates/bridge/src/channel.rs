@@ -2,9 +2,13 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 
 use drawbridge_admission::TlsFacts;
+use drawbridge_names::RegistryName;
 use mio::net::TcpStream;
+use rustls::ServerConfig;
+use rustls::server::Accepted;
 
 use crate::error::Turned;
 use crate::tls::{Fed, Tls};
@@ -66,6 +70,8 @@ pub(crate) enum ReadEnd {
     Closed,
     /// The peer broke TLS or the framing of WebSocket.
     Turned(Turned),
+    /// The client speaks HTTPS.
+    Https(Box<(Accepted, Arc<ServerConfig>)>),
 }
 
 /// How a channel stands after a `write`.
@@ -140,12 +146,29 @@ impl Channel {
         matches!(self, Self::Tls(_, tls) if tls.is_handshaking())
     }
 
+    /// The socket alone: what TLS knew is somebody else's.
+    pub(crate) fn into_socket(self) -> TcpStream {
+        match self {
+            Self::Plain(socket) | Self::Tls(socket, _) | Self::WebSocket(socket, _) => socket,
+        }
+    }
+
+    /// The registry that the name led to by which the client has called the server; said once.
+    pub(crate) fn take_registry(&mut self) -> Option<Box<RegistryName>> {
+        if let Self::Tls(_, tls) = self { tls.take_registry() } else { None }
+    }
+
+    /// Whether the client has chosen the protocol of those who log in with their certificate alone.
+    pub(crate) fn is_by_certificate(&self) -> bool {
+        matches!(self, Self::Tls(_, tls) if tls.is_by_certificate())
+    }
+
     /// What TLS says of the connection; `None` without TLS of our own. `renewal`: the new token, if one has come.
     pub(crate) fn tls_facts(&self, renewal: Option<&[u8]>) -> Option<TlsFacts> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(_, tls) => Some(tls.facts(renewal)),
-            Self::WebSocket(_, inside) => Some(inside.tls.facts(renewal)),
+            Self::Tls(_, tls) => tls.facts(renewal),
+            Self::WebSocket(_, inside) => inside.tls.facts(renewal),
         }
     }
 
@@ -173,6 +196,8 @@ impl Channel {
         let end = match tls.feed(wire, &mut buffers.plain) {
             Ok(Fed::Open) => end,
             Ok(Fed::PeerClosed) => ReadEnd::Closed,
+            Ok(Fed::Https(_)) if matches!(end, ReadEnd::Closed) => ReadEnd::Closed,
+            Ok(Fed::Https(hello)) => ReadEnd::Https(hello),
             Err(turned) => ReadEnd::Turned(turned),
         };
         (received, self.unframe(&mut buffers.plain, end))

@@ -1,5 +1,7 @@
 //! Settings of the bridge.
 
+use std::any::Any;
+use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZero;
 use std::sync::Arc;
@@ -7,8 +9,9 @@ use std::time::Duration;
 
 use drawbridge_admission::Ways;
 use drawbridge_names::{PrincipalName, RegistryName};
+use rustls::server::Accepted;
 
-use crate::{BridgeError, Durable};
+use crate::{BridgeError, Durable, ServerTls};
 
 /// What the bridge listens on, and how much it takes from strangers.
 #[derive(Debug)]
@@ -39,8 +42,9 @@ pub struct BridgeConfig {
     pub logins_max: usize,
     /// Connections in all. Default: the soft limit of open files at start, less a reserve.
     pub connections_max: Option<usize>,
-    /// The ways in that are open over WebSocket. Default: [`Ways::default`].
-    pub web_socket_ways: Ways,
+    /// The ways in that are open over WebSocket, at each place where HTTPS is served
+    /// ([`crate::BridgeHandle::reserve_web_socket_at`]). Default: one place with [`Ways::default`].
+    pub web_socket_ways: Vec<Ways>,
     /// How often the numbers below `$SYS` are published to those who may listen and do; zero: never. Default 10 s.
     pub statistics_interval: Duration,
     /// Where sessions and messages outlive the process. Default none: no session outlives its connection.
@@ -64,7 +68,7 @@ impl Default for BridgeConfig {
             handshakes_waiting_max: 512,
             logins_max: 1024,
             connections_max: None,
-            web_socket_ways: Ways::default(),
+            web_socket_ways: vec![Ways::default()],
             statistics_interval: Duration::from_secs(10),
             storage: None,
             shard: drawbridge_broker::ShardConfig::default(),
@@ -85,11 +89,39 @@ pub struct Listener {
     pub ways: Ways,
 }
 
+/// Where the connections of a shared listener go whose clients speak HTTPS.
+pub trait HttpsEntrance: fmt::Debug + Send + Sync {
+    /// Takes one over, behind its ClientHello. Never waits.
+    fn enter(&self, arrival: HttpsArrival);
+}
+
+/// A connection whose client speaks HTTPS.
+#[derive(Debug)]
+pub struct HttpsArrival {
+    /// Non-blocking, and in no poll.
+    pub socket: std::net::TcpStream,
+    /// Its other end.
+    pub peer: SocketAddr,
+    /// The ClientHello, read and not answered yet.
+    pub hello: Accepted,
+    /// The settings that its TLS goes on with.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// Its place among those who are not admitted yet: to be dropped when it is counted elsewhere.
+    pub place: Box<dyn Any + Send>,
+}
+
 /// How a listener protects what crosses it.
 #[derive(Debug, Clone)]
 pub enum ListenerKind {
     /// TLS; see [`crate::server_tls`].
     Tls(Arc<rustls::ServerConfig>),
+    /// TLS as the ClientHello wants it.
+    ByHello {
+        /// What is shown to whom.
+        tls: Arc<ServerTls>,
+        /// Where clients go that speak HTTPS, if it is spoken here too.
+        https: Option<Arc<dyn HttpsEntrance>>,
+    },
     /// No TLS: for development, on a loopback address only.
     Plain {
         /// Clients without any credential get the rights of this application.

@@ -51,6 +51,12 @@ pub enum BridgeError {
         /// What the system said.
         source: io::Error,
     },
+    /// A TLS listener without a certificate, a version or a protocol.
+    #[error(
+        "a TLS listener has nothing to show or to speak; give it a certificate, `1.3` or `1.2` (raw keys: `1.3`), \
+         and a protocol"
+    )]
+    NothingToShow,
     /// The certificate chain and key do not make a TLS server.
     #[error("the certificate chain and key do not make a TLS server: {source}")]
     Certificate {
@@ -70,6 +76,7 @@ impl BridgeError {
             Self::OpenFiles { .. } => "DB-2063",
             Self::System { .. } => "DB-2064",
             Self::Certificate { .. } => "DB-2065",
+            Self::NothingToShow => "DB-2083",
         }
     }
 
@@ -83,6 +90,7 @@ impl BridgeError {
             Self::OpenFiles { .. } => "open-files-too-few",
             Self::System { .. } => "bridge-system",
             Self::Certificate { .. } => "certificate-unusable",
+            Self::NothingToShow => "tls-nothing-to-show",
         }
     }
 }

@@ -89,8 +89,7 @@ impl Gate {
         self.places.take()
     }
 
-    /// Gives a place back where nobody goes on accepting for it: at a door without a queue, or at the end. A
-    /// shard that had stopped meanwhile is told by the next place given back.
+    /// Gives back a place that was not used: at a door without a queue.
     pub(crate) fn give_back_unasked(&self) {
         self.places.give_back();
     }

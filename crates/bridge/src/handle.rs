@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::bridge::Shared;
 use crate::driver::{Arrival, Counted};
+use crate::error::Turned;
 use crate::inbox::ToShard;
 use crate::journal::Counts;
 
@@ -182,8 +183,24 @@ impl BridgeHandle {
         &self,
         peer: SocketAddr,
     ) -> Result<WebSocketPlace, (&'static str, &'static str)> {
-        // The last door.
-        let door = self.shared.doors.len() - 1;
+        self.reserve_web_socket_at(peer, 0)
+    }
+
+    /// As [`Self::reserve_web_socket`], at one of many places where HTTPS is served: a number of
+    /// [`crate::BridgeConfig::web_socket_ways`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reserve_web_socket_at(
+        &self,
+        peer: SocketAddr,
+        place: usize,
+    ) -> Result<WebSocketPlace, (&'static str, &'static str)> {
+        let door = self.shared.listeners + place;
+        if door >= self.shared.doors.len() {
+            let turned = Turned::ListenerFull { max: 0 };
+            return Err((turned.code(), turned.word()));
+        }
         let counted =
             Counted::stranger(&self.shared, door, peer).map_err(|turned| (turned.code(), turned.word()))?;
         Ok(WebSocketPlace { counted })
@@ -289,6 +306,9 @@ impl Watcher for BridgeHandle {
                 uid: None,
                 end: TicketEnd::IssuerKey(kid.clone()),
             },
+            SessionsEnd::Ca { registry, ca } => {
+                Ended::Ticket { registry: registry.clone(), uid: None, end: TicketEnd::IssuerKey(ca.clone()) }
+            }
             SessionsEnd::Policy { registry, policy } => {
                 self.shared.changes.tell(None, || {
                     for inbox in &self.shared.inboxes {

@@ -50,6 +50,8 @@ pub(crate) enum ToShard {
     Adopt(Box<Travelling>),
     /// A client comes from HTTPS, over WebSocket from now on.
     Arrive(Box<Arrival>),
+    /// There is room at a listener again, and nobody goes on accepting yet.
+    PlaceFreed { door: usize },
     /// The storage has this batch, and all before it.
     Committed { number: u64 },
     /// Messages that the shard asked the storage for.
@@ -204,9 +206,15 @@ pub(crate) fn admitted(connected: Connected) -> Admitted {
             .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
         leading_slash: connected.leading_slash,
         proven: connected.proven,
-        ticket: connected.token.map(|token| {
-            let TokenMark { token, issuer_kid, gateway } = token;
-            Box::new(Ticket { token, issuer_kid, gateway })
-        }),
+        ticket: match (connected.token, connected.ca) {
+            (Some(TokenMark { token, issuer_kid, gateway }), _) => {
+                Some(Box::new(Ticket { token, issuer_kid, gateway }))
+            }
+            // A certificate is a ticket, too: its CA has signed it. No token has this number.
+            (None, Some(ca)) => {
+                Some(Box::new(Ticket { token: [0; 16], issuer_kid: Some(ca), gateway: None }))
+            }
+            (None, None) => None,
+        },
     }
 }

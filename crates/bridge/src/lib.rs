@@ -22,17 +22,24 @@ mod error;
 pub mod fuzzing;
 mod gate;
 mod handle;
+mod hello;
 mod inbox;
 mod journal;
 mod open_files;
+mod server_tls;
 mod statistics;
+mod tickets;
 mod tls;
 mod websocket;
 
 pub use bridge::Bridge;
-pub use config::{BridgeConfig, Listener, ListenerKind};
+pub use config::{BridgeConfig, HttpsArrival, HttpsEntrance, Listener, ListenerKind};
 pub use durable::{Durable, StorageNews};
 pub use error::BridgeError;
 pub use handle::{BridgeHandle, BridgeStats, WebSocketPlace};
+pub use hello::{Hello, HelloFault, HelloReader};
 pub use open_files::{OpenFiles, raise_open_files};
-pub use tls::{server_tls, server_tls_asking};
+pub use server_tls::{
+    Choice, Protocol, ServerIdentity, ServerName, ServerTls, TlsSettings, server_tls, server_tls_asking,
+};
+pub use tickets::{TICKET_LIFE_S_MAX, TicketSecrets};

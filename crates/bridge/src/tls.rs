@@ -1,141 +1,79 @@
-//! TLS of one connection, and the settings of a TLS server. The only file that knows rustls' calls:
+//! TLS of one connection. With `server_tls.rs`, which has the settings, the only file that knows rustls' calls:
 //! a change of its interface (buffered to unbuffered, 0.23 to 0.24) stays in here.
 
+use std::fmt;
 use std::io::{self, BufRead, IoSlice, Write};
 use std::sync::Arc;
 
 use drawbridge_admission::{ClientCertificate, PeerProof, TlsFacts, TlsVersion, refresh_context};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, ServerConnection};
-use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, crypto::aws_lc_rs};
+use drawbridge_names::RegistryName;
+use rustls::server::{Accepted, ServerConnection};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 
-use crate::BridgeError;
-use crate::client_certificate::AnyClientCertificate;
 use crate::error::Turned;
-
-/// Settings of a TLS server for MQTT: TLS 1.3 and 1.2; X25519MLKEM768, X25519, P-256 in that order;
-/// AES-128-GCM with SHA-256 before other ciphers, whatever order the client has; ALPN `mqtt`, or
-/// none at all. Nothing is resumed: no tickets, no session storage, no 0-RTT, because nothing
-/// re-checks a resumed session yet.
-///
-/// `chain`: the leaf first. `key`: its private key.
-///
-/// # Errors
-/// [`BridgeError::Certificate`] when the key does not belong to the leaf or is of a kind unknown.
-pub fn server_tls(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<Arc<ServerConfig>, BridgeError> {
-    server_tls_with(chain, key, false)
-}
-
-/// As [`server_tls`], and clients are asked for a certificate; none has to send one. One that is sent is of
-/// any origin, its chain of 4 certificates and 16 KiB at most, and its private key is proven to be the
-/// peer's; nothing else is judged here.
-///
-/// # Errors
-/// As [`server_tls`].
-pub fn server_tls_asking(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<Arc<ServerConfig>, BridgeError> {
-    server_tls_with(chain, key, true)
-}
-
-fn server_tls_with(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    client_certificates: bool,
-) -> Result<Arc<ServerConfig>, BridgeError> {
-    let mut provider = aws_lc_rs::default_provider();
-    provider.kx_groups = vec![
-        aws_lc_rs::kx_group::X25519MLKEM768,
-        aws_lc_rs::kx_group::X25519,
-        aws_lc_rs::kx_group::SECP256R1,
-    ];
-    // AES-128 with SHA-256 first: processors have instructions for both, and few have them for SHA-384,
-    // whose key schedule costs a tenth of a handshake. The sort is stable: the rest stays in order.
-    provider.cipher_suites.sort_by_key(|suite| {
-        !matches!(
-            suite.suite(),
-            CipherSuite::TLS13_AES_128_GCM_SHA256
-                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
-        )
-    });
-    // Still all 1.3 suites before those of 1.2.
-    provider.cipher_suites.sort_by_key(|suite| suite.tls13().is_none());
-    let signatures = provider.signature_verification_algorithms;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .and_then(|builder| {
-            let builder = match client_certificates {
-                true => builder.with_client_cert_verifier(Arc::new(AnyClientCertificate::new(signatures))),
-                false => builder.with_no_client_auth(),
-            };
-            builder.with_single_cert(chain, key)
-        })
-        .map_err(|source| BridgeError::Certificate { source })?;
-    config.ignore_client_order = true;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    config.max_early_data_size = 0;
-    config.alpn_protocols = vec![b"mqtt".to_vec()];
-    Ok(Arc::new(config))
-}
+use crate::hello::{HelloFault, HelloReader};
+use crate::server_tls::{ALPN_MQTT_CERTIFICATE, Protocol, ServerTls};
 
 /// The server's end of one TLS connection: ciphertext in, plaintext out, and back.
 #[derive(Debug)]
 pub(crate) struct Tls {
-    session: ServerConnection,
+    stage: Stage,
     handshake_bytes_left: usize,
     handshake_bytes_max: usize,
+    /// The registry that the server's name led to, until somebody takes it.
+    registry: Option<Box<RegistryName>>,
+    /// What the peer shows is a key, not a certificate.
+    raw_keys: bool,
+}
+
+enum Stage {
+    /// The ClientHello is not whole yet; it decides what comes.
+    Hello(HelloReader, Arc<ServerTls>),
+    Session(ServerConnection),
+    /// Nothing but an alert is left to say.
+    Refused(Vec<u8>),
+}
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hello(..) => f.write_str("Hello"),
+            Self::Session(session) => session.fmt(f),
+            Self::Refused(_) => f.write_str("Refused"),
+        }
+    }
 }
 
 /// How a connection stands after ciphertext was taken in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Fed {
     Open,
     /// The peer sent close_notify: nothing more will come.
     PeerClosed,
+    /// The client speaks HTTPS: somebody else goes on with the handshake.
+    Https(Box<(Accepted, Arc<ServerConfig>)>),
 }
 
 impl Tls {
     /// `handshake_bytes_max`: ciphertext accepted until the handshake is done.
-    pub(crate) fn new(config: &Arc<ServerConfig>, handshake_bytes_max: usize) -> Result<Self, rustls::Error> {
-        let session = ServerConnection::new(Arc::clone(config))?;
-        Ok(Self { session, handshake_bytes_left: handshake_bytes_max, handshake_bytes_max })
+    pub(crate) fn new(tls: &Arc<ServerTls>, handshake_bytes_max: usize) -> Result<Self, rustls::Error> {
+        let stage = match tls.only() {
+            Some(config) => Stage::Session(ServerConnection::new(config)?),
+            None => Stage::Hello(HelloReader::new(handshake_bytes_max), Arc::clone(tls)),
+        };
+        Ok(Self {
+            stage,
+            handshake_bytes_left: handshake_bytes_max,
+            handshake_bytes_max,
+            registry: None,
+            raw_keys: false,
+        })
     }
 
     /// One whose handshake is done already.
     pub(crate) fn begun(session: ServerConnection) -> Self {
-        Self { session, handshake_bytes_left: 0, handshake_bytes_max: 0 }
-    }
-
-    /// What is known of the connection once its handshake is done. `renewal`: the new token, if one has come.
-    pub(crate) fn facts(&self, renewal: Option<&[u8]>) -> TlsFacts {
-        let version = match self.session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => TlsVersion::V12,
-            _ => TlsVersion::V13,
-        };
-        let peer = self.session.peer_certificates().map(|chain| {
-            let chain_der = chain.iter().map(|der| der.to_vec()).collect();
-            PeerProof::Certificate(ClientCertificate { chain_der })
-        });
-        TlsFacts {
-            version,
-            resumed: self.session.handshake_kind() == Some(HandshakeKind::Resumed),
-            peer,
-            // An empty context, not none: the two differ in TLS 1.2 (RFC 5705 section 4).
-            ace_exporter: self.export(b"EXPORTER-ACE-MQTT-Sign-Challenge", b""),
-            channel_binding: self.export(b"EXPORTER-Channel-Binding", b""),
-            refresh_exporter: renewal
-                .and_then(|token| self.export(b"EXPORTER-drawbridge-refresh", &refresh_context(token))),
-        }
-    }
-
-    fn export(&self, label: &[u8], context: &[u8]) -> Option<[u8; 32]> {
-        self.session.export_keying_material([0; 32], label, Some(context)).ok()
+        let stage = Stage::Session(session);
+        Self { stage, handshake_bytes_left: 0, handshake_bytes_max: 0, registry: None, raw_keys: false }
     }
 
     /// Takes in all of `ciphertext` and appends what it decrypts to `plaintext`: at most as many
@@ -145,8 +83,11 @@ impl Tls {
     /// [`Turned`] when the handshake is too large or the peer breaks the protocol. An alert may be
     /// waiting to be [`flushed`](Self::flush).
     pub(crate) fn feed(&mut self, mut ciphertext: &[u8], plaintext: &mut Vec<u8>) -> Result<Fed, Turned> {
+        if matches!(self.stage, Stage::Hello(..)) {
+            return self.feed_hello(ciphertext, plaintext);
+        }
         while !ciphertext.is_empty() {
-            let handshaking = self.session.is_handshaking();
+            let handshaking = self.is_handshaking();
             if handshaking && self.handshake_bytes_left == 0 {
                 return Err(Turned::HandshakeTooLarge { bytes_max: self.handshake_bytes_max });
             }
@@ -154,9 +95,9 @@ impl Tls {
             let mut piece = ciphertext.get(..allowed).unwrap_or(ciphertext);
             let before = piece.len();
             // `read_tls` copies at most 4 KiB a time; it fails only when plaintext was left in it.
-            if self.session.read_tls(&mut piece).is_err() {
-                let source = rustls::Error::General("received plaintext was not taken out".into());
-                return Err(Turned::Tls { handshaking, source });
+            let Stage::Session(session) = &mut self.stage else { return Ok(Fed::PeerClosed) };
+            if session.read_tls(&mut piece).is_err() {
+                return Err(broken(handshaking, "received plaintext was not taken out"));
             }
             let taken = before - piece.len();
             if taken == 0 {
@@ -166,23 +107,107 @@ impl Tls {
             if handshaking {
                 self.handshake_bytes_left -= taken;
             }
+            let Stage::Session(session) = &mut self.stage else { continue };
             let state =
-                self.session.process_new_packets().map_err(|source| Turned::Tls { handshaking, source })?;
+                session.process_new_packets().map_err(|source| Turned::Tls { handshaking, source })?;
+            let closed = state.peer_has_closed();
             self.take_plaintext(plaintext);
-            if state.peer_has_closed() {
+            if closed {
                 return Ok(Fed::PeerClosed);
             }
         }
         Ok(Fed::Open)
     }
 
+    fn feed_hello(&mut self, ciphertext: &[u8], plaintext: &mut Vec<u8>) -> Result<Fed, Turned> {
+        let Stage::Hello(reader, tls) = &mut self.stage else { return Ok(Fed::Open) };
+        let left = self.handshake_bytes_left.checked_sub(ciphertext.len());
+        self.handshake_bytes_left =
+            left.ok_or(Turned::HandshakeTooLarge { bytes_max: self.handshake_bytes_max })?;
+        let hello = match reader.feed(ciphertext) {
+            Ok(None) => return Ok(Fed::Open),
+            Ok(Some(hello)) => hello,
+            Err(fault) => return Err(self.refuse(fault)),
+        };
+        let choice = tls.choose(&hello);
+        if choice.protocol == Protocol::Https {
+            return Ok(Fed::Https(Box::new((hello.accepted, choice.config))));
+        }
+        self.registry = choice.registry.map(Box::new);
+        self.raw_keys = choice.raw_keys;
+        match hello.accepted.into_connection(choice.config) {
+            Ok(session) => self.stage = Stage::Session(session),
+            Err((source, mut alert)) => {
+                return Err(self.refuse(HelloFault::with(source, |out| alert.write_all(out))));
+            }
+        }
+        self.take_plaintext(plaintext);
+        Ok(Fed::Open)
+    }
+
+    /// Keeps the alert for [`flush`](Self::flush).
+    fn refuse(&mut self, fault: HelloFault) -> Turned {
+        self.stage = Stage::Refused(fault.alert);
+        Turned::Tls { handshaking: true, source: fault.source }
+    }
+
+    fn session(&self) -> Option<&ServerConnection> {
+        if let Stage::Session(session) = &self.stage { Some(session) } else { None }
+    }
+
+    /// The registry that the name led to by which the client has called the server; said once.
+    pub(crate) fn take_registry(&mut self) -> Option<Box<RegistryName>> {
+        self.registry.take()
+    }
+
+    /// Whether the client has chosen the protocol of those who log in with their certificate alone.
+    pub(crate) fn is_by_certificate(&self) -> bool {
+        self.session().is_some_and(|session| session.alpn_protocol() == Some(ALPN_MQTT_CERTIFICATE))
+    }
+
+    /// What is known of the connection; `None` until its handshake is done. `renewal`: the new token, if one has come.
+    pub(crate) fn facts(&self, renewal: Option<&[u8]>) -> Option<TlsFacts> {
+        let session = self.session().filter(|session| !session.is_handshaking())?;
+        let version = match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => TlsVersion::V12,
+            _ => TlsVersion::V13,
+        };
+        let shown = session.peer_certificates().unwrap_or_default();
+        let peer = shown.first().map(|first| match self.raw_keys {
+            true => PeerProof::RawKey(first.to_vec()),
+            false => PeerProof::Certificate(ClientCertificate {
+                chain_der: shown.iter().map(|der| der.to_vec()).collect(),
+            }),
+        });
+        Some(TlsFacts {
+            version,
+            resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+            peer,
+            ace_exporter: self.export(b"EXPORTER-ACE-MQTT-Sign-Challenge", b""),
+            channel_binding: self.export(b"EXPORTER-Channel-Binding", b""),
+            refresh_exporter: renewal
+                .and_then(|token| self.export(b"EXPORTER-drawbridge-refresh", &refresh_context(token))),
+        })
+    }
+
+    /// An empty context is not none: the two differ in TLS 1.2 (RFC 5705 section 4), whose exporters are one
+    /// connection's alone because the extended master secret is demanded.
+    fn export(&self, label: &[u8], context: &[u8]) -> Option<[u8; 32]> {
+        self.session()?.export_keying_material([0; 32], label, Some(context)).ok()
+    }
+
     pub(crate) fn is_handshaking(&self) -> bool {
-        self.session.is_handshaking()
+        match &self.stage {
+            Stage::Hello(..) => true,
+            Stage::Session(session) => session.is_handshaking(),
+            Stage::Refused(_) => false,
+        }
     }
 
     /// Appends what is decrypted and was not taken yet.
     pub(crate) fn take_plaintext(&mut self, plaintext: &mut Vec<u8>) {
-        let mut reader = self.session.reader();
+        let Stage::Session(session) = &mut self.stage else { return };
+        let mut reader = session.reader();
         // `WouldBlock` and the end of the stream both mean: no more for now.
         while let Ok(chunk) = reader.fill_buf() {
             if chunk.is_empty() {
@@ -197,17 +222,23 @@ impl Tls {
     /// Takes plaintext to send; returns how many bytes were accepted. Zero means that what was
     /// accepted before must leave first: rustls keeps at most 64 KiB.
     pub(crate) fn push(&mut self, plaintext: &[u8]) -> usize {
-        self.session.writer().write(plaintext).unwrap_or(0)
+        let Stage::Session(session) = &mut self.stage else { return 0 };
+        session.writer().write(plaintext).unwrap_or(0)
     }
 
     /// As [`push`](Self::push), of two pieces behind each other, in the same record where they fit.
     pub(crate) fn push_both(&mut self, first: &[u8], second: &[u8]) -> usize {
-        self.session.writer().write_vectored(&[IoSlice::new(first), IoSlice::new(second)]).unwrap_or(0)
+        let Stage::Session(session) = &mut self.stage else { return 0 };
+        session.writer().write_vectored(&[IoSlice::new(first), IoSlice::new(second)]).unwrap_or(0)
     }
 
     /// Whether ciphertext waits to be sent.
     pub(crate) fn wants_write(&self) -> bool {
-        self.session.wants_write()
+        match &self.stage {
+            Stage::Hello(..) => false,
+            Stage::Session(session) => session.wants_write(),
+            Stage::Refused(alert) => !alert.is_empty(),
+        }
     }
 
     /// Writes waiting ciphertext to `socket`, once.
@@ -215,11 +246,25 @@ impl Tls {
     /// # Errors
     /// What the socket says, `WouldBlock` included.
     pub(crate) fn flush(&mut self, socket: &mut dyn Write) -> io::Result<usize> {
-        self.session.write_tls(socket)
+        match &mut self.stage {
+            Stage::Hello(..) => Ok(0),
+            Stage::Session(session) => session.write_tls(socket),
+            Stage::Refused(alert) => {
+                let written = socket.write(alert)?;
+                alert.drain(..written);
+                Ok(written)
+            }
+        }
     }
 
     /// Queues close_notify behind everything pushed so far. Safe to call twice.
     pub(crate) fn send_close_notify(&mut self) {
-        self.session.send_close_notify();
+        if let Stage::Session(session) = &mut self.stage {
+            session.send_close_notify();
+        }
     }
+}
+
+fn broken(handshaking: bool, what: &str) -> Turned {
+    Turned::Tls { handshaking, source: rustls::Error::General(what.into()) }
 }

@@ -337,6 +337,10 @@ pub struct PrincipalSet {
     /// such as `san_dns=pump-1.plant`; `none` for no field
     #[arg(long, value_name = "FIELD=VALUE")]
     pub certificate_subject: Option<String>,
+    /// The ways into MQTT that are open to it, such as `certificate,device-jwt`; `all` for what listener and registry
+    /// allow
+    #[arg(long, value_name = "WAYS")]
+    pub ways: Option<String>,
 }
 
 /// `drawbridge app ...`.
@@ -461,6 +465,29 @@ pub struct RegistrySet {
     /// Algorithm of the issuer's next key: `ES256`, `RS256` or `EdDSA`
     #[arg(long, value_name = "ALG", value_parser = ["ES256", "RS256", "EdDSA"])]
     pub issuer_algorithm: Option<String>,
+    /// The ways into MQTT that are open to its principals, such as `certificate,device-jwt`; `all` for what the
+    /// listener allows
+    #[arg(long, value_name = "WAYS")]
+    pub ways: Option<String>,
+    /// Devices whose certificate by a CA of the registry has a common name like this (`*`: any characters) register
+    /// themselves when they connect, and wait for `enrol approve`; `none` for no device
+    #[arg(long, value_name = "PATTERN")]
+    pub register_certificates: Option<String>,
+    /// Only by certificates of this CA (its fingerprint); may be repeated
+    #[arg(long = "register-ca", value_name = "FINGERPRINT", requires = "register_certificates")]
+    pub register_cas: Vec<String>,
+    /// They are admitted at once
+    #[arg(long, requires = "register_certificates")]
+    pub register_at_once: bool,
+    /// The policy they get [default: device]
+    #[arg(long, value_name = "NAME", requires = "register_certificates")]
+    pub register_policy: Option<String>,
+    /// How many of them may wait at a time [default: 1000]
+    #[arg(long, value_name = "COUNT", requires = "register_certificates")]
+    pub register_pending_max: Option<u32>,
+    /// How many of them may register in an hour [default: 1000]
+    #[arg(long, value_name = "COUNT", requires = "register_certificates")]
+    pub register_hourly_max: Option<u32>,
 }
 
 /// `drawbridge key ...`.

@@ -85,6 +85,9 @@ fn both_set(set: &PrincipalSet) -> Result<Value, Failure> {
     if let Some(word) = &set.bound_connections {
         body["bound_connections"] = if word == "registry" { Value::Null } else { json!(word == "true") };
     }
+    if let Some(ways) = &set.ways {
+        body["ways"] = ways_of(ways);
+    }
     match set.certificate_subject.as_deref().map(|text| (text, text.split_once('='))) {
         None => {}
         Some(("none", _)) => body["certificate_subject"] = Value::Null,
@@ -97,6 +100,11 @@ fn both_set(set: &PrincipalSet) -> Result<Value, Failure> {
         }
     }
     Ok(body)
+}
+
+/// `--ways`: words with commas between, or `all`.
+pub(crate) fn ways_of(text: &str) -> Value {
+    if text == "all" { Value::Null } else { text.split(',').map(str::trim).collect() }
 }
 
 fn set(common: &Common, kind: Kind, name: &str, body: &Value) -> Result<(), Failure> {
@@ -115,6 +123,7 @@ fn set(common: &Common, kind: Kind, name: &str, body: &Value) -> Result<(), Fail
             Value::Array(words) if words.is_empty() => "none".to_owned(),
             Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
             Value::String(word) => word.clone(),
+            Value::Null if member == "ways" => "all that are open".to_owned(),
             Value::Null if member == "clock" || member == "bound_connections" => {
                 "as the registry says".to_owned()
             }

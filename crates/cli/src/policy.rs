@@ -6,7 +6,10 @@ use drawbridge_names::PolicyName;
 use drawbridge_policy::{ImportedPolicy, Policy, PolicyError};
 use serde_json::{Value, json};
 
-use crate::args::{Action, CanFacts, Common, DEFAULT_REGISTRY, ImportFrom, PolicyCommand, RegistryCommand};
+use crate::args::{
+    Action, CanFacts, Common, DEFAULT_REGISTRY, ImportFrom, PolicyCommand, RegistryCommand, RegistrySet,
+};
+use crate::device::ways_of;
 use crate::output::{self, cell};
 use crate::server::escape;
 use crate::{Failure, Server, files};
@@ -293,6 +296,8 @@ pub(crate) fn registry(common: &Common, command: &RegistryCommand) -> Result<(),
                 ("bound_connections", set.bound_connections.map(|word| json!(word))),
                 ("clock", set.clock.as_ref().map(|word| json!(word))),
                 ("issuer_algorithm", set.issuer_algorithm.as_ref().map(|word| json!(word))),
+                ("ways", set.ways.as_deref().map(ways_of)),
+                ("certificate_registration", certificate_registration(set)),
             ];
             for (name, value) in members {
                 if let Some(value) = value {
@@ -320,6 +325,28 @@ pub(crate) fn registry(common: &Common, command: &RegistryCommand) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// `--register-certificates` and what goes with it.
+fn certificate_registration(set: &RegistrySet) -> Option<Value> {
+    let names = set.register_certificates.as_deref()?;
+    if names == "none" {
+        return Some(Value::Null);
+    }
+    let mut rule = json!({
+        "names": names,
+        "cas": set.register_cas,
+        "auto": set.register_at_once,
+        "policy": set.register_policy,
+    });
+    for (member, count) in
+        [("pending_max", set.register_pending_max), ("hourly_max", set.register_hourly_max)]
+    {
+        if let Some(count) = count {
+            rule[member] = json!(count);
+        }
+    }
+    Some(rule)
 }
 
 /// The same place, another registry.

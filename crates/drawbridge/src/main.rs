@@ -7,10 +7,12 @@ macro_rules! say {
     };
 }
 
+mod certificates;
 mod data;
 mod demo;
 mod edge;
 mod journal;
+mod listeners;
 mod messages;
 mod metrics;
 mod pki;

@@ -10,21 +10,26 @@ use std::time::Duration;
 
 use drawbridge_admission::{Actor, Admission, Clock, NewRegistry, Ways};
 use drawbridge_bridge::{
-    Bridge, BridgeConfig, BridgeHandle, Durable, Listener, ListenerKind, WebSocketPlace, raise_open_files,
-    server_tls, server_tls_asking,
+    Bridge, BridgeConfig, BridgeHandle, Durable, HelloReader, HttpsArrival, HttpsEntrance, Listener,
+    ListenerKind, ServerTls, TicketSecrets, TlsSettings, WebSocketPlace, raise_open_files,
 };
 use drawbridge_cli::args::Common;
 use drawbridge_cli::{Endpoints, ServeArgs};
 use drawbridge_control::Control;
-use drawbridge_http::{HttpCounts, HttpState, WebSocketConnection, WebSocketDoor, WebSocketSeat};
+use drawbridge_http::{
+    HandedOver, HelloInParts, HttpCounts, HttpState, HttpsDoor, HttpsFrom, HttpsTls, ReadsHello, Served,
+    TlsStart, WebSocketConnection, WebSocketDoor, WebSocketSeat,
+};
 use drawbridge_jose::PublicKey;
 use drawbridge_names::{PrincipalName, RegistryName};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::certificates::{Certificates, Keeper, Kept, Sources};
 use crate::data::{DataFolder, Mode};
 use crate::edge::{SystemClock, SystemRandom};
+use crate::listeners::{self, Bound, ListenerPlan};
 use crate::metrics::Metrics;
-use crate::pki::{self, ServerCertificate};
+use crate::pki::ServerCertificate;
 use crate::settings::Settings;
 use crate::store::{OpenStore, seal_key};
 use crate::{demo, journal, messages};
@@ -34,6 +39,9 @@ const MAINTENANCE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether this server still has the store for itself.
 const PLACE_LOOK: Duration = Duration::from_millis(100);
+
+/// Ciphertext of a ClientHello for HTTPS.
+const HELLO_BYTES_MAX: usize = 64 * 1024;
 
 /// How long connected clients have to leave when the server stops.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -104,14 +112,12 @@ impl DemoPlace {
 
 /// The sockets, bound before anything else is made: a port in use is known at once.
 struct Sockets {
-    mqtts: TcpListener,
-    https: TcpListener,
+    listeners: Vec<Bound>,
     mqtt: Option<TcpListener>,
 }
 
 impl Sockets {
     fn bind(settings: &Settings, is_demo: bool) -> Result<Self, StartError> {
-        let serve = &settings.serve;
         let bind = |address: SocketAddr| {
             TcpListener::bind(address).or_else(|e| {
                 // A demo must run beside whatever else does.
@@ -127,24 +133,139 @@ impl Sockets {
                 format!("[DB-6020] {what} cannot listen on {address}: {e}; stop what uses it or choose another port").into()
             })
         };
-        let mqtt = match serve.insecure_mqtt_port {
+        let mqtt = match settings.serve.insecure_mqtt_port {
             Some(port) => Some(named("MQTT without TLS", SocketAddr::from(([127, 0, 0, 1], port)))?),
             None => None,
         };
-        Ok(Self {
-            mqtts: named("MQTT over TLS", SocketAddr::new(serve.listen, serve.mqtts_port))?,
-            https: named("HTTPS", SocketAddr::new(serve.listen, serve.https_port))?,
-            mqtt,
-        })
+        let mut listeners = Vec::new();
+        for plan in listeners::plan(settings).map_err(|faults| faults.join("\n"))? {
+            let what = match plan.name.as_str() {
+                listeners::MQTTS => "MQTT over TLS".to_owned(),
+                listeners::HTTPS => "HTTPS".to_owned(),
+                name => format!("listener `{name}`"),
+            };
+            let socket = named(&what, plan.address)?;
+            listeners.push(Bound { plan, socket });
+        }
+        Ok(Self { listeners, mqtt })
+    }
+
+    /// The address of the first listener that is so.
+    fn first(&self, is_so: impl Fn(&ListenerPlan) -> bool) -> Result<String, StartError> {
+        let found = self.listeners.iter().find(|bound| is_so(&bound.plan));
+        Ok(found
+            .map(|bound| bound.socket.local_addr())
+            .transpose()?
+            .map_or_else(String::new, |a| a.to_string()))
     }
 
     fn endpoints(&self) -> Result<Endpoints, StartError> {
         Ok(Endpoints {
-            mqtts: self.mqtts.local_addr()?.to_string(),
-            https: self.https.local_addr()?.to_string(),
-            wss: self.https.local_addr()?.to_string(),
+            mqtts: self.first(|plan| plan.mqtt && !plan.raw_keys)?,
+            https: self.first(|plan| plan.https)?,
+            wss: self.first(|plan| plan.websocket)?,
             mqtt: self.mqtt.as_ref().map(|socket| socket.local_addr()).transpose()?.map(|a| a.to_string()),
         })
+    }
+}
+
+/// The listeners, as the two sides take them that serve there.
+struct Doors {
+    mqtt: Vec<Listener>,
+    https: Vec<HttpsDoor>,
+    kept: Vec<Kept>,
+    /// What is open to MQTT over WebSocket, by the number of the listener.
+    web_sockets: Vec<Ways>,
+}
+
+impl Doors {
+    fn open(
+        settings: &Settings,
+        listeners: Vec<Bound>,
+        certificates: &Certificates,
+        tickets: Option<&Arc<TicketSecrets>>,
+    ) -> Result<Self, StartError> {
+        let web_sockets = listeners.iter().map(|bound| bound.plan.ways).collect();
+        let mut doors = Self { mqtt: Vec::new(), https: Vec::new(), kept: Vec::new(), web_sockets };
+        for (index, Bound { plan, socket }) in listeners.into_iter().enumerate() {
+            let tls = TlsSettings {
+                listener: plan.name.clone(),
+                mqtt: plan.mqtt,
+                https: plan.http(),
+                tls13: plan.tls13,
+                tls12: plan.tls12,
+                mqtt_certificates: plan.asks_certificates(),
+                https_certificates: settings.http.client_certificates,
+                tls12_certificates: plan.tls12_certificates,
+                raw_keys: plan.raw_keys,
+                record_bytes_max: plan.record_bytes_max,
+                tickets: tickets.cloned(),
+            };
+            let shown = certificates.shown(&plan.certificates, &plan.registries, plan.raw_keys);
+            let tls = ServerTls::new(tls, &shown)?;
+            doors.kept.push(Kept {
+                tls: Arc::clone(&tls),
+                labels: plan.certificates.clone(),
+                registries: plan.registries.clone(),
+                raw_keys: plan.raw_keys,
+            });
+            let served = Served { listener: index, api: plan.https, web_socket: plan.websocket };
+            if !plan.mqtt {
+                socket.set_nonblocking(true)?;
+                let listener = tokio::net::TcpListener::from_std(socket)?;
+                let from = HttpsFrom::Listener(listener, HttpsTls::ByHello(Arc::new(HelloOf(tls))));
+                doors.https.push(HttpsDoor { from, served });
+                continue;
+            }
+            let https = plan.http().then(|| {
+                let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+                doors.https.push(HttpsDoor { from: HttpsFrom::Shared(receiver), served });
+                Arc::new(ToHttps(sender)) as Arc<dyn HttpsEntrance>
+            });
+            doors.mqtt.push(Listener {
+                socket,
+                kind: ListenerKind::ByHello { tls, https },
+                registry: plan.registry.clone(),
+                ways: plan.ways,
+            });
+        }
+        Ok(doors)
+    }
+}
+
+/// Leads from a shared listener to HTTPS. What waits in it is bounded by the places of those who have not logged in.
+#[derive(Debug)]
+struct ToHttps(tokio::sync::mpsc::UnboundedSender<HandedOver>);
+
+impl HttpsEntrance for ToHttps {
+    fn enter(&self, arrival: HttpsArrival) {
+        let HttpsArrival { socket, peer, hello, tls, place } = arrival;
+        // HTTPS has ended: the connection is closed, and its place is free.
+        let _ = self.0.send(HandedOver { socket, peer, start: (hello, tls), place });
+    }
+}
+
+/// Reads the ClientHello for HTTPS.
+struct HelloOf(Arc<ServerTls>);
+
+impl ReadsHello for HelloOf {
+    fn begin(&self) -> Box<dyn HelloInParts> {
+        Box::new(HelloBegun { tls: Arc::clone(&self.0), reader: HelloReader::new(HELLO_BYTES_MAX) })
+    }
+}
+
+struct HelloBegun {
+    tls: Arc<ServerTls>,
+    reader: HelloReader,
+}
+
+impl HelloInParts for HelloBegun {
+    fn feed(&mut self, ciphertext: &[u8]) -> Result<Option<TlsStart>, (rustls::Error, Vec<u8>)> {
+        let hello = self.reader.feed(ciphertext).map_err(|fault| (fault.source, fault.alert))?;
+        Ok(hello.map(|hello| {
+            let choice = self.tls.choose(&hello);
+            (hello.accepted, choice.config)
+        }))
     }
 }
 
@@ -152,16 +273,20 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     // Before the endpoints exist, so that a signal is never missed.
     let (mut interrupted, mut terminated) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hung_up = signal(SignalKind::hangup())?;
     let sockets = Sockets::bind(settings, is_demo)?;
     let endpoints = sockets.endpoints()?;
     let clock = Arc::new(SystemClock);
     let random = Arc::new(SystemRandom);
-    let certificate = pki::open(data, &settings.serve.names, clock.now_ms() / 1000)?;
-    let tls = server_tls(certificate.chain.clone(), certificate.key.clone_key())?;
-    let https_tls = match settings.http.client_certificates {
-        true => server_tls_asking(certificate.chain.clone(), certificate.key.clone_key())?,
-        false => Arc::clone(&tls),
+    let sources = Sources {
+        names: settings.serve.names.clone(),
+        files: settings.certificate.clone(),
+        tickets: settings.tickets.clone(),
     };
+    let (certificates, certificate) = sources.load(data, clock.now_ms() / 1000)?;
+    let life_s = settings.tickets.life_s;
+    let secrets = if life_s > 0 { sources.ticket_secrets(data, &*random)? } else { Vec::new() };
+    let tickets = (life_s > 0).then(|| TicketSecrets::new(&secrets, life_s, clock.clone()));
     let url = settings.store.url.as_ref();
     let sealer = Arc::new(seal_key(data, &settings.seal, url, &*random)?);
     let opened = OpenStore::open(data, url, &*random).await?;
@@ -177,19 +302,22 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
         let secrets = admission.reseal(&Actor::Server).await?;
         tracing::info!(secrets, "sealed anew; `seal.previous_key_file` is needed no more");
     }
-    let issuer = open_default_registry(&admission, settings, &sockets.https).await?;
+    let issuer = open_default_registry(&admission, settings, &endpoints.https).await?;
     keep_admin_token(&admission, data).await?;
     // What tokens by RFC 9431 tell of the broker: the key of its one certificate.
     let leaf = certificate.chain.first();
     admission.set_broker_key(leaf.and_then(|leaf| PublicKey::from_certificate_der(leaf).ok()));
 
-    let https = sockets.https.try_clone()?;
+    let Sockets { listeners, mqtt } = sockets;
+    let plans: Vec<ListenerPlan> = listeners.iter().map(|bound| bound.plan.clone()).collect();
+    let addresses: Vec<_> = listeners.iter().filter_map(|bound| bound.socket.local_addr().ok()).collect();
+    let doors = Doors::open(settings, listeners, &certificates, tickets.as_ref())?;
     let a_clock: Arc<dyn Clock> = clock.clone();
     let broken = Arc::new(tokio::sync::Notify::new());
     let (log, durable) =
         messages::open(data, &settings.messages, &a_clock, &admission, Arc::clone(&broken)).await?;
     let bridge = Bridge::start(
-        bridge_config(settings, sockets, &tls, durable)?,
+        bridge_config(settings, doors.mqtt, doors.web_sockets, mqtt, durable)?,
         admission.clone(),
         clock.clone(),
         tokio::runtime::Handle::current(),
@@ -223,28 +351,33 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
             metrics: Some(metrics),
             counts,
         };
-        https.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(https)?;
         let (config, stop) = (settings.http.clone(), Arc::clone(&stop));
-        async move {
-            drawbridge_http::serve(
-                listener,
-                https_tls,
-                drawbridge_http::router(state),
-                config,
-                stop.notified(),
-            )
-            .await;
-        }
+        let (doors, router) = (doors.https, drawbridge_http::router(state));
+        async move { drawbridge_http::serve_all(doors, router, config, stop.notified()).await }
     });
+    let mut keeper = Keeper {
+        data,
+        sources: &sources,
+        clock: &*a_clock,
+        random: &SystemRandom,
+        admission: last.clone(),
+        listeners: doors.kept,
+        tickets,
+        certificates,
+        secrets,
+        fault: None,
+    };
     data.write_endpoints(&endpoints)?;
-    greet(data, &endpoints, &issuer, &certificate, settings);
+    greet(data, &endpoints, &issuer, &certificate, settings, || {
+        greet_further(&plans, &addresses, &keeper.certificates);
+    });
     let demo_stop = Arc::new(AtomicBool::new(false));
     let demo = is_demo.then(|| demo::start(data.root(), Arc::clone(&demo_stop)));
 
     let mut is_ours = true;
     let fault = tokio::select! {
         never = doubt(&opened, &last) => match never {},
+        never = keep(&mut keeper, &mut hung_up, settings.serve.certificate_check_s) => match never {},
         _ = interrupted.recv() => {
             tracing::info!("interrupted; stopping");
             None
@@ -288,8 +421,12 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
 struct MqttOverWebSocket(BridgeHandle);
 
 impl WebSocketDoor for MqttOverWebSocket {
-    fn reserve(&self, peer: SocketAddr) -> Result<Box<dyn WebSocketSeat>, (&'static str, &'static str)> {
-        Ok(Box::new(Seat(self.0.reserve_web_socket(peer)?)))
+    fn reserve(
+        &self,
+        peer: SocketAddr,
+        listener: usize,
+    ) -> Result<Box<dyn WebSocketSeat>, (&'static str, &'static str)> {
+        Ok(Box::new(Seat(self.0.reserve_web_socket_at(peer, listener)?)))
     }
 }
 
@@ -315,6 +452,17 @@ async fn doubt(opened: &OpenStore, admission: &Admission) -> Infallible {
     }
 }
 
+/// Looks after certificates and ticket secrets: now and then, and when it is asked to (SIGHUP).
+async fn keep(keeper: &mut Keeper<'_>, hung_up: &mut Signal, interval_s: u64) -> Infallible {
+    loop {
+        let asked = tokio::select! {
+            asked = hung_up.recv() => asked.is_some(),
+            () = tokio::time::sleep(Duration::from_secs(interval_s)) => false,
+        };
+        keeper.look(asked);
+    }
+}
+
 /// Does what is due, every second, as long as the server runs.
 async fn maintain(admission: Admission) {
     let mut ticks = tokio::time::interval(MAINTENANCE);
@@ -327,17 +475,12 @@ async fn maintain(admission: Admission) {
 
 fn bridge_config(
     settings: &Settings,
-    sockets: Sockets,
-    tls: &Arc<rustls::ServerConfig>,
+    mut listeners: Vec<Listener>,
+    web_socket_ways: Vec<Ways>,
+    plain: Option<TcpListener>,
     durable: Durable,
 ) -> Result<BridgeConfig, StartError> {
-    let mut listeners = vec![Listener {
-        socket: sockets.mqtts,
-        kind: ListenerKind::Tls(Arc::clone(tls)),
-        registry: None,
-        ways: Ways::ALL,
-    }];
-    if let Some(socket) = sockets.mqtt {
+    if let Some(socket) = plain {
         let anonymous_as = match &settings.serve.insecure_anonymous {
             Some(name) => Some(PrincipalName::parse(name)?),
             None => None,
@@ -356,7 +499,7 @@ fn bridge_config(
     let bridge = &settings.bridge;
     let mut config = BridgeConfig {
         listeners,
-        web_socket_ways: Ways::ALL,
+        web_socket_ways,
         unauthenticated_max: bridge.unauthenticated_max,
         unauthenticated_per_address_max: bridge.unauthenticated_per_address_max,
         address_queue_max: bridge.address_queue_max,
@@ -384,12 +527,12 @@ fn bridge_config(
 async fn open_default_registry(
     admission: &Admission,
     settings: &Settings,
-    https: &TcpListener,
+    https: &str,
 ) -> Result<String, StartError> {
     let host = settings.serve.names.first().map_or("localhost", String::as_str);
     let wanted = match &settings.serve.issuer {
         Some(issuer) => issuer.clone(),
-        None => format!("https://{host}:{}", https.local_addr()?.port()),
+        None => format!("https://{host}:{}", https.parse::<SocketAddr>()?.port()),
     };
     let mut new = NewRegistry::named(RegistryName::default_registry(), Some(wanted.clone()));
     new.clock_skew_s = Some(settings.identity.clock_skew_s);
@@ -419,6 +562,7 @@ fn greet(
     issuer: &str,
     certificate: &ServerCertificate,
     settings: &Settings,
+    further: impl FnOnce(),
 ) {
     let folder = data.root().display();
     say!("drawbridge {} serves from {folder}", env!("CARGO_PKG_VERSION"));
@@ -428,6 +572,7 @@ fn greet(
     if let Some(mqtt) = &endpoints.mqtt {
         say!("  mqtt WITHOUT tls  {mqtt} (development only)");
     }
+    further();
     let names = ["localhost", "127.0.0.1", "::1"].into_iter();
     let names: Vec<&str> = names.chain(settings.serve.names.iter().map(String::as_str)).collect();
     say!("  names             {}", names.join(", "));
@@ -435,4 +580,18 @@ fn greet(
     say!("  root fingerprint  {}", certificate.root_fingerprint);
     say!("  root certificate  {}", data.path("ca.pem").display());
     say!("next: drawbridge --data {folder} device add lamp");
+}
+
+/// The listeners beside the two that are there always.
+fn greet_further(plans: &[ListenerPlan], addresses: &[SocketAddr], certificates: &Certificates) {
+    for (plan, address) in plans.iter().zip(addresses) {
+        if ![listeners::MQTTS, listeners::HTTPS].contains(&plan.name.as_str()) {
+            say!("  listener {:<9}{address} ({})", plan.name, plan.speaks());
+        }
+        if plan.raw_keys
+            && let Some(fingerprint) = certificates.raw_key_fingerprint()
+        {
+            say!("  raw public key    sha256:{fingerprint} (raw-key.pub.pem)");
+        }
+    }
 }

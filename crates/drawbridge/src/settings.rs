@@ -1,10 +1,12 @@
 //! Settings: one TOML file, a section a part; every `serve` flag is a shorthand of a key. All faults
 //! are shown in one run, unknown keys too.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::ExitCode;
 
+use drawbridge_bridge::TICKET_LIFE_S_MAX;
 use drawbridge_cli::ServeArgs;
 use drawbridge_names::PrincipalName;
 use rustls_pki_types::DnsName;
@@ -12,6 +14,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 
+use crate::certificates::{self, CertificateSettings, TicketSettings};
+use crate::listeners::{self, ListenerSettings};
 use crate::messages::MessageSettings;
 use crate::store::{SealSettings, StoreSettings, StoreUrl};
 
@@ -21,6 +25,12 @@ use crate::store::{SealSettings, StoreSettings, StoreUrl};
 pub(crate) struct Settings {
     /// Where and as whom to serve.
     pub(crate) serve: ServeSettings,
+    /// Where clients come in, by name.
+    pub(crate) listener: BTreeMap<String, ListenerSettings>,
+    /// Certificates of the operator, by name.
+    pub(crate) certificate: BTreeMap<String, CertificateSettings>,
+    /// Session tickets of TLS.
+    pub(crate) tickets: TicketSettings,
     /// Sockets and limits of the MQTT bridge.
     pub(crate) bridge: BridgeSettings,
     /// Sessions and messages that outlive connections and the process.
@@ -58,6 +68,8 @@ pub(crate) struct ServeSettings {
     pub(crate) insecure_mqtt_port: Option<u16>,
     /// The application whose rights clients without any credential get on the insecure port.
     pub(crate) insecure_anonymous: Option<String>,
+    /// How often the files of certificates and ticket secrets are looked at, in seconds; SIGHUP does it at once. Default 60.
+    pub(crate) certificate_check_s: u64,
 }
 
 impl Default for ServeSettings {
@@ -70,6 +82,7 @@ impl Default for ServeSettings {
             https_port: 8443,
             insecure_mqtt_port: None,
             insecure_anonymous: None,
+            certificate_check_s: 60,
         }
     }
 }
@@ -192,7 +205,7 @@ impl Settings {
     }
 
     /// Reads a text key by key, so that one fault hides no other.
-    fn parse(text: &str) -> (Self, Vec<String>) {
+    pub(crate) fn parse(text: &str) -> (Self, Vec<String>) {
         let mut faults = Vec::new();
         let mut document: toml::Table = match text.parse() {
             Ok(document) => document,
@@ -200,6 +213,9 @@ impl Settings {
         };
         let settings = Self {
             serve: section(&mut document, "serve", &mut faults),
+            listener: sections(&mut document, "listener", &mut faults),
+            certificate: sections(&mut document, "certificate", &mut faults),
+            tickets: section(&mut document, "tickets", &mut faults),
             bridge: section(&mut document, "bridge", &mut faults),
             messages: section(&mut document, "messages", &mut faults),
             identity: section(&mut document, "identity", &mut faults),
@@ -221,6 +237,8 @@ impl Settings {
         let (bridge, identity, admission, http) = (&self.bridge, &self.identity, &self.admission, &self.http);
         let (messages, million) = (&self.messages, 1_000_000);
         let ranges = [
+            ("serve.certificate_check_s", self.serve.certificate_check_s, 1, 86_400),
+            ("tickets.life_s", self.tickets.life_s.into(), 0, TICKET_LIFE_S_MAX.into()),
             ("bridge.shards", bridge.shards as u64, 0, 256),
             ("bridge.unauthenticated_max", bridge.unauthenticated_max as u64, 1, million),
             (
@@ -297,6 +315,17 @@ impl Settings {
             ));
         }
         faults.extend(self.store.url.as_ref().and_then(StoreUrl::fault));
+        faults.extend(listeners::plan(self).err().into_iter().flatten());
+        for (name, certificate) in &self.certificate {
+            let missing = [("chain_file", &certificate.chain_file), ("key_file", &certificate.key_file)];
+            for (key, _) in missing.iter().filter(|(_, path)| path.as_os_str().is_empty()) {
+                faults.push(format!("[DB-6024] `certificate.{name}.{key}` is missing; name a PEM file"));
+            }
+            if name == certificates::OWN {
+                faults
+                    .push("[DB-6024] `certificate.own` is the server's own; choose another name".to_owned());
+            }
+        }
         for name in &self.serve.names {
             if name.parse::<IpAddr>().is_err() && DnsName::try_from(name.as_str()).is_err() {
                 faults.push(format!(
@@ -358,6 +387,30 @@ fn section<T: DeserializeOwned + Default>(
         }
     }
     toml::Value::Table(good).try_into().unwrap_or_default()
+}
+
+/// As [`section`], for all `[name.*]`.
+fn sections<T: DeserializeOwned + Default>(
+    document: &mut toml::Table,
+    name: &str,
+    faults: &mut Vec<String>,
+) -> BTreeMap<String, T> {
+    let all = match document.remove(name) {
+        None => return BTreeMap::new(),
+        Some(toml::Value::Table(all)) => all,
+        Some(other) => {
+            let found = other.type_str();
+            faults.push(format!("[DB-6001] `{name}` is {found}; wanted sections, `[{name}.NAME]`"));
+            return BTreeMap::new();
+        }
+    };
+    let mut found = BTreeMap::new();
+    for (key, value) in all {
+        let path = format!("{name}.{key}");
+        let mut alone = toml::Table::from_iter([(path.clone(), value)]);
+        found.insert(key, section(&mut alone, &path, faults));
+    }
+    found
 }
 
 fn unknown(key: &str) -> String {

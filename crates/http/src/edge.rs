@@ -18,6 +18,7 @@ use crate::ace::AceForm;
 use crate::body::lingering;
 use crate::dpop::DPOP_NONCE;
 use crate::failure::{Dialect, Failure, write_out};
+use crate::serve::Served;
 
 /// So much of a path, and of a method, stands in the log at most.
 const LOGGED_CHARS_MAX: usize = 128;
@@ -42,7 +43,9 @@ pub(crate) async fn edge(
     let method = request.method().clone();
     let uri = request.uri().clone();
     let unambiguous = judge_framing(request.version(), request.headers());
+    let served = request.extensions().get::<Served>().copied().unwrap_or(Served::ALL);
     let mut response = match unambiguous.and_then(|()| split_registry(uri.path())) {
+        Ok((_, rest)) if !served.api && rest != "/mqtt" => Failure::no_such_path().into_response(),
         Ok((registry, rest)) => match lead(&state, &registry, &uri, rest) {
             Ok(rewritten) => {
                 *request.uri_mut() = rewritten;

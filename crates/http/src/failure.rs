@@ -333,9 +333,12 @@ impl From<Refusal> for Failure {
 fn refusal_row(refusal: &Refusal) -> (u16, u16, &'static str, u16) {
     use Refusal as R;
     match refusal {
-        R::NoCredential | R::NotProven(_) | R::AuthMethod | R::WayClosed(_) => {
-            (401, 401, "invalid_client", 401)
-        }
+        R::NoCredential
+        | R::NotProven(_)
+        | R::AuthMethod
+        | R::WayClosed { .. }
+        | R::CertificateRegistration(_)
+        | R::TwoPrincipals => (401, 401, "invalid_client", 401),
         R::Malformed(_) => (400, 400, "invalid_request", 400),
         R::JwsFormat(_) | R::Jti(_) => (401, 401, "invalid_client", 400),
         R::Algorithm(_)

@@ -63,7 +63,10 @@ use failure::Failure;
 
 pub use config::HttpConfig;
 pub use metrics::{HttpCounts, MetricsPage};
-pub use serve::{PeerAddress, serve};
+pub use serve::{
+    HandedOver, HelloInParts, HttpsDoor, HttpsFrom, HttpsTls, PeerAddress, ReadsHello, Served, TlsStart,
+    serve, serve_all,
+};
 pub use websocket::{WebSocketConnection, WebSocketDoor, WebSocketSeat};
 
 /// What the handlers stand on. Cheap to clone.

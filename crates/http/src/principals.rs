@@ -119,10 +119,13 @@ pub(crate) struct PrincipalBody {
     /// `null`: as the registry says.
     #[serde(default, deserialize_with = "given")]
     bound_connections: Option<Option<bool>>,
+    /// `null`: all that listener and registry allow.
+    #[serde(default, deserialize_with = "given")]
+    ways: Option<Option<BTreeSet<String>>>,
 }
 
 /// Tells a member that is `null` from one that is not there.
-fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+pub(crate) fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
     value: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::<T>::deserialize(value).map(Some)
@@ -141,6 +144,7 @@ impl PrincipalBody {
                 .unwrap_or_else(|| before.certificate_subject.clone()),
             bound_tokens: self.bound_tokens.unwrap_or(before.bound_tokens),
             bound_connections: self.bound_connections.unwrap_or(before.bound_connections),
+            ways: self.ways.clone().unwrap_or_else(|| before.ways.clone()),
         }
     }
 }
@@ -460,6 +464,7 @@ pub(crate) fn principal_json(known: &Known, now_s: u64) -> Value {
         "certificate_subject": principal.settings.certificate_subject,
         "bound_tokens": principal.settings.bound_tokens,
         "bound_connections": principal.settings.bound_connections,
+        "ways": principal.settings.ways,
         "secret": secret_kind(principal.password.as_deref()),
         "created": wire_time::from_s(principal.created_s),
         "revision": principal.revision,

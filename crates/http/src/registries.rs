@@ -1,5 +1,7 @@
 //! `/v1/registries`: the namespaces of this server.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::{FromRequestParts, State};
 use axum::http::StatusCode;
@@ -7,7 +9,8 @@ use axum::http::request::Parts;
 use drawbridge_admission::{IssuerKeyInfo, IssuerKeyState, NewRegistry, RegistryChange, Rotation};
 use drawbridge_names::RegistryName;
 use drawbridge_registry::{
-    ClockTrust, GoogleNames, IssuerAlgorithm, RegistryRecord, RegistrySettings, TokenFormat,
+    CertificateRegistration, ClockTrust, GoogleNames, IssuerAlgorithm, RegistryRecord, RegistrySettings,
+    TokenFormat,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,7 +21,7 @@ use crate::caller::{Admin, Root, Viewer};
 use crate::config::BODY_BYTES_MAX;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
-use crate::principals::path_part;
+use crate::principals::{given, path_part};
 use crate::wire_time;
 
 /// All registries, in byte order of name.
@@ -41,6 +44,12 @@ pub(crate) struct NewRegistryBody {
     clock: Option<ClockTrust>,
     issuer_algorithm: Option<IssuerAlgorithm>,
     bound_connections: Option<bool>,
+    /// `null`: all that the listener allows.
+    #[serde(default, deserialize_with = "given")]
+    ways: Option<Option<BTreeSet<String>>>,
+    /// `null`: nobody registers so.
+    #[serde(default, deserialize_with = "given")]
+    certificate_registration: Option<Option<Object<CertificateRegistration>>>,
 }
 
 #[derive(Deserialize)]
@@ -70,6 +79,8 @@ pub(crate) async fn add(
             clock: body.clock.unwrap_or_default(),
             issuer_algorithm: body.issuer_algorithm.unwrap_or_default(),
             bound_connections: body.bound_connections.unwrap_or_default(),
+            ways: body.ways.flatten(),
+            certificate_registration: body.certificate_registration.flatten().map(|Object(rule)| rule),
         },
     };
     match state.admission.create_registry(new, caller.actor()).await? {
@@ -120,6 +131,12 @@ pub(crate) struct ChangeBody {
     clock: Option<ClockTrust>,
     issuer_algorithm: Option<IssuerAlgorithm>,
     bound_connections: Option<bool>,
+    /// `null`: all that the listener allows.
+    #[serde(default, deserialize_with = "given")]
+    ways: Option<Option<BTreeSet<String>>>,
+    /// `null`: nobody registers so.
+    #[serde(default, deserialize_with = "given")]
+    certificate_registration: Option<Option<Object<CertificateRegistration>>>,
 }
 
 /// Changes what may be changed of a registry.
@@ -138,6 +155,11 @@ pub(crate) async fn change(
         clock: body.clock.unwrap_or(before.clock),
         issuer_algorithm: body.issuer_algorithm.unwrap_or(before.issuer_algorithm),
         bound_connections: body.bound_connections.unwrap_or(before.bound_connections),
+        ways: body.ways.unwrap_or_else(|| before.ways.clone()),
+        certificate_registration: match body.certificate_registration {
+            Some(rule) => rule.map(|Object(rule)| rule),
+            None => before.certificate_registration.clone(),
+        },
     };
     let change = RegistryChange {
         clock_skew_s: body.clock_skew_s,
@@ -219,6 +241,8 @@ fn registry_json(record: &RegistryRecord) -> Value {
         "clock": record.settings.clock,
         "issuer_algorithm": record.settings.issuer_algorithm,
         "bound_connections": record.settings.bound_connections,
+        "ways": record.settings.ways,
+        "certificate_registration": record.settings.certificate_registration,
         "created": wire_time::from_s(record.created_s),
     })
 }

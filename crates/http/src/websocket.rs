@@ -27,7 +27,7 @@ use tokio_rustls::server::TlsStream;
 use crate::HttpState;
 use crate::edge::InRegistry;
 use crate::failure::Failure;
-use crate::serve::PeerAddress;
+use crate::serve::{PeerAddress, Served};
 
 /// [MQTT-6.0.0-3]
 const SUBPROTOCOL: &str = "mqtt";
@@ -38,11 +38,15 @@ const UPGRADE_TIME: Duration = Duration::from_secs(10);
 
 /// Where clients go that speak MQTT over WebSocket.
 pub trait WebSocketDoor: Send + Sync {
-    /// A place for one more, whose connection comes from `peer`.
+    /// A place for one more, whose connection comes from `peer` by a listener ([`Served::listener`]).
     ///
     /// # Errors
     /// Code and word of the limit that is reached.
-    fn reserve(&self, peer: SocketAddr) -> Result<Box<dyn WebSocketSeat>, (&'static str, &'static str)>;
+    fn reserve(
+        &self,
+        peer: SocketAddr,
+        listener: usize,
+    ) -> Result<Box<dyn WebSocketSeat>, (&'static str, &'static str)>;
 }
 
 /// A place that is kept until it is used or dropped.
@@ -75,7 +79,12 @@ pub(crate) async fn open(
     let door = state.web_socket.as_ref().ok_or_else(Failure::no_such_path)?;
     let peer = request.extensions().get::<PeerAddress>().copied();
     let peer = peer.ok_or_else(|| Failure::internal("a request without the address of its peer"))?.0;
-    let seat = door.reserve(peer).map_err(|(code, word)| Failure::websocket_full(code, word))?;
+    let served = request.extensions().get::<Served>().copied().unwrap_or(Served::ALL);
+    if !served.web_socket {
+        return Err(Failure::no_such_path());
+    }
+    let seat =
+        door.reserve(peer, served.listener).map_err(|(code, word)| Failure::websocket_full(code, word))?;
     let registry = (registry != RegistryName::default_registry()).then_some(registry);
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {

@@ -97,6 +97,21 @@ impl LeafCertificate {
         (self.not_before_s..=self.not_after_s).contains(&now_s)
     }
 
+    /// The attributes of its subject, first to last as RFC 4514 writes them: type (dotted), value. None where it
+    /// holds a value that is no text.
+    pub fn subject(&self) -> impl Iterator<Item = (&str, &str)> {
+        let attributes = self.subject.iter().flatten().flatten();
+        attributes.map(|(kind, value)| (kind.as_str(), value.as_str()))
+    }
+
+    /// The common name of its subject, if it has exactly one.
+    #[must_use]
+    pub fn common_name(&self) -> Option<&str> {
+        let mut names = self.subject().filter(|(kind, _)| *kind == COMMON_NAME);
+        let (_, name) = names.next()?;
+        names.next().is_none().then_some(name)
+    }
+
     /// Whether it names this principal: the field that its operator has chosen, compared whole. DNS names are
     /// compared without case, all else byte for byte; a wildcard in the certificate stands for nothing.
     #[must_use]
@@ -117,14 +132,14 @@ impl LeafCertificate {
 }
 
 /// Whether a chain leads from its first certificate to one of the CAs (DER each), all of it good at this
-/// second, the first for authenticating a client. A CA that is none (`basicConstraints`) or whose own time is
-/// over vouches for nobody. `Err` says why, for the log.
+/// second, the first for authenticating a client. Answers the SHA-256 of that CA. A CA that is none
+/// (`basicConstraints`) or whose own time is over vouches for nobody. `Err` says why, for the log.
 ///
 /// Source: RFC 5280 section 6, RFC 8705 section 2.1.
 ///
 /// # Errors
 /// Text for the log.
-pub fn verify_client_chain(chain: &[Vec<u8>], cas: &[Vec<u8>], now_s: u64) -> Result<(), String> {
+pub fn verify_client_chain(chain: &[Vec<u8>], cas: &[Vec<u8>], now_s: u64) -> Result<[u8; 32], String> {
     let bytes: usize = chain.iter().map(Vec::len).sum();
     if chain.is_empty() || chain.len() > CLIENT_CHAIN_MAX || bytes > CLIENT_CHAIN_BYTES_MAX {
         return Err(format!("the chain has {} certificates and {bytes} bytes", chain.len()));
@@ -136,24 +151,27 @@ pub fn verify_client_chain(chain: &[Vec<u8>], cas: &[Vec<u8>], now_s: u64) -> Re
         .filter(|der| is_live_ca(der, now_s))
         .map(|der| CertificateDer::from(der.as_slice()))
         .collect();
-    let anchors: Vec<TrustAnchor<'_>> =
-        cas.iter().filter_map(|der| anchor_from_trusted_cert(der).ok()).collect();
-    if anchors.is_empty() {
+    let known: Vec<(&CertificateDer<'_>, TrustAnchor<'_>)> =
+        cas.iter().filter_map(|der| Some((der, anchor_from_trusted_cert(der).ok()?))).collect();
+    if known.is_empty() {
         return Err("the registry has no CA that is good now".to_owned());
     }
+    let anchors: Vec<TrustAnchor<'_>> = known.iter().map(|(_, anchor)| anchor.clone()).collect();
     let leaf = EndEntityCert::try_from(&chain[0]).map_err(|error| error.to_string())?;
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now_s));
-    leaf.verify_for_usage(
-        webpki::ALL_VERIFICATION_ALGS,
-        &anchors,
-        &chain[1..],
-        now,
-        KeyUsage::client_auth(),
-        None,
-        None,
-    )
-    .map(drop)
-    .map_err(|error| error.to_string())
+    let path = leaf
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &anchors,
+            &chain[1..],
+            now,
+            KeyUsage::client_auth(),
+            None,
+            None,
+        )
+        .map_err(|error| error.to_string())?;
+    let ca = known.iter().find(|(_, anchor)| anchor == path.anchor());
+    ca.map(|(der, _)| sha256(der)).ok_or_else(|| "the path ends at no CA of the registry".to_owned())
 }
 
 fn is_live_ca(der: &[u8], now_s: u64) -> bool {
@@ -187,9 +205,11 @@ fn subject_of(certificate: &X509Certificate<'_>) -> Option<Vec<Rdn>> {
     Some(name)
 }
 
+const COMMON_NAME: &str = "2.5.4.3";
+
 /// The words of RFC 4514 section 3, and two that OpenSSL writes.
 const TYPES: [(&str, &str); 11] = [
-    ("CN", "2.5.4.3"),
+    ("CN", COMMON_NAME),
     ("serialNumber", "2.5.4.5"),
     ("C", "2.5.4.6"),
     ("L", "2.5.4.7"),
@@ -436,6 +456,37 @@ mod tests {
         }
         let bare = LeafCertificate::parse(&ca_of(self::params()).der).expect("read");
         assert!(!bare.names(SubjectField::Dn("")), "a subject that is empty names nobody");
+    }
+
+    #[test]
+    fn the_ca_that_vouches_is_told_of_several() {
+        let (one, other) = (ca_of(ca_params("one")), ca_of(ca_params("other")));
+        let between = below(&other, ca_params("between"));
+        let cas = [one.der.clone(), other.der.clone()];
+        let by = |chain: Vec<Vec<u8>>| verify_client_chain(&chain, &cas, NOW_S).expect("vouched");
+        assert_eq!(by(vec![leaf(&one, |_| {})]), sha256(&one.der));
+        assert_eq!(by(vec![leaf(&other, |_| {})]), sha256(&other.der));
+        assert_eq!(by(vec![leaf(&between, |_| {}), between.der.clone()]), sha256(&other.der));
+    }
+
+    #[test]
+    fn a_common_name_counts_if_it_is_the_only_one() {
+        let ca = ca_of(ca_params("root"));
+        let of = |names: &[&str]| {
+            let der = leaf(&ca, |params| {
+                params.distinguished_name.push(DnType::OrganizationName, "pumps");
+                for (at, name) in names.iter().enumerate() {
+                    // rcgen keeps one value of each type, so a second one needs a type of its own making.
+                    let kind =
+                        if at == 0 { DnType::CommonName } else { DnType::CustomDnType(vec![2, 5, 4, 3]) };
+                    params.distinguished_name.push(kind, *name);
+                }
+            });
+            LeafCertificate::parse(&der).expect("read").common_name().map(str::to_owned)
+        };
+        assert_eq!(of(&["pump-1"]).as_deref(), Some("pump-1"));
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&["pump-1", "pump-2"]), None, "whichever counts would be for its holder to say");
     }
 
     #[test]

@@ -167,8 +167,17 @@ pub enum Refusal {
     NameInUse,
     /// The authentication method of MQTT 5 is none that is served here.
     AuthMethod,
-    /// This way in is closed here: its word.
-    WayClosed(&'static str),
+    /// This way in is closed.
+    WayClosed {
+        /// Its word.
+        way: &'static str,
+        /// Who has closed it: `listener`, `registry` or `principal`.
+        by: &'static str,
+    },
+    /// A CA of the registry vouches for a certificate, and no device can be registered by it. Holds why.
+    CertificateRegistration(String),
+    /// The TLS handshake proves to be one principal, and the credential beside it another.
+    TwoPrincipals,
     /// What the MQTT-TLS profile of ACE (RFC 9431) refuses.
     Ace(AceFault),
 }
@@ -295,7 +304,9 @@ impl Refusal {
             Self::StatementInvalid(_) => ("DB-1061", "invalid-statement", "statement"),
             Self::NameInUse => ("DB-1062", "name-in-use", "dup"),
             Self::AuthMethod => ("DB-1090", "authentication-method", "method"),
-            Self::WayClosed(_) => ("DB-1091", "way-closed", "way"),
+            Self::WayClosed { .. } => ("DB-1091", "way-closed", "way"),
+            Self::CertificateRegistration(_) => ("DB-1092", "certificate-registration", "certificate"),
+            Self::TwoPrincipals => ("DB-1093", "two-principals", "certificate"),
             Self::Ace(fault) => fault.row(),
         }
     }
@@ -322,7 +333,9 @@ impl Refusal {
         match self {
             Self::NoCredential
             | Self::AuthMethod
-            | Self::WayClosed(_)
+            | Self::WayClosed { .. }
+            | Self::CertificateRegistration(_)
+            | Self::TwoPrincipals
             | Self::Malformed(_)
             | Self::JwsFormat(_)
             | Self::Algorithm(_)
@@ -509,9 +522,16 @@ impl fmt::Display for Refusal {
                 "this authentication method is not served; use `ace`, `OAUTH2-JWT` or `CUSTOM-JWT` where they are \
                  open, or send the token as password",
             ),
-            Self::WayClosed(way) => {
-                write!(f, "the way in `{way}` is closed on this listener; open it in `ways`, or use another")
+            Self::WayClosed { way, by } => {
+                write!(f, "the way in `{way}` is closed by the `ways` of this {by}; open it there, or use another")
             }
+            Self::CertificateRegistration(found) => {
+                write!(f, "the certificate is good, and registers no device: {found}")
+            }
+            Self::TwoPrincipals => f.write_str(
+                "the key of the TLS handshake is another principal's than the credential; send one of them, or both \
+                 of the same principal",
+            ),
             Self::Ace(fault) => fault.fmt(f),
             Self::NameInUse => f.write_str(
                 "a device or application of this name is registered with another key; choose another name, or ask the operator",

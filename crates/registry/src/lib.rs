@@ -17,10 +17,10 @@ pub const KEPT_MAX: usize = 10;
 
 pub use error::StoreError;
 pub use model::{
-    AuditEntry, AuditHead, AuditRow, Ca, CertificateSubject, ClockTrust, ConfigVersion, Enrolment,
-    EnrolmentNames, GoogleNames, IssuerAlgorithm, KeptToken, Key, KeyChange, KeyState, Known, PolicyRecord,
-    Principal, PrincipalChange, PrincipalSettings, RegistryRecord, RegistrySettings, Role, StateReport,
-    TokenFormat,
+    AuditEntry, AuditHead, AuditRow, Ca, CertificateRegistration, CertificateSubject, ClockTrust,
+    ConfigVersion, Enrolment, EnrolmentNames, GoogleNames, IssuerAlgorithm, KeptToken, Key, KeyChange,
+    KeyState, Known, PolicyRecord, Principal, PrincipalChange, PrincipalSettings, RegistryRecord,
+    RegistrySettings, Role, StateReport, TokenFormat,
 };
 pub use store::{
     AddKey, AddPrincipal, AddRegistry, AddToken, ChangeKey, Changed, Enrol, JtiMark, JtiOutcome, KeyRotation,

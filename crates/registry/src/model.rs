@@ -102,7 +102,46 @@ pub struct RegistrySettings {
     /// The algorithm of the issuer keys to come.
     pub issuer_algorithm: IssuerAlgorithm,
     /// MQTT connections are opened by a proof for that very connection, unless a principal's record says otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub bound_connections: bool,
+    /// The ways into MQTT that are open to its principals, by their words; `None`: all that the listener allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ways: Option<BTreeSet<String>>,
+    /// Whether devices register themselves by a certificate of a CA of the registry; `None`: they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate_registration: Option<CertificateRegistration>,
+}
+
+/// Which devices register themselves by connecting with a certificate of a CA of the registry. The common name of
+/// the certificate becomes the name of the device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificateRegistration {
+    /// Which common names may: `*` stands for any characters, everything else for itself.
+    pub names: String,
+    /// The CAs whose certificates may, each by its SHA-256 as 64 hex digits; empty: every CA of the registry.
+    pub cas: BTreeSet<String>,
+    /// They are admitted at once; else they wait for an operator.
+    pub auto: bool,
+    /// The policy they get; `None`: `device`.
+    pub policy: Option<String>,
+    /// How many devices of the registry may wait at a time.
+    pub pending_max: u32,
+    /// How many may register in an hour.
+    pub hourly_max: u32,
+}
+
+impl Default for CertificateRegistration {
+    fn default() -> Self {
+        Self {
+            names: "*".to_owned(),
+            cas: BTreeSet::new(),
+            auto: false,
+            policy: None,
+            pending_max: 1_000,
+            hourly_max: 1_000,
+        }
+    }
 }
 
 /// How far a device's clock is to be trusted.
@@ -210,7 +249,11 @@ pub struct PrincipalSettings {
     pub bound_tokens: bool,
     /// Its MQTT connections are opened by a proof for that very connection, or not at all: a certificate, a raw
     /// key, the method `ace`, a JWT with `cb`. `None`: as the registry says.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bound_connections: Option<bool>,
+    /// The ways into MQTT that are open to it, by their words; `None`: all that listener and registry allow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ways: Option<BTreeSet<String>>,
 }
 
 macro_rules! json_text {

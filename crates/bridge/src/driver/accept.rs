@@ -179,7 +179,7 @@ impl Driver {
     }
 
     /// Goes on accepting where some shard had stopped: any can, the queue is one.
-    fn gate_freed(&mut self, door: usize, somebody_stopped: bool) {
+    pub(super) fn gate_freed(&mut self, door: usize, somebody_stopped: bool) {
         if let Some(doorway) = self.doorways.get_mut(door) {
             doorway.ready |= somebody_stopped;
         }

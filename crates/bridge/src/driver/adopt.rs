@@ -13,10 +13,12 @@ use drawbridge_broker::{ConnId, Moving};
 use drawbridge_names::RegistryName;
 use mio::net::TcpStream;
 use mio::{Interest, Token};
-use rustls::ServerConnection;
+use rustls::server::Accepted;
+use rustls::{ServerConfig, ServerConnection};
 
 use super::accept::keep_alive;
 use super::{Driver, RightsOf, Socket};
+use crate::HttpsArrival;
 use crate::bridge::Shared;
 use crate::channel::{Channel, ReadEnd};
 use crate::error::Turned;
@@ -114,7 +116,12 @@ impl Drop for Counted {
             && let Some(door) = self.shared.doors.get(self.door)
         {
             door.gate.leave(self.peer.ip());
-            door.gate.give_back_unasked();
+            if door.gate.give_back()
+                && let Some(inbox) = self.shared.inboxes.first()
+            {
+                // Some shard had stopped accepting, and no shard has seen this.
+                inbox.push(ToShard::PlaceFreed { door: self.door });
+            }
         }
     }
 }
@@ -216,6 +223,37 @@ impl Driver {
             ReadEnd::Turned(turned) => self.turn_away(now, conn, &turned),
             _ => self.mark_unread(conn),
         }
+    }
+
+    /// The client of a shared listener speaks HTTPS: the socket goes there, and is counted here until HTTPS counts it.
+    pub(super) fn send_to_https(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        hello: Accepted,
+        tls: Arc<ServerConfig>,
+    ) {
+        let slot = self.sockets.get_mut(conn.slot() as usize);
+        let Some(mut socket) = slot.and_then(|slot| slot.take_if(|socket| socket.conn == conn)) else {
+            return;
+        };
+        let _ = self.poll.registry().deregister(socket.channel.socket_mut());
+        self.open -= 1;
+        // It has not said a word of MQTT, so the broker has nothing to say of it either.
+        self.shard.hung_up(now, conn, &mut self.effects);
+        let counted = Counted {
+            shared: Arc::clone(&self.shared),
+            door: socket.door,
+            peer: socket.peer,
+            at_gate: socket.at_gate,
+            in_session: socket.in_session,
+            handed_on: false,
+        };
+        let shared = Arc::clone(&self.shared);
+        let Some(https) = shared.doors.get(socket.door).and_then(|door| door.https.as_ref()) else { return };
+        let peer = socket.peer;
+        let socket = std::net::TcpStream::from(socket.channel.into_socket());
+        https.enter(HttpsArrival { socket, peer, hello, tls, place: Box::new(counted) });
     }
 
     /// Takes a socket into this shard's poll and into its place. `false`: the system refused the poll.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use drawbridge_admission::{
     ACE_METHOD, Challenged, ConnectRequest, Connected, NewCredential, Peer, Refusal, SessionRenewal, Verdict,
+    Way, Ways,
 };
 use drawbridge_broker::{
     self as broker, Admitted, Asked, ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect,
@@ -137,11 +138,16 @@ impl Driver {
         let (door, peer) = (socket.door, Peer::from(socket.peer.ip()));
         let named = socket.registry.clone();
         let tls = socket.channel.tls_facts(None);
+        let by_certificate = socket.channel.is_by_certificate();
         shared.clone().runtime.spawn(async move {
             let (Some(door), Some(inbox)) = (shared.doors.get(door), shared.inboxes.get(index)) else {
                 return;
             };
             let challenged = request.challenged.as_ref();
+            let ways = match by_certificate {
+                true => door.ways.and(Ways::NONE.with(Way::Certificate)),
+                false => door.ways,
+            };
             let asked = ConnectRequest {
                 listener_registry: named.as_deref().or(door.registry.as_ref()),
                 client_id: &request.client_id,
@@ -158,7 +164,7 @@ impl Driver {
                     answer: &challenged.answer,
                 }),
                 tls: tls.as_ref(),
-                ways: door.ways,
+                ways,
                 renews: false,
             };
             let answer = shared.admission.connect(asked).await;

@@ -409,6 +409,7 @@ impl Driver {
                 ToShard::Crossings(batch) => self.shard.crossings(now, batch, &mut self.effects),
                 ToShard::Adopt(travelling) => self.adopt(now, *travelling),
                 ToShard::Arrive(arrival) => self.arrive(now, *arrival),
+                ToShard::PlaceFreed { door } => self.gate_freed(door, true),
                 ToShard::Committed { number } => self.shard.committed(now, number, &mut self.effects),
                 ToShard::Fetched { session, messages } => self.fetched(now, session, messages),
                 ToShard::Judged { standing, session, messages } => {

@@ -65,6 +65,10 @@ impl Driver {
                 ReadEnd::Drained | ReadEnd::Empty => return,
                 ReadEnd::Closed => return self.leave(conn),
                 ReadEnd::Turned(turned) => return self.turn_away(now, conn, &turned),
+                ReadEnd::Https(hello) => {
+                    let (hello, tls) = *hello;
+                    return self.send_to_https(now, conn, hello, tls);
+                }
             }
         }
         self.mark_unread(conn);
@@ -86,6 +90,9 @@ impl Driver {
         };
         let (received, end) = read(&mut socket.channel, &mut self.buffers);
         let (at_gate, answers) = (socket.at_gate, socket.channel.wants_write());
+        if at_gate && let Some(registry) = socket.channel.take_registry() {
+            socket.registry = Some(registry);
+        }
         let bytes = self.buffers.bytes(received);
         if !bytes.is_empty() {
             self.shard.receive(now, conn, bytes, &mut self.effects);

@@ -246,7 +246,10 @@ fn collect_secrets(folder: &Path, secrets: &mut Vec<String>) {
         let name = entry.file_name().to_string_lossy().into_owned();
         if path.is_dir() {
             collect_secrets(&path, secrets);
-        } else if name == "admin-token" || name == "seal.key" || name.ends_with("key.pem") {
+        } else if name == "admin-token"
+            || ["seal.key", "ticket.secret"].contains(&name.as_str())
+            || name.ends_with("key.pem")
+        {
             let text = fs::read_to_string(&path).unwrap_or_default();
             let lines = text.lines().map(str::trim);
             // The last line of a PEM may be short, and then anything.

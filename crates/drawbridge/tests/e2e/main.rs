@@ -7,6 +7,7 @@
     reason = "these tests live in real time and tell what they saw"
 )]
 
+mod ace;
 mod attacks;
 mod audit;
 mod bad_input;
@@ -31,6 +32,7 @@ mod durability;
 mod ends;
 mod enrolment;
 mod faults;
+mod fleet;
 #[path = "../conformance/frames.rs"]
 mod frames;
 mod harness;

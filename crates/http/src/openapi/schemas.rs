@@ -1,6 +1,6 @@
 //! What stands in bodies and parameters.
 
-use drawbridge_admission::ApiWord;
+use drawbridge_admission::{ApiWord, Way};
 use drawbridge_names::{KeyId, PolicyName, PrincipalName, RegistryName};
 use drawbridge_registry::Role;
 use serde_json::{Map, Value, json};
@@ -158,6 +158,7 @@ fn names() -> Value {
         "Role": words(&Role::ALL.map(Role::as_str)),
         "ClockTrust": said(words(&["none", "coarse", "good"]), "What the clock of a device is worth."),
         "TokenFormat": words(&["at+jwt", "opaque"]),
+        "Way": said(words(&Way::ALL.map(Way::as_str)), "A way into MQTT."),
         "IssuerAlgorithm": words(&["ES256", "RS256", "EdDSA"]),
     })
 }
@@ -408,6 +409,7 @@ fn principals() -> Value {
         "certificate_subject": json!({ "$ref": "#/components/schemas/CertificateSubject", "description": "`null`: none." }),
         "bound_tokens": said(flag(), "Gets only tokens that are bound to a key or certificate."),
         "bound_connections": said(or_null(flag()), "Opens MQTT connections only by a proof for that very connection; `null`: as the registry says."),
+        "ways": said(list(of("Way")), "The ways into MQTT that are open to it. `null`: all that listener and registry allow."),
     });
     let with = |more: Value| {
         let mut members = settings.clone();
@@ -439,6 +441,7 @@ fn principals() -> Value {
             "certificate_subject": or_null(of("CertificateSubject")),
             "bound_tokens": flag(),
             "bound_connections": or_null(flag()),
+            "ways": or_null(list(of("Way"))),
             "secret": said(or_null(words(&["password", "generated"])), "What it can log in with besides its keys."),
             "created": time(),
             "revision": count(0),
@@ -582,6 +585,11 @@ fn registries() -> Value {
         "clock": of("ClockTrust"),
         "issuer_algorithm": of("IssuerAlgorithm"),
         "bound_connections": said(flag(), "MQTT connections are opened only by a proof for that very connection."),
+        "ways": said(list(of("Way")), "The ways into MQTT that are open to its principals. `null`: all that the listener allows."),
+        "certificate_registration": json!({
+            "$ref": "#/components/schemas/CertificateRegistration",
+            "description": "Devices register themselves by connecting with a certificate of a CA of the registry. `null`: none does.",
+        }),
     });
     let google = || json!({ "project": text(), "location": text() });
     let mut new = change.clone();
@@ -591,13 +599,27 @@ fn registries() -> Value {
     new["google"] =
         said(body(&["project", "location"], &[], google()), "For devices that speak to Google's IoT Core.");
     json!({
+        "CertificateRegistration": json!({
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "names": said(text(), "Which common names may register; `*` stands for any characters. Without it, all."),
+                "cas": said(list(json!({ "type": "string", "pattern": "^[0-9a-f]{64}$" })), "Fingerprints of CAs whose certificates may; none: every CA of the registry."),
+                "auto": said(flag(), "They are admitted at once; else they wait for an operator."),
+                "policy": or_null(of("PolicyName")),
+                "pending_max": said(json!({ "type": "integer", "minimum": 1, "maximum": 10_000 }), "How many devices may wait at a time; without it 1,000."),
+                "hourly_max": said(json!({ "type": "integer", "minimum": 1, "maximum": 1_000_000 }), "How many may register in an hour; without it 1,000."),
+            },
+        }),
         "NewRegistry": body(&["name"], &[], new),
         "RegistryChange": body(&[], &[], change),
         "Registry": answer(json!({
             "name": of("RegistryName"), "issuer": text(), "bridge_audience": text(), "clock_skew_s": count(0),
             "token_life_s": count(0), "google": or_null(answer(google(), &[])),
             "token_format": of("TokenFormat"), "clock": of("ClockTrust"), "issuer_algorithm": of("IssuerAlgorithm"),
-            "bound_connections": flag(), "created": time(),
+            "bound_connections": flag(),
+            "ways": or_null(list(of("Way"))), "certificate_registration": or_null(of("CertificateRegistration")),
+            "created": time(),
         }), &[]),
         "Registries": items(of("Registry")),
         "AdminToken": answer(json!({ "admin_token": { "type": "string", "pattern": "^dba_[A-Za-z0-9_-]+$" } }), &[]),

@@ -514,3 +514,46 @@ async fn the_location_of_a_new_device_leads_to_it_whatever_its_name() {
         assert_eq!((found.status, found.json()["name"].as_str()), (200, Some(name)), "{location}");
     }
 }
+
+#[tokio::test]
+async fn ways_and_the_registration_by_certificates_are_set_shown_and_judged() {
+    let world = World::new().await;
+    world.device("lamp").await;
+    let patch = async |path: &str, body: Value| world.admin(Ask::new("PATCH", path).json(&body)).await;
+    let (registry, lamp) = ("/v1/registries/default", "/v1/devices/lamp");
+    let shown = world.admin(Ask::get(registry)).await.json();
+    assert_eq!((&shown["ways"], &shown["certificate_registration"]), (&Value::Null, &Value::Null));
+
+    let rule = json!({ "names": "pump-*", "auto": true });
+    let body = json!({ "ways": ["device-jwt", "certificate"], "certificate_registration": rule });
+    let changed = patch(registry, body).await;
+    assert_eq!(changed.status, 200, "{}", changed.text);
+    let whole = json!({
+        "names": "pump-*", "cas": [], "auto": true, "policy": null, "pending_max": 1_000, "hourly_max": 1_000,
+    });
+    // What is left out stays.
+    let shown = patch(registry, json!({ "token_life_s": 600 })).await.json();
+    assert_eq!(shown["ways"], json!(["certificate", "device-jwt"]));
+    assert_eq!(shown["certificate_registration"], whole);
+    let shown = patch(lamp, json!({ "ways": ["certificate"] })).await.json();
+    assert_eq!(shown["ways"], json!(["certificate"]));
+    assert_eq!(patch(lamp, json!({ "bound_tokens": true })).await.json()["ways"], json!(["certificate"]));
+    assert_eq!(patch(lamp, json!({ "ways": null })).await.json()["ways"], Value::Null);
+
+    for (path, body) in [
+        (registry, json!({ "ways": ["telepathy"] })),
+        (lamp, json!({ "ways": ["telepathy"] })),
+        (registry, json!({ "certificate_registration": { "names": "" } })),
+        (registry, json!({ "certificate_registration": { "cas": ["CAFE"] } })),
+        (registry, json!({ "certificate_registration": { "pending_max": 0 } })),
+    ] {
+        let refused = patch(path, body.clone()).await;
+        assert_eq!((refused.status / 100, refused.word().as_str()), (4, "registry-setting"), "{body}");
+    }
+    let refused = patch(registry, json!({ "certificate_registration": { "policy": "nowhere" } })).await;
+    assert_eq!(refused.status / 100, 4, "{}", refused.text);
+    let refused = patch(registry, json!({ "certificate_registration": { "all": true } })).await;
+    assert_eq!(refused.status, 400, "{}", refused.text);
+    let shown = patch(registry, json!({ "ways": null, "certificate_registration": null })).await.json();
+    assert_eq!((&shown["ways"], &shown["certificate_registration"]), (&Value::Null, &Value::Null));
+}

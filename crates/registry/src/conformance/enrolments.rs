@@ -245,3 +245,17 @@ pub(super) async fn enrolled_principals_are_paged_by_name_and_by_what_they_wait_
     assert_eq!(page, [known(store, &registry, Uid(13)).await], "after a name that is not one of them");
     assert_eq!(store.enrolled(&registry, None, false, None, 0).await.expect("enrolled"), []);
 }
+
+pub(super) async fn a_device_without_keys_registers_itself_too(store: &dyn Store) {
+    let registry = make_registry(store, "default").await;
+    add(store, &registry, &enrolment("e")).await;
+    let device = Principal { pending: true, ..principal(&registry, "pump", 5) };
+    let enrolled =
+        store.enrol(&registry, "e", device.clone(), Vec::new(), NOW_S, entry("device.enrol")).await;
+    assert_eq!(enrolled.expect("enrol"), Enrol::Enrolled);
+    let there = store.known(&registry, &device.name).await.expect("known").expect("there");
+    assert_eq!(there.keys, []);
+    assert_eq!(there.principal.enrolment.as_deref(), Some("e"));
+    let waiting = store.enrolled(&registry, None, true, None, 9).await.expect("enrolled");
+    assert_eq!(waiting, [there]);
+}

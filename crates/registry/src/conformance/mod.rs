@@ -162,6 +162,7 @@ pub fn promises() -> Vec<Promise> {
             a_revoked_jti_is_listed_until_its_last_end,
             sweeping_takes_only_what_is_over;
         enrolments:
+            a_device_without_keys_registers_itself_too,
             enrolments_are_read_back_as_given_and_listed_newest_first,
             an_enrolment_is_ended_once_and_is_still_found,
             a_device_registers_itself_with_one_claim_in_one_step,

@@ -29,6 +29,7 @@ pub(super) async fn a_principal_is_read_back_as_given_by_name_by_number_and_by_k
             certificate_subject: Some(CertificateSubject::SubjectDn("CN=\"ä\",O=b".into())),
             bound_tokens: true,
             bound_connections: Some(false),
+            ways: Some(BTreeSet::from(["certificate".to_owned(), "device-jwt".to_owned()])),
         },
         enrolment: Some("AAAAAAAAAAAAAAAAAAAAAA".into()),
         registration: Some([255; 32]),

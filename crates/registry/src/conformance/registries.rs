@@ -49,6 +49,13 @@ pub(super) async fn a_registrys_settings_change_and_nothing_else(store: &dyn Sto
     let settings = RegistrySettings {
         token_format: TokenFormat::Opaque,
         clock: ClockTrust::Coarse,
+        ways: Some(["certificate".to_owned()].into()),
+        certificate_registration: Some(CertificateRegistration {
+            cas: ["0123456789abcdef".repeat(4)].into(),
+            policy: Some("ä\"".into()),
+            hourly_max: u32::MAX,
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let asked = RegistryRecord {
