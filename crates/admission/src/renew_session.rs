@@ -148,6 +148,7 @@ impl Admission {
                 "a token of a gateway renews no session; connect anew with it".to_owned(),
             ));
         }
+        judge_way(&realm, &loaded.principal, Way::AccessToken)?;
         let uid = loaded.principal.uid;
         self.charge_principal(&realm.record.name, uid, peer)?;
         let (mut renewed, mut first_refusal) = (Vec::new(), None);
