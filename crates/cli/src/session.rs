@@ -219,7 +219,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
     client_args.client_id.get_or_insert_with(|| id.clone());
     let (client, _) = start(common, &client_args, "", 3600)?;
     if !common.json {
-        say!("{id} is connected to {} with a JWT signed by its own key", identity.mqtts);
+        say!("{id} is connected to {}", identity.mqtts);
     }
     let events = client.events();
     for subscription in [client.commands()?, client.config()?] {

@@ -15,8 +15,14 @@ use crate::cluster::Cluster;
 use crate::harness::{DRAWBRIDGE, python, repository, version_of};
 
 /// Documents with sessions.
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "docs/api.md", "docs/identity.md", "docs/mqtt.md", "docs/operations.md"];
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "docs/api.md",
+    "docs/device-library.md",
+    "docs/identity.md",
+    "docs/mqtt.md",
+    "docs/operations.md",
+];
 /// What the documents call the database of their readers.
 const DATABASE: &str = "postgres://drawbridge:secret@localhost/drawbridge";
 
@@ -66,6 +72,11 @@ fn a_kept_session_a_shared_subscription_and_a_web_client_work_as_the_mqtt_docume
     version_of("mosquitto_sub", "--version");
     let ran = run("docs/mqtt.md", "");
     assert!(!ran.file("one.log").is_empty() && !ran.file("two.log").is_empty(), "{}", ran.all);
+}
+
+#[test]
+fn the_ten_minutes_and_the_ways_in_of_the_device_library_work_as_they_are_written() {
+    run("docs/device-library.md", "");
 }
 
 #[test]
