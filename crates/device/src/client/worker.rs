@@ -696,8 +696,8 @@ impl Worker {
         }
         let (source, login, now_s) = (self.source(), self.login(), self.now_s());
         if source.is_minted_here() {
-            // The claim `cb` is for one authentication of a connection; a renewal proves the key by its own.
-            let token = source.token(login.as_ref(), now_s, None)?;
+            // What was opened by a proof for its connection is renewed by one.
+            let token = source.token(login.as_ref(), now_s, channel_binding(&open.link)?)?;
             return Ok(self.renew_with(open, token)?);
         }
         let (shared, epoch) = (Arc::clone(&self.shared), self.epoch);
