@@ -48,8 +48,8 @@ pub(crate) struct Shared {
     pub(crate) logins: Places,
     pub(crate) handshake_time_per_turn: Duration,
     pub(crate) handshakes_waiting_max: usize,
-    /// When the bridge was started, in ms since 1970-01-01 UTC.
-    pub(crate) started_ms: u64,
+    /// The highest number of a message when the bridge was started: those up to it are from before.
+    pub(crate) restored_message_max: u64,
     pub(crate) connect_timeout: Duration,
     pub(crate) handshake_bytes_max: usize,
     /// What a client may send before it is admitted, in bytes of MQTT or WebSocket.
@@ -142,7 +142,6 @@ impl Bridge {
         let web_sockets = config.web_socket_ways.iter().map(|ways| Door::new(&config, None, *ways));
         let doors = listeners.chain(web_sockets).collect();
         let directory = Arc::new(Directory::new());
-        let started_ms = clock.now_ms();
         let shared = Arc::new(Shared {
             admission,
             clock,
@@ -158,7 +157,7 @@ impl Bridge {
             logins: Places::new(config.logins_max),
             handshake_time_per_turn: config.handshake_time_per_turn,
             handshakes_waiting_max: config.handshakes_waiting_max,
-            started_ms,
+            restored_message_max: durable.as_ref().map_or(0, |durable| durable.restored.image.message_max),
             connect_timeout: config.connect_timeout,
             handshake_bytes_max: config.handshake_bytes_max,
             early_bytes_max: config.shard.packet_bytes_before_auth_max,

@@ -353,10 +353,11 @@ impl Driver {
         session: SessionId,
         messages: Vec<(MessageId, Option<Arc<Message>>)>,
     ) {
-        let started_ms = self.shared.started_ms;
-        let old = messages.iter().filter_map(|(_, message)| message.as_ref());
-        let old = old
-            .filter(|message| message.received_ms < started_ms && message.publisher.uid != Publisher::SERVER);
+        // By their numbers: the wall clock may have been put back since.
+        let restored_max = self.shared.restored_message_max;
+        let old = messages.iter().filter(|(id, _)| id.0 <= restored_max);
+        let old = old.filter_map(|(_, message)| message.as_ref());
+        let old = old.filter(|message| message.publisher.uid != Publisher::SERVER);
         let unknown: HashSet<(RegistryName, Uid)> = old
             .map(|message| (message.registry.clone(), message.publisher.uid))
             .filter(|publisher| !self.voices_known.contains(publisher))

@@ -117,6 +117,19 @@ fn what_is_said_while_a_client_is_away_waits_for_it_and_survives_a_restart_and_a
     hear(&mut client, "t", &["6"]);
 }
 
+/// A wall clock that was put back by an hour.
+#[derive(Debug)]
+struct PutBack;
+
+impl Clock for PutBack {
+    fn now_ms(&self) -> u64 {
+        RealClock.now_ms() - 3_600_000
+    }
+    fn instant(&self) -> std::time::Instant {
+        RealClock.instant()
+    }
+}
+
 /// A device that may everything.
 fn everything(rig: &Rig, name: &str) -> TestDevice {
     let lamp = rig.device(name);
@@ -133,8 +146,12 @@ fn give_everything(rig: &Rig, name: &PrincipalName) {
 
 /// Another bridge over the same disk and the same people.
 fn restarted(disk: &FaultyDisk, before: &Rig) -> (Rig, Arc<MessageLog>) {
+    restarted_by(Arc::new(RealClock), disk, before)
+}
+
+fn restarted_by(clock: Arc<dyn Clock>, disk: &FaultyDisk, before: &Rig) -> (Rig, Arc<MessageLog>) {
     let mut log = None;
-    let rig = before.again(|config| {
+    let rig = before.again_by(clock, |config| {
         let made = durable(config, disk);
         let storage = config.storage.as_mut().expect("just made");
         let owners: Vec<_> = storage
@@ -233,9 +250,8 @@ fn i4_what_a_deleted_device_said_before_the_restart_is_not_delivered_after_it() 
     let registry = registry();
     let deleted = first.admission.delete(&registry, &gone.name, &Actor::Admin);
     first.runtime.block_on(deleted).expect("deleted");
-    // The clock of the next start must show a later time than the messages.
-    std::thread::sleep(Duration::from_millis(5));
-    let (second, _log) = restarted(&disk, &first);
+    // By the wall clock of the next start they have not been said yet.
+    let (second, _log) = restarted_by(Arc::new(PutBack), &disk, &first);
     let mut client = come_back(&second, &lamp, true);
     hear(&mut client, "t", &["of one that is here"]);
     client.send(&crate::client::PINGREQ);

@@ -51,7 +51,7 @@ pub(crate) fn rig(change: impl FnOnce(&mut BridgeConfig)) -> Rig {
     let runtime = runtime();
     let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let admission = runtime.block_on(furnished(&clock));
-    start(runtime, admission, change)
+    start(runtime, admission, clock, change)
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -61,9 +61,9 @@ fn runtime() -> tokio::runtime::Runtime {
 fn start(
     runtime: tokio::runtime::Runtime,
     admission: Admission,
+    clock: Arc<dyn Clock>,
     change: impl FnOnce(&mut BridgeConfig),
 ) -> Rig {
-    let clock: Arc<dyn Clock> = Arc::new(RealClock);
     let (ca, chain, key) = certificates();
     let server_tls = server_tls(chain, key).expect("TLS");
     let tls = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -159,8 +159,8 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 impl Rig {
     /// Another bridge for the same people.
-    pub(crate) fn again(&self, change: impl FnOnce(&mut BridgeConfig)) -> Rig {
-        start(runtime(), self.admission.clone(), change)
+    pub(crate) fn again_by(&self, clock: Arc<dyn Clock>, change: impl FnOnce(&mut BridgeConfig)) -> Rig {
+        start(runtime(), self.admission.clone(), clock, change)
     }
 
     /// A device with the usual policy.
