@@ -7,6 +7,7 @@ use drawbridge_names::{MqttClientId, RegistryName, Uid};
 
 use crate::connect::{ConnectRequest, Connected, Credential, Proof, Verdict};
 use crate::registries::Realm;
+use crate::seen::Seen;
 use crate::ways::{ACE_METHOD, TOKEN_METHODS, TlsFacts, Way, Ways, judge_way};
 use crate::{Admission, Challenged, Peer};
 
@@ -157,7 +158,11 @@ impl Admission {
         }
         let path = crate::client_id::GooglePath::parse(session.client_id.as_str());
         let path = path.filter(|path| path.registry == realm.record.name.as_str());
-        self.admit(realm, proof, session.client_id, path).await
+        let way = match session.credential {
+            NewCredential::Method { method, .. } if method == ACE_METHOD => Some(Way::Ace),
+            _ => None,
+        };
+        self.admit(realm, proof, Seen::of(&self.as_connect(session, b""), way), path).await
     }
 }
 
