@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use drawbridge_identity::{AccessClaims, ActedBy, NotProven, Refusal};
 use drawbridge_names::{Epoch, KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
-use drawbridge_policy::{Grant, Rights};
+use drawbridge_policy::{Connection, Grant, Rights};
 use drawbridge_registry::Role;
 
 use crate::admin_token::ADMIN_TOKEN_PREFIX;
@@ -14,6 +14,7 @@ use crate::cache::Loaded;
 use crate::issue::judge_state;
 use crate::registries::Realm;
 use crate::scope::ApiWords;
+use crate::seen::{claims_of, over_http};
 use crate::tokens::ReadToken;
 use crate::{Admission, Peer};
 
@@ -99,7 +100,7 @@ impl Admission {
         presentation: &Presentation<'_>,
         peer: Peer,
     ) -> Result<Caller, Refusal> {
-        let judged = self.judge_bearer(registry, token, audience, presentation);
+        let judged = self.judge_bearer(registry, token, audience, presentation, peer);
         self.decide("bearer", registry, peer, judged).await
     }
 
@@ -109,6 +110,7 @@ impl Admission {
         token: &str,
         audience: Audience,
         presentation: &Presentation<'_>,
+        peer: Peer,
     ) -> Result<Caller, Refusal> {
         if token.is_empty() {
             return Err(Refusal::NoCredential);
@@ -136,12 +138,15 @@ impl Admission {
         }
         let loaded = self.standing(&realm, &claims).await?;
         self.judge_presentation(&realm, &loaded, &claims, token, presentation)?;
+        let said = claims_of(&claims);
+        let connection = Connection { facts: over_http(peer.address), token: Some(&said), certificate: None };
+        let rights = loaded.rights_over(&connection);
         let (rights, words) = if for_bridge {
             // A token for the bridge is good for one thing of the API: reading the own record.
             let words = if audience == Audience::SelfRead { ApiWords::self_read() } else { ApiWords::none() };
-            (narrowed(&loaded, claims.scope.as_deref())?, words)
+            (narrowed(rights, claims.scope.as_deref())?, words)
         } else {
-            (Arc::clone(&loaded.rights), ApiWords::parse(claims.scope.as_deref())?)
+            (rights, ApiWords::parse(claims.scope.as_deref())?)
         };
         let principal = &loaded.principal;
         Ok(Caller::Principal(Arc::new(Authorized {
@@ -193,12 +198,12 @@ impl Admission {
 }
 
 /// The rights of a principal, no more than the token grants.
-pub(crate) fn narrowed(loaded: &Loaded, scope: Option<&str>) -> Result<Arc<Rights>, Refusal> {
+pub(crate) fn narrowed(rights: Arc<Rights>, scope: Option<&str>) -> Result<Arc<Rights>, Refusal> {
     match scope {
-        None => Ok(Arc::clone(&loaded.rights)),
+        None => Ok(rights),
         Some(scope) => {
             let grant = Grant::parse_scope(scope).map_err(|error| Refusal::Scope(error.to_string()))?;
-            Ok(Arc::new(loaded.rights.narrowed(&grant)))
+            Ok(Arc::new(rights.narrowed(&grant)))
         }
     }
 }

@@ -10,7 +10,7 @@ use drawbridge_jose::{Verify, base64url_decode};
 use drawbridge_names::{
     Epoch, KeyId, MqttClientId, PolicyName, PrincipalKind, PrincipalName, RegistryName, Uid,
 };
-use drawbridge_policy::{Rights, VerifiedCertificate};
+use drawbridge_policy::{Connection, IssuerClaims, Rights, VerifiedCertificate};
 
 use crate::admin_token::{ADMIN_TOKEN_PREFIX, OPAQUE_TOKEN_PREFIX};
 use crate::bearer::narrowed;
@@ -19,6 +19,7 @@ use crate::client_id::{GooglePath, effective, named_device};
 use crate::handshake::VouchingCa;
 use crate::issue::judge_state;
 use crate::registries::Realm;
+use crate::seen::{Seen, claims_of};
 use crate::tokens::{ReadToken, TokenMark};
 use crate::ways::{PeerProof, TlsFacts, Way, Ways, judge_way};
 use crate::{Admission, Peer};
@@ -157,6 +158,8 @@ pub(crate) struct Proof {
     pub(crate) loaded: Arc<Loaded>,
     /// The grant of an access token, if it carries one.
     pub(crate) scope: Option<String>,
+    /// What else a token says, signed by its issuer.
+    pub(crate) claims: Option<IssuerClaims>,
     pub(crate) kid: Option<KeyId>,
     /// `None`: it has no end of its own.
     pub(crate) ends_s: Option<u64>,
@@ -180,6 +183,7 @@ impl Proof {
         Self {
             loaded,
             scope: None,
+            claims: None,
             kid: None,
             ends_s: None,
             once: None,
@@ -281,7 +285,7 @@ impl Admission {
         let path = path.filter(|path| {
             path.registry == realm.record.name.as_str() && self.realm_of_path(*path).is_some()
         });
-        self.admit(&realm, proof, request.client_id, path).await.map(Verdict::connected)
+        self.admit(&realm, proof, Seen::of(request, Some(way)), path).await.map(Verdict::connected)
     }
 
     /// A device JWT or an access token, in the place of a password. `proof_line`: of the key that the token is bound
@@ -459,6 +463,7 @@ impl Admission {
             }
         };
         Ok(Proof {
+            claims: Some(claims_of(&claims)),
             scope: claims.scope,
             kid: claims.akid,
             ends_s: Some(claims.expires_s),
@@ -531,15 +536,18 @@ impl Admission {
         &self,
         realm: &Realm,
         proof: Proof,
-        client_id: &MqttClientId,
+        seen: Seen<'_>,
         path: Option<GooglePath<'_>>,
     ) -> Result<Connected, Refusal> {
+        let claims = proof.claims.clone();
+        let certificate = proof.certificate.clone();
         let Proof { mut loaded, scope, kid, ends_s, once, token, gateway, proven, ca, .. } = proof;
         let registry = &realm.record.name;
         judge_state(&loaded)?;
         judge_bound(realm, &loaded, proven)?;
         let (kind, name) = (loaded.principal.kind, loaded.principal.name.clone());
-        let (client_id, assigned_client_id) = effective(kind, &name, client_id, path, &*self.inner.random)?;
+        let (client_id, assigned_client_id) =
+            effective(kind, &name, seen.client_id, path, &*self.inner.random)?;
         if let Some(once) = &once {
             self.use_up(registry, loaded.principal.uid, once).await?;
         }
@@ -559,7 +567,12 @@ impl Admission {
             });
             loaded = again.ok_or(Refusal::KeyGone)?;
         }
-        let rights = narrowed(&loaded, scope.as_deref())?;
+        let connection = Connection {
+            facts: seen.facts(&client_id, token.is_some()),
+            certificate: certificate.as_ref(),
+            token: claims.as_ref(),
+        };
+        let rights = narrowed(loaded.rights_over(&connection), scope.as_deref())?;
         let now_s = self.now_s();
         // No session outlives the key that opened it.
         let key_end_s = match &kid {
@@ -613,6 +626,8 @@ impl Admission {
         judge_way(&realm, principal, Way::Anonymous)?;
         let (client_id, assigned_client_id) =
             effective(principal.kind, &principal.name, request.client_id, None, &*self.inner.random)?;
+        let facts = Seen::of(request, Some(Way::Anonymous)).facts(&client_id, false);
+        let rights = loaded.rights_over(&Connection { facts, ..Connection::default() });
         Ok(Connected {
             registry: principal.registry.clone(),
             uid: principal.uid,
@@ -620,7 +635,7 @@ impl Admission {
             kind: principal.kind,
             client_id,
             assigned_client_id,
-            rights: Arc::clone(&loaded.rights),
+            rights,
             policy: principal.policy.clone(),
             ends_ms: None,
             ends: None,

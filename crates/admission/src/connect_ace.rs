@@ -14,6 +14,7 @@ use crate::cache::Loaded;
 use crate::connect::{Challenged, ConnectRequest, Proof, Verdict};
 use crate::registries::Realm;
 use crate::renew_session::{NewCredential, SessionRenewal};
+use crate::seen::{Seen, claims_of};
 use crate::tokens::ReadToken;
 use crate::ways::{PeerProof, TlsFacts, Way, judge_way};
 
@@ -61,7 +62,7 @@ impl Admission {
         self.judge_beside(realm, request, &proof).await?;
         judge_way(realm, &proof.loaded.principal, Way::Ace)?;
         self.charge_principal(&realm.record.name, proof.loaded.principal.uid, request.peer)?;
-        self.admit(realm, proof, request.client_id, None).await.map(Verdict::connected)
+        self.admit(realm, proof, Seen::of(request, Some(Way::Ace)), None).await.map(Verdict::connected)
     }
 
     /// 3.1.1: token in the user name, proof in the password.
@@ -184,6 +185,7 @@ impl Admission {
         let names_handshake =
             matches!((&key, &peer), (PopKey::Public(of_token), Some(of_peer)) if of_token == of_peer);
         let proof = Proof {
+            claims: Some(claims_of(&claims)),
             scope: claims.scope,
             kid: claims.akid,
             ends_s: Some(claims.expires_s),

@@ -142,7 +142,7 @@ impl Admission {
         };
         // The grant of the gateway's own token speaks of the gateway's topics; the link speaks of the device.
         let subject_scope = subject.claims.scope.as_deref().filter(|_| !own_form);
-        let within = narrowed(&device, subject_scope)?;
+        let within = narrowed(Arc::clone(&device.anywhere), subject_scope)?;
         let scope = request.scope.filter(|scope| !scope.is_empty()).or(subject_scope);
         let ends_s = actor.as_ref().map_or(u64::MAX, |actor| actor.claims.expires_s);
         let confirmation = self.confirmation(&realm, &request.binding, &client)?;

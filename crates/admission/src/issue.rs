@@ -157,7 +157,7 @@ impl Admission {
             }
         };
         let scope = if for_bridge {
-            judge_grant(scope, issuance.within.unwrap_or(&loaded.rights))?
+            judge_grant(scope, issuance.within.unwrap_or(&loaded.anywhere))?
         } else {
             judge_words(scope, &loaded.rights, &principal.settings.roles)?
         };

@@ -52,6 +52,7 @@ mod renew_session;
 mod roles;
 mod scope;
 mod seal;
+mod seen;
 mod standing;
 mod statements;
 mod stats;
@@ -125,11 +126,15 @@ const JTI_MARGIN_S: u64 = 60;
 pub struct Peer {
     /// The address, where there is one.
     pub address: Option<IpAddr>,
+    /// The port it came to, where that is known.
+    pub port: Option<u16>,
+    /// Whether it is MQTT over WebSocket, where that is known.
+    pub websocket: Option<bool>,
 }
 
 impl From<IpAddr> for Peer {
     fn from(address: IpAddr) -> Self {
-        Self { address: Some(address) }
+        Self { address: Some(address), ..Self::default() }
     }
 }
 

@@ -59,7 +59,6 @@ fn variables(principal: &Principal) -> Variables<'_> {
 
 impl Loaded {
     /// The rights over one connection.
-    #[expect(dead_code, reason = "connections are judged by their facts from the next change on")]
     pub(crate) fn rights_over(&self, connection: &Connection<'_>) -> Arc<Rights> {
         let Some(policy) = &self.conditional else { return Arc::clone(&self.rights) };
         match policy.compile_for(&variables(&self.principal), connection) {

@@ -9,6 +9,7 @@ use crate::admin_token::ADMIN_TOKEN_PREFIX;
 use crate::binding::Presentation;
 use crate::connect::{ConnectRequest, Connected, Credential, Proof, Verdict};
 use crate::registries::Realm;
+use crate::seen::{Seen, claims_of};
 use crate::tokens::ReadToken;
 use crate::ways::{ACE_METHOD, TOKEN_METHODS, TlsFacts, Way, Ways, judge_way};
 use crate::{Admission, Challenged, Peer};
@@ -158,6 +159,7 @@ impl Admission {
             }
             let proof = Proof {
                 scope: claims.scope.clone(),
+                claims: Some(claims_of(&claims)),
                 kid: claims.akid.clone(),
                 ends_s: Some(claims.expires_s),
                 token: Some(mark.clone()),
@@ -166,7 +168,7 @@ impl Admission {
             };
             let path = crate::client_id::GooglePath::parse(live.as_str());
             let path = path.filter(|path| path.registry == realm.record.name.as_str());
-            let outcome = match self.admit(&realm, proof, &live, path).await {
+            let outcome = match self.admit(&realm, proof, Seen::elsewhere(&live), path).await {
                 Ok(connected) => {
                     let ends_ms = connected.ends_ms;
                     watcher.refresh(Box::new(connected)).await.map(|refreshed| (ends_ms, refreshed))
@@ -260,7 +262,11 @@ impl Admission {
         }
         let path = crate::client_id::GooglePath::parse(session.client_id.as_str());
         let path = path.filter(|path| path.registry == realm.record.name.as_str());
-        self.admit(realm, proof, session.client_id, path).await
+        let way = match session.credential {
+            NewCredential::Method { method, .. } if method == ACE_METHOD => Some(Way::Ace),
+            _ => None,
+        };
+        self.admit(realm, proof, Seen::of(&self.as_connect(session, b""), way), path).await
     }
 }
 

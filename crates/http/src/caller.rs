@@ -35,7 +35,11 @@ impl<S: Send + Sync> FromRequestParts<S> for FromPeer {
 }
 
 fn peer(parts: &Parts) -> Peer {
-    Peer { address: parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip()) }
+    Peer {
+        address: parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip()),
+        websocket: Some(false),
+        ..Peer::default()
+    }
 }
 
 /// The caller behind the token in `Authorization`, and behind what the token is bound to.

@@ -257,6 +257,12 @@ impl Rights {
         }
     }
 
+    /// These rights over the connection of a session that has had `old` ones; the grants of its token are these.
+    #[must_use]
+    pub fn over_connection_of(&self, old: &Self) -> Self {
+        Self { grants: Arc::clone(&self.grants), ..self.succeeding(old) }
+    }
+
     /// Whether any message may be published to `topic`: for what was judged before, such as a stored message,
     /// and to learn of a topic. A message on its way in is judged by [`Self::may_publish_with`], or by
     /// [`Self::publish_limits`] as well.

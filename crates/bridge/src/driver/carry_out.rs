@@ -16,10 +16,18 @@ use drawbridge_broker::{
 use drawbridge_control::{ClientControlPublish, ControlError};
 use drawbridge_mqtt::codec::{ProtocolVersion, ReasonCode};
 
-use super::{Driver, RightsOf};
+use super::{Driver, RightsOf, Socket};
 use crate::bridge::Shared;
+use crate::channel::Channel;
 use crate::error::Turned;
 use crate::inbox::{ControlRefused, ToShard, TurnedAway, admitted};
+
+/// Where a connection comes from, and where to.
+fn seen(socket: &mut Socket) -> Peer {
+    let websocket = matches!(socket.channel, Channel::WebSocket(..));
+    let port = socket.channel.socket_mut().local_addr().ok().map(|local| local.port());
+    Peer { address: Some(socket.peer.ip()), port, websocket: Some(websocket) }
+}
 
 impl Driver {
     /// Carries out all effects, and buries who leaves, until nothing is left of either.
@@ -135,7 +143,7 @@ impl Driver {
             return;
         };
         let Some(socket) = self.socket(conn) else { return };
-        let (door, peer) = (socket.door, Peer::from(socket.peer.ip()));
+        let (door, peer) = (socket.door, seen(socket));
         let named = socket.registry.clone();
         let tls = socket.channel.tls_facts(None);
         let by_certificate = socket.channel.is_by_certificate();
@@ -200,7 +208,7 @@ impl Driver {
             return;
         };
         let Some(socket) = self.socket(conn) else { return };
-        let (door, peer) = (socket.door, Peer::from(socket.peer.ip()));
+        let (door, peer) = (socket.door, seen(socket));
         let token = match &request.by {
             RenewBy::Method { data, .. } => data,
             RenewBy::Publish(payload) => payload,

@@ -249,6 +249,9 @@ impl Shard {
             return Err("the session was renewed a moment ago");
         }
         renewal.began = Some(now);
+        // Who judged them has not seen the connection.
+        let rights = Arc::new(admitted.rights.over_connection_of(&session.rights));
+        let admitted = Admitted { rights, ..admitted };
         let lost = self.renew(now, conn, slot, Way::Outside, admitted, fx).ok_or(ENDED)?;
         Ok(Refreshed { removed: lost.filters, will_dropped: lost.will })
     }
