@@ -443,3 +443,83 @@ fn text(path: &Path, wanted: &str) -> Result<String, Failure> {
 fn qos(number: u8) -> Qos {
     Qos::from_bits(number).expect("the command line takes 0 to 2")
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{Cli, Command};
+
+    /// What a line of `pub` would publish: topic and payload, or the complaint.
+    fn publishes(line: &[&str]) -> Result<(String, Option<String>), String> {
+        let words = ["drawbridge", "pub"].iter().chain(line);
+        let cli = Cli::try_parse_from(words).map_err(|e| e.to_string())?;
+        let Command::Pub(args) = cli.command else { unreachable!("it is `pub`") };
+        match what_to_publish(&args).map_err(|e| e.to_string())? {
+            (topic, Payloads::Lines) => Ok((topic, None)),
+            (topic, Payloads::One(payload)) => {
+                Ok((topic, Some(String::from_utf8(payload).expect("the table has text"))))
+            }
+        }
+    }
+
+    #[test]
+    fn pub_takes_words_and_the_flags_of_mosquitto_and_one_payload() {
+        let one = |topic: &str, payload: &str| Ok((topic.to_owned(), Some(payload.to_owned())));
+        let good = [
+            (&["a/b", "hi"][..], one("a/b", "hi")),
+            (&["-t", "a/b", "-m", "-1"], one("a/b", "-1")),
+            (&["-t", "a/b", "hi"], one("a/b", "hi")),
+            (&["a/b", "-m", "hi"], one("a/b", "hi")),
+            (&["-t", "a/b", "-n", "-r"], one("a/b", "")),
+            (&["-t", "a/b", "-l", "-q", "2"], Ok(("a/b".to_owned(), None))),
+        ];
+        for (line, wanted) in good {
+            assert_eq!(publishes(line), wanted, "{line:?}");
+        }
+        let bad = [
+            (&[][..], "no topic"),
+            (&["-m", "hi"], "no topic"),
+            (&["a/b"], "no payload"),
+            (&["a/b", "hi", "-t", "c"], "twice"),
+            (&["a/b", "hi", "-m", "ho"], "more than one payload"),
+            (&["a/b", "-l", "-n"], "more than one payload"),
+            (&["a/b", "hi", "-q", "3"], "3"),
+            (&["a/b", "hi", "--cert", "c.pem"], "--key"),
+            (&["a/b", "hi", "-u", "lamp"], "--password-file"),
+        ];
+        for (line, why) in bad {
+            let complaint = publishes(line).expect_err("refused");
+            assert!(complaint.contains(why), "{line:?}: {complaint}");
+        }
+    }
+
+    #[test]
+    fn a_client_without_anything_to_log_in_with_is_told_what_there_is() {
+        let place = std::env::temp_dir().join(format!("drawbridge-session-{}", std::process::id()));
+        fs::create_dir_all(&place).expect("a folder");
+        fs::write(place.join("ca.pem"), "no certificate").expect("written");
+        let data = place.to_string_lossy().into_owned();
+        let told = |line: &[&str]| {
+            let words = ["drawbridge", "--data", &data, "pub", "a", "b", "--mqtts", "localhost:1"];
+            let cli = Cli::try_parse_from(words.iter().chain(line)).expect("parses");
+            let Command::Pub(args) = &cli.command else { unreachable!("it is `pub`") };
+            options(&cli.common, &args.client)
+                .map(|options| format!("{:?}", options.way))
+                .map_err(|e| e.to_string())
+        };
+        let nothing = told(&[]).expect_err("nothing");
+        for way in ["--as", "--token-file", "--password-file", "--cert"] {
+            assert!(nothing.contains(way), "{nothing}");
+        }
+        assert!(told(&["--self-signed"]).expect_err("no key").contains("--as"));
+        assert!(told(&["--cert", "no.pem", "--key", "no.key"]).expect_err("no file").contains("no.pem"));
+        assert_eq!(told(&["--token-file", "later.jwt"]), Ok("Token".to_owned()));
+        assert_eq!(
+            told(&["--token-file", "x", "--method", "custom-jwt"]),
+            Ok("Method(CUSTOM-JWT)".to_owned())
+        );
+        fs::remove_dir_all(&place).expect("removed");
+    }
+}

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use drawbridge_device::{
-    AceProof, ApiClient, ClientOptions, DeviceClient, DeviceError, DeviceIdentity, Event, ProtocolVersion,
-    Qos, TokenSource, Way,
+    AceProof, ApiClient, ClientCertificate, ClientOptions, DeviceClient, DeviceError, DeviceIdentity, Event,
+    Host, ProtocolVersion, Qos, TokenSource, Way,
 };
 use drawbridge_jose::{Algorithm, Sign, SigningKey};
 use serde_json::Value;
@@ -342,4 +342,31 @@ fn device_run_sends_lines_prints_commands_and_renews_by_itself() {
         assert!(text.contains(wanted), "{wanted} in {text}");
     }
     assert!(!text.contains("\"disconnected\""), "{text}");
+}
+
+#[test]
+fn a_certificate_of_the_registered_key_that_the_library_made_opens_a_session_alone_and_beside_a_jwt() {
+    let core = Core::start();
+    drop(core.device("lamp"));
+    for version in [ProtocolVersion::V311, ProtocolVersion::V5] {
+        for way in [Way::Certificate, Way::Token] {
+            let mut options = ClientOptions::of(load(&core, "lamp")).expect("options");
+            let key = options.login.as_ref().expect("`of` gives one").key.clone();
+            let shown = ClientCertificate::self_signed("lamp", key, &Host).expect("made");
+            options.endpoint.tls.as_mut().expect("TLS").certificate = Some(shown);
+            (options.version, options.way) = (version, way);
+            let client = started(options);
+            client.telemetry("way", b"certificate").expect("taken").wait(PATIENCE).expect("acknowledged");
+            assert_eq!(client.stop(PATIENCE), 0);
+        }
+    }
+    // Another's key opens nothing.
+    drop(core.device("door"));
+    let mut options = ClientOptions::of(load(&core, "lamp")).expect("options");
+    let stranger = std::sync::Arc::new(drawbridge_device::create_key(Algorithm::EdDsa).expect("a key"));
+    let shown = ClientCertificate::self_signed("lamp", stranger, &Host).expect("made");
+    options.endpoint.tls.as_mut().expect("TLS").certificate = Some(shown);
+    options.way = Way::Certificate;
+    let refused = DeviceClient::start(options).expect("starts").connected(PATIENCE).expect_err("refused");
+    assert!(matches!(refused, DeviceError::Refused { .. }), "{refused:?}");
 }

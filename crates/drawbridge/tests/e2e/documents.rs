@@ -15,13 +15,14 @@ use crate::cluster::Cluster;
 use crate::harness::{DRAWBRIDGE, python, repository, version_of};
 
 /// Documents with sessions.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "docs/api.md",
     "docs/device-library.md",
     "docs/identity.md",
     "docs/mqtt.md",
     "docs/operations.md",
+    "docs/policy.md",
 ];
 /// What the documents call the database of their readers.
 const DATABASE: &str = "postgres://drawbridge:secret@localhost/drawbridge";
@@ -77,6 +78,16 @@ fn a_kept_session_a_shared_subscription_and_a_web_client_work_as_the_mqtt_docume
 #[test]
 fn the_ten_minutes_and_the_ways_in_of_the_device_library_work_as_they_are_written() {
     run("docs/device-library.md", "");
+}
+
+#[test]
+fn a_policy_its_tests_its_reasons_and_the_imports_are_as_the_policy_document_says() {
+    let ran = run("docs/policy.md", "");
+    assert!(
+        ran.file("fleet.toml").contains("left out") && ran.file("alice.toml").contains("secret"),
+        "{}",
+        ran.all
+    );
 }
 
 #[test]
