@@ -124,7 +124,7 @@ impl Shard {
         let way = Way::Publish(packet_id);
         if self.begin_renewal(now, conn, slot, way, by, fx).is_err() {
             self.report(conn, What::RenewedTooOften, fx);
-            self.say_not_renewed(now, conn, slot, packet_id, ReasonCode::QuotaExceeded, "too-often", fx);
+            self.say_not_renewed(now, conn, slot, packet_id, (ReasonCode::QuotaExceeded, "too-often"), fx);
         }
     }
 
@@ -209,8 +209,7 @@ impl Shard {
                     Way::Auth => self.end(now, conn, what, fx),
                     Way::Publish(packet_id) => {
                         self.report(conn, what, fx);
-                        let word = reason.word();
-                        self.say_not_renewed(now, conn, slot, packet_id, reason.into(), word, fx);
+                        self.say_not_renewed(now, conn, slot, packet_id, (reason.into(), reason.word()), fx);
                     }
                 }
             }
@@ -412,8 +411,7 @@ impl Shard {
         conn: ConnId,
         slot: u32,
         packet_id: PacketId,
-        reason: ReasonCode,
-        word: &str,
+        (reason, word): (ReasonCode, &str),
         fx: &mut Vec<Effect>,
     ) {
         let result = serde_json::json!({ "ok": false, "error": word }).to_string();
