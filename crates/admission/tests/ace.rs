@@ -28,10 +28,13 @@ fn facts() -> TlsFacts {
     }
 }
 
+/// Makes a proof over bytes.
+type Prove = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
 /// A token and what proves its key.
 struct Held {
     token: Vec<u8>,
-    prove: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    prove: Prove,
 }
 
 impl Held {
@@ -56,7 +59,7 @@ async fn ask(
     let login = LoginRequest::with_assertion(&assertion, Peer::default());
     let granted = admission.ace_login(&world.registry, login, ace).await?;
     let token = granted.cwt.unwrap_or_else(|| granted.grant.access_token.into_bytes());
-    let prove: Box<dyn Fn(&[u8]) -> Vec<u8>> = match granted.symmetric {
+    let prove: Prove = match granted.symmetric {
         Some(key) => {
             let key = hmac::Key::new(hmac::HMAC_SHA256, key.bytes());
             Box::new(move |over| hmac::sign(&key, over).as_ref().to_vec())

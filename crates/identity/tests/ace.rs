@@ -117,16 +117,12 @@ fn a_proof_is_good_for_its_key_its_input_and_its_algorithm_alone() {
 #[test]
 fn keys_of_other_algorithms_prove_nothing() {
     use drawbridge_jose::{Algorithm, Sign as _};
-    for algorithm in [Algorithm::Es384] {
-        let pair = SigningKey::generate(algorithm).expect("a key");
-        let pop = pair.sign(&[0; 32]).expect("a signature");
-        let found = PopKey::Public(pair.public_key().clone()).verify(
-            &PopInput::Exporter([0; 32]),
-            &pop,
-            &Checker::new(),
-        );
-        assert!(matches!(found, Err(AceFault::Key(_))), "{algorithm}: {found:?}");
-    }
+    let algorithm = Algorithm::Es384;
+    let pair = SigningKey::generate(algorithm).expect("a key");
+    let pop = pair.sign(&[0; 32]).expect("a signature");
+    let found =
+        PopKey::Public(pair.public_key().clone()).verify(&PopInput::Exporter([0; 32]), &pop, &Checker::new());
+    assert!(matches!(found, Err(AceFault::Key(_))), "{algorithm}: {found:?}");
 }
 
 #[test]
