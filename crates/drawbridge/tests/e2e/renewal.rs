@@ -410,9 +410,11 @@ fn a_token_for_less_cuts_what_it_does_not_cover_and_leaves_the_rest_alone() {
         }
         // The will is not spoken, and nothing forbidden was passed on.
         guest.publish(&Publish::new(&at("end"), "").qos(1, 0));
-        let seen: Vec<String> =
+        let mut seen: Vec<String> =
             watcher.until(&at("end")).iter().map(|message| message.text().to_owned()).collect();
-        assert_eq!(seen, ["two", "on its way", "no more", "still", "allowed"].map(str::to_owned));
+        // Of two publishers: there is no order between them.
+        seen.sort();
+        assert_eq!(seen, ["allowed", "no more", "on its way", "still", "two"].map(str::to_owned));
         nobody_kept(core, &[first, second]);
     }
 }
