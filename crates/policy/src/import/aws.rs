@@ -381,10 +381,14 @@ fn filter(name: &str, is_filter: bool) -> Result<Filter, Unsaid> {
         None => (name, false),
     };
     if stem.contains('*') {
+        let whole_levels = name.split('/').all(|level| level == "*" || !level.contains('*'));
+        let mend = if whole_levels {
+            format!("write a level as `+`: `{}`", name.replace('*', "+").escape_debug())
+        } else {
+            "name the topics, or use `+` for a whole level".to_owned()
+        };
         return because(format!(
-            "`*` stands for any characters, `/` included, and an MQTT filter says that only behind the last `/`; \
-             write a level as `+`: `{}`",
-            name.replace('*', "+").escape_debug()
+            "`*` stands for any characters, `/` included, and an MQTT filter says that only behind the last `/`; {mend}"
         ));
     }
     if !is_filter && stem.contains(['+', '#']) {
