@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use drawbridge_broker::{Admitted, Ended, What};
+use drawbridge_broker::{Admitted, Crossing, Ended, What};
 use drawbridge_mqtt::codec::{Ack, Packet, PacketId, Publish, PublishProperties, Qos, ReasonCode};
 use drawbridge_names::{RegistryName, TopicName, Uid};
 use support::*;
@@ -134,6 +134,39 @@ fn a_member_that_joins_while_a_message_is_on_its_way_hears_that_it_is_stored() {
         let got = net.messages(member);
         let early = got.is_empty() && net.disk.image().references.is_empty();
         assert!(early || got.len() == 1, "{share}: it waits for ever to hear that its message is stored");
+        for shard in &net.shards {
+            assert_eq!(shard.stats().foreign, 0, "{share}");
+        }
+    }
+}
+
+#[test]
+fn that_a_message_is_stored_may_be_heard_before_the_message_comes() {
+    for group in 0..12 {
+        let mut net = Net::durable(3);
+        let share = format!("$share/g{group}/a");
+        let (member, _) = net.rejoin(2, V5, app(1), 3_600);
+        net.subscribe(member, &share, QOS2);
+        let speaker = net.join(0, V5, app(2));
+        net.late_links = true;
+        net.publish(speaker, "a", b"x", QOS2);
+        // The home of the group is slow to one shard, the others are not.
+        let mut given = std::collections::VecDeque::new();
+        while let Some(link) = net.links.pop_front() {
+            if matches!(link.2, Crossing::Given(_)) {
+                given.push_back(link);
+            } else {
+                let (_, to, crossing) = link;
+                net.run(to, |shard, now, fx| shard.crossings(now, vec![crossing], fx));
+            }
+        }
+        net.links = given;
+        net.cross();
+        assert_eq!(
+            net.messages(member).len(),
+            1,
+            "{share}: it waits for ever to hear that its message is stored"
+        );
         for shard in &net.shards {
             assert_eq!(shard.stats().foreign, 0, "{share}");
         }

@@ -100,6 +100,8 @@ pub struct Shard {
     handed: HashSet<(SessionId, PacketId)>,
     /// Messages that are not known to be stored yet, and that sessions here are owed.
     foreign: HashMap<MessageId, Foreign>,
+    /// Messages that other shards have stored, and that have not come yet.
+    stored_early: VecDeque<MessageId>,
     /// Numbers routes and messages.
     counter: u64,
     counters: Counters,
@@ -248,6 +250,7 @@ impl Shard {
             gathers: HashMap::new(),
             handed: HashSet::new(),
             foreign: HashMap::new(),
+            stored_early: VecDeque::new(),
             counter: 0,
             counters: Counters::default(),
             statistics_wanted: false,

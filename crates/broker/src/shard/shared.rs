@@ -23,7 +23,7 @@ use super::{Later, Shard};
 use crate::effect::{Crossing, Effect};
 use crate::message::Message;
 use crate::routes::Subscriber;
-use crate::storage::{SessionId, Terms};
+use crate::storage::{MessageId, SessionId, Terms};
 
 /// The sessions that share a subscription.
 pub(super) struct Group {
@@ -392,6 +392,11 @@ impl Shard {
         }
         if let (Some(_), Some(id), true) = (stored, message.id, owing.to.is_empty()) {
             self.is_done(member.slot, id);
+        }
+        let early = |id: &MessageId| self.stored_early.iter().position(|early| early == id);
+        if let Some((id, at)) = message.id.and_then(|id| Some((id, early(&id)?))) {
+            self.stored_early.remove(at);
+            self.foreign_is_stored(now, id, fx);
         }
     }
 }

@@ -88,6 +88,8 @@ const UNSAVED_BYTES_WAITED_FOR: usize = 64 << 20;
 const UNSAVED_BYTES_MAX_EVER: usize = 128 << 20;
 /// A message from another shard that is stored now has no more older ones behind it.
 const OLDER_MAX: usize = 1_024;
+/// Messages that were said to be stored before they came; each comes a moment later.
+const STORED_EARLY_MAX: usize = 256;
 /// Messages that a session asks the storage for at once.
 const FETCHED_AT_ONCE: usize = 64;
 
@@ -657,7 +659,14 @@ impl Shard {
 
     /// A message that came from another shard is stored.
     pub(super) fn foreign_is_stored(&mut self, now: Instant, message: MessageId, fx: &mut Vec<Effect>) {
-        let Some(foreign) = self.foreign.remove(&message) else { return };
+        let Some(foreign) = self.foreign.remove(&message) else {
+            // It comes from another shard than the message itself, and may be faster.
+            self.stored_early.push_back(message);
+            if self.stored_early.len() > STORED_EARLY_MAX {
+                self.stored_early.pop_front();
+            }
+            return;
+        };
         for (session, done) in foreign.sessions {
             let Some(&slot) = self.by_id.get(&session) else { continue };
             let state = &mut self.sessions[slot as usize];
