@@ -9,6 +9,10 @@ use crate::{
 };
 
 /// Answer of [`Store::add_registry`].
+#[expect(
+    clippy::large_enum_variant,
+    reason = "registries are made now and then, and the answer is read at once"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddRegistry {
     /// It exists now.

@@ -51,7 +51,7 @@ fn bring_about(core: &Core, end: End, identity: &DeviceIdentity, token: &str) {
     match end {
         Expired => {}
         Blocked => drop(core.cli_ok(&["device", "block", name])),
-        KeyRemoved => drop(core.cli_ok(&["key", "revoke", name, &identity.public_key().thumbprint()])),
+        KeyRemoved => drop(core.cli_ok(&["key", "revoke", name, identity.public_key().thumbprint()])),
         TokenRevoked => revoke(core, identity, token),
         DeviceRevoked => drop(core.cli_ok(&["device", "revoke", name])),
         SettingsChanged => drop(core.cli_ok(&["device", "set", name, "--bound-connections", "true"])),
