@@ -120,6 +120,9 @@ pub struct Connected {
     pub leading_slash: bool,
     /// Whether the client has proven, in this very connection, to hold the key that its credential is bound to.
     pub proven: bool,
+    /// A renewal by a key whose first use may end another: [`Admission::settle_key`] is to be called when the
+    /// session has its new right.
+    pub settles_key: bool,
     /// The CA that vouched for the certificate that opened it: SHA-256 in base64url, for [`crate::SessionsEnd::Ca`].
     pub ca: Option<KeyId>,
     /// When the CAs were read.
@@ -551,9 +554,12 @@ impl Admission {
         if let Some(once) = &once {
             self.use_up(registry, loaded.principal.uid, once).await?;
         }
+        let settles_key = seen.renews() && token.is_none() && kid.is_some();
         let used_now = match &kid {
             // The login that gave the token has ended it.
             Some(_) if token.is_some() => false,
+            // The session that is renewed was opened by the key that this would end: `settle_key` comes after.
+            Some(_) if seen.renews() => false,
             Some(kid) => self.end_grace(&loaded, kid).await,
             None => false,
         };
@@ -599,6 +605,7 @@ impl Admission {
             sessions_max: (kind == PrincipalKind::Device).then_some(DEVICE_SESSIONS_MAX),
             leading_slash: path.is_some(),
             proven,
+            settles_key,
             ca_stamp: ca.as_ref().map(|ca| ca.stamp),
             ca: ca.map(|ca| ca.ca),
             generation: loaded.generation,
@@ -646,6 +653,7 @@ impl Admission {
             sessions_max: None,
             leading_slash: false,
             proven: false,
+            settles_key: false,
             ca: None,
             ca_stamp: None,
             generation: loaded.generation,

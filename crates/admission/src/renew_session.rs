@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use drawbridge_identity::{NoncePurpose, NotProven, Refusal};
-use drawbridge_names::{MqttClientId, RegistryName, TopicFilter, Uid};
+use drawbridge_names::{KeyId, MqttClientId, PrincipalName, RegistryName, TopicFilter, Uid};
 
 use crate::admin_token::ADMIN_TOKEN_PREFIX;
 use crate::binding::Presentation;
@@ -100,6 +100,13 @@ impl Admission {
             self.tally_admitted("renew", &connected.registry, connected.kind, &connected.name);
         }
         Ok(verdict)
+    }
+
+    /// A session has been renewed by this key: if it has replaced another, the grace of that ends, as with a login.
+    pub async fn settle_key(&self, registry: &RegistryName, name: &PrincipalName, kid: &KeyId) {
+        if let Ok(Some(loaded)) = self.candidate(registry, Some(name)).await {
+            self.end_grace(&loaded, kid).await;
+        }
     }
 
     /// A nonce for the assertion that renews a session.

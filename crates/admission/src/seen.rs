@@ -38,6 +38,11 @@ impl<'a> Seen<'a> {
         Self { client_id, way: None, peer: Peer::default(), version: 4, tls: None }
     }
 
+    /// Whether an open session is renewed.
+    pub(crate) fn renews(&self) -> bool {
+        self.way.is_none()
+    }
+
     /// `client_id`: that of the session; `by_token`: the credential was a token, not a JWT of the device.
     pub(crate) fn facts<'b>(&self, client_id: &'b MqttClientId, by_token: bool) -> ConnectionFacts<'b> {
         let of_text = if by_token { Method::Token } else { Method::Jwt };

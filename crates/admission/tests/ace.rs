@@ -334,8 +334,11 @@ async fn a_token_of_authz_info_waits_for_the_key_that_tls_proves() {
     // Without any method: the handshake says all, where `authz-info` is open.
     let plain = ConnectRequest { username: None, tls: Some(&key), ..request(&client_id, None) };
     assert_eq!(word(world.admission.connect(plain).await), "connected");
-    let closed = ConnectRequest { ways: Ways::ALL.without(Way::AuthzInfo), ..plain };
-    assert_ne!(word(world.admission.connect(closed).await), "connected");
+    let by_token_alone = ConnectRequest { ways: Ways::NONE.with(Way::AuthzInfo), ..plain };
+    assert_eq!(word(world.admission.connect(by_token_alone).await), "connected");
+    // A registered key is a way in of its own.
+    let closed = ConnectRequest { ways: Ways::ALL.without(Way::AuthzInfo).without(Way::RawKey), ..plain };
+    assert_eq!(word(world.admission.connect(closed).await), "way-closed");
     // Kept is not believed: it is judged again.
     world.admission.block(&world.registry, &device.name, None, &Actor::Admin).await.expect("blocked");
     assert_eq!(word(connect(&key).await), "blocked");

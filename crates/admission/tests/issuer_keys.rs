@@ -213,7 +213,7 @@ async fn a_store_sealed_by_another_key_does_not_open_and_nothing_in_it_changes()
 
     // From one key to the next: start with both, seal anew, forget the first.
     let both = open(AesSeal::with_previous([1; 32], Some([0x5e; 32]))).await.expect("both");
-    assert_eq!(both.reseal(&Actor::Admin).await.expect("resealed"), 2);
+    assert_eq!(both.reseal(&Actor::Admin).await.expect("resealed"), 3);
     assert_eq!(both.reseal(&Actor::Admin).await.expect("resealed"), 0);
     open(AesSeal::new([1; 32])).await.expect("the new key alone");
     let random = Arc::new(SeededRandom::new(4));

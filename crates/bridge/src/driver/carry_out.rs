@@ -277,9 +277,16 @@ impl Driver {
         conn: ConnId,
         answer: Result<Box<Connected>, TurnedAway>,
     ) {
+        let settles = answer.as_ref().ok().filter(|connected| connected.settles_key);
+        let settles = settles
+            .map(|connected| (connected.registry.clone(), connected.name.clone(), connected.kid.clone()));
         let answer = self.last_look(conn, answer);
         self.judged = None;
         self.shard.renewed(now, conn, answer, &mut self.effects);
+        if let Some((registry, name, Some(kid))) = settles {
+            let admission = self.shared.admission.clone();
+            self.shared.runtime.spawn(async move { admission.settle_key(&registry, &name, &kid).await });
+        }
     }
 
     /// The same, for a new right that came over another way than the connection of the session.
