@@ -135,7 +135,6 @@ fn cve_2018_12546_a_retained_message_is_not_delivered_after_its_publisher_lost_t
         let file = world.core().place().join(format!("{app}-less.toml"));
         std::fs::write(&file, "[[allow]]\npublish = [\"elsewhere/#\"]\n").expect("a file");
         world.core().cli_ok(&["policy", "set", &app, &file.to_string_lossy()]);
-        publisher.ended();
         crate::harness::wait_for("its end", Duration::from_secs(2), || (told() == 0).then_some(()));
         for _ in 0..4 {
             assert_eq!(told(), 0, "on no shard");
