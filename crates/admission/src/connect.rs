@@ -244,7 +244,11 @@ impl Admission {
     }
 
     async fn judge_connect(&self, request: &ConnectRequest<'_>) -> Result<Verdict, Refusal> {
-        let way = request.way()?;
+        let way = match request.way()? {
+            // A token that was published for this key says more of it than the key alone, and is a way of its own.
+            Way::Certificate | Way::RawKey if self.has_kept_token(request) => Way::AuthzInfo,
+            way => way,
+        };
         if way == Way::Anonymous {
             let Some(application) = request.anonymous_as else { return Err(Refusal::NoCredential) };
             return self.anonymous(request, application).await.map(Verdict::connected);
@@ -268,16 +272,12 @@ impl Admission {
                 request.allows(way)?;
                 self.prove_by_password(request).await?
             }
-            // A token that was published for this key says more of it than the key alone.
-            Way::Certificate | Way::RawKey if self.has_kept_token(request) => {
-                request.allows(way)?;
-                self.prove_by_kept_token(request).await?
-            }
+            Way::AuthzInfo => self.prove_by_kept_token(request).await?,
             Way::Certificate | Way::RawKey => {
                 request.allows(way)?;
                 self.prove_by_handshake(request).await?
             }
-            Way::Anonymous | Way::AuthzInfo => return Err(Refusal::NoCredential),
+            Way::Anonymous => return Err(Refusal::NoCredential),
         };
         if !matches!(way, Way::Certificate | Way::RawKey) {
             self.judge_beside(&realm, request, &proof).await?;

@@ -45,6 +45,7 @@ impl Admission {
             }
             (ConnectData::Stored, None) => {
                 let (realm, proof) = self.prove_by_kept_token(request).await?;
+                judge_way(&realm, &proof.loaded.principal, Way::AuthzInfo)?;
                 return self.admit_by_ace(request, &realm, proof).await;
             }
             (_, Some(_)) => return Err(AceFault::Data("an answer came, and nothing was asked").into()),
@@ -110,7 +111,8 @@ impl Admission {
         nonce
     }
 
-    /// Form 3: the key of the handshake has had its token published to `authz-info`.
+    /// Form 3: the key of the handshake has had its token published to `authz-info`, which is to be open. The key itself
+    /// need not be a way in.
     ///
     /// Source: RFC 9431 sections 2.2.4.2 and appendix A.
     pub(crate) async fn prove_by_kept_token(
@@ -119,7 +121,7 @@ impl Admission {
     ) -> Result<(Arc<Realm>, Proof), Refusal> {
         let realm = self.realm_of_request(request)?;
         let key = request.tls.and_then(|tls| tls.peer.as_ref()).and_then(key_of_peer);
-        let key = key.ok_or(AceFault::NoToken)?;
+        let key = key.filter(|_| request.ways.allows(Way::AuthzInfo)).ok_or(AceFault::NoToken)?;
         let token = self.kept_ace_token(&realm.record.name, &key).ok_or(AceFault::NoToken)?;
         self.prove_ace(request, &token, Some(PopOf::Handshake(&key))).await
     }

@@ -12,6 +12,7 @@ use drawbridge_admission::{
 use drawbridge_identity::ace::{RequestedKey, user_name_of_token};
 use drawbridge_jose::{Algorithm, Sign as _};
 use drawbridge_names::MqttClientId;
+use drawbridge_registry::PrincipalSettings;
 use drawbridge_testkit::{SeededRandom, TestDevice, sealer};
 use world::{API, ISSUER, World, cheap_passwords, request};
 
@@ -336,9 +337,26 @@ async fn a_token_of_authz_info_waits_for_the_key_that_tls_proves() {
     assert_eq!(word(world.admission.connect(plain).await), "connected");
     let by_token_alone = ConnectRequest { ways: Ways::NONE.with(Way::AuthzInfo), ..plain };
     assert_eq!(word(world.admission.connect(by_token_alone).await), "connected");
+    // The token's way closed: by method it is as if nothing were kept.
+    let by_ace_alone =
+        ConnectRequest { ways: Ways::NONE.with(Way::Ace), ..by_method(&client_id, None, &key) };
+    assert_eq!(word(world.admission.connect(by_ace_alone).await), "ace-no-token");
     // A registered key is a way in of its own.
     let closed = ConnectRequest { ways: Ways::ALL.without(Way::AuthzInfo).without(Way::RawKey), ..plain };
     assert_eq!(word(world.admission.connect(closed).await), "way-closed");
+    // A principal's ways are judged by the token's way too, however it is presented.
+    for (ways, by_handshake, by_ace) in [
+        (&["authz-info"][..], "connected", "way-closed"),
+        (&["ace", "authz-info"], "connected", "connected"),
+        (&["ace", "raw-key"], "way-closed", "way-closed"),
+    ] {
+        let ways = Some(ways.iter().map(|way| (*way).to_owned()).collect());
+        let settings = PrincipalSettings { ways, ..Default::default() };
+        let set = world.admission.set_settings(&world.registry, &device.name, settings, None, &Actor::Admin);
+        set.await.expect("set");
+        assert_eq!(word(world.admission.connect(plain).await), by_handshake);
+        assert_eq!(word(connect(&key).await), by_ace);
+    }
     // Kept is not believed: it is judged again.
     world.admission.block(&world.registry, &device.name, None, &Actor::Admin).await.expect("blocked");
     assert_eq!(word(connect(&key).await), "blocked");

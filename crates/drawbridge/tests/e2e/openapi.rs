@@ -67,8 +67,11 @@ fn core() -> Core {
 
 /// After all that, the server does its work, and no handler has panicked.
 fn still_serves(core: &Core) {
-    // The requests were free to change how the registry judges clocks and tokens.
-    let usual = json!({ "clock": "good", "clock_skew_s": 600, "token_life_s": 3600 });
+    // The requests were free to change how the registry judges clocks and tokens, and which ways in it leaves open.
+    let usual = json!({
+        "clock": "good", "clock_skew_s": 600, "token_life_s": 3600,
+        "ways": null, "bound_connections": false, "certificate_registration": null,
+    });
     core.admin("PATCH", "/v1/registries/default", Some(&usual));
     let survivor = core.device("survivor");
     let token = core.api().token(&survivor.device, &survivor.issuer, None, &survivor.key);
