@@ -204,7 +204,7 @@ pub(crate) mod ace_cwt {
             Some(Confirmation::PopKey(WORLD.keys[1].public_key().clone())),
             Some(Confirmation::PopKeyId(kid)),
             Some(Confirmation::Sealed(seal_as_cose(&key, &[8; 32], JTI, [9; 12]))),
-            Some(Confirmation::Key("x".to_owned())),
+            Some(Confirmation::Key(WORLD.keys[0].public_key().thumbprint().to_owned())),
         ];
         let mut seeds = Vec::new();
         for confirmation in confirmations {

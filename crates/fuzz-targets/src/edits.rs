@@ -5,7 +5,7 @@ use drawbridge_identity::NoncePurpose;
 use drawbridge_jose::{Sign as _, SigningKey, base64url_encode, sha256};
 use serde_json::{Map, Value, json};
 
-use crate::world::{BRIDGE, DEVICE, ISSUER, NOW_S, PROJECT, WORLD};
+use crate::world::{BRIDGE, DEVICE, EXPORTER, ISSUER, NOW_S, PROJECT, WORLD};
 
 /// A token in the making.
 #[derive(Clone)]
@@ -58,6 +58,9 @@ pub(crate) const NAMES: &[&str] = &[
     "epoch",
     "akid",
     "client_id",
+    "cb",
+    "cnonce",
+    "alias",
 ];
 
 /// Stands in private keys that are offered as new keys.
@@ -183,7 +186,61 @@ pub(crate) fn values() -> Vec<Option<Value>> {
     ];
     values.extend(urls.map(|url| Some(url.into())));
     values.push(Some(base64url_encode(&sha256(ACCESS_TOKEN.as_bytes())).into()));
+    values.extend(channel_bindings().map(Some));
+    values.extend(confirmations().map(Some));
+    let thumbprint = WORLD.keys[0].public_key().thumbprint();
+    let actor = json!({ "sub": "gateway-1", "uid": "9", "epoch": 0, "akid": thumbprint });
+    values.extend(with_one_wrong(&actor, &[("akid", json!("no key id")), ("uid", json!(9))]).map(Some));
+    let alias = json!({ "words": "iotcontrol:read", "login": NOW_S - 9 });
+    values.extend(with_one_wrong(&alias, &[("words", Value::Null), ("login", json!("9"))]).map(Some));
     values
+}
+
+/// The right one first; then that of another connection, more and fewer bytes, padding, another alphabet.
+fn channel_bindings() -> [Value; 6] {
+    let right = base64url_encode(&EXPORTER);
+    [
+        right.as_str().into(),
+        base64url_encode(&[13; 32]).into(),
+        base64url_encode(&[12; 33]).into(),
+        base64url_encode(&[12; 31]).into(),
+        format!("{right}=").into(),
+        json!([right]),
+    ]
+}
+
+/// What `cnf` of an access token may name, and almost.
+fn confirmations() -> [Value; 16] {
+    let thumbprint = WORLD.new_key.public_key().thumbprint();
+    let jwe = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIn0..AAAA.AAAA.AAAAAAAAAAAAAAAAAAAAAA";
+    [
+        json!({ "x5t#S256": thumbprint }),
+        json!({ "kid": thumbprint }),
+        json!({ "jwe": jwe }),
+        json!({ "cose": "AQID" }),
+        json!({ "jkt": "x" }),
+        json!({ "jkt": [thumbprint] }),
+        json!({ "jkt": thumbprint[1..] }),
+        json!({ "x5t#S256": format!("{thumbprint}=") }),
+        json!({ "kid": "no key id" }),
+        json!({ "kid": Value::Null }),
+        json!({ "jwe": { "jwe": jwe } }),
+        json!({ "cose": "A" }),
+        json!({ "jwk": thumbprint }),
+        json!({ "jku": "https://attacker.example" }),
+        json!({ "kid": thumbprint, "x": 7 }),
+        json!({ "jkt": thumbprint, "x5t#S256": thumbprint }),
+    ]
+}
+
+/// The object, and the same with each of these members in place of its own.
+fn with_one_wrong<const N: usize>(right: &Value, wrong: &[(&str, Value); N]) -> impl Iterator<Item = Value> {
+    let changed = wrong.clone().map(|(name, value)| {
+        let mut changed = right.clone();
+        changed[name] = value;
+        changed
+    });
+    std::iter::once(right.clone()).chain(changed)
 }
 
 pub(crate) fn jwk(key: &SigningKey) -> Value {

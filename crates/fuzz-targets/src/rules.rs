@@ -1,12 +1,17 @@
 //! What a good token is, written down a second time: without our parsers, over what another reader of JSON
 //! finds in it.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use drawbridge_identity::{Dates, DeviceClock, NoncePurpose};
-use drawbridge_jose::{Algorithm, PublicKey, Sign as _, SigningKey};
+use drawbridge_jose::{Algorithm, PublicKey, Sign as _, SigningKey, base64url_encode};
+use drawbridge_names::KeyId;
 use serde_json::{Map, Value, json};
 
 use crate::edits::{NONCE_AGES, good_keys};
-use crate::world::{DEVICE, ISSUER, LIFE_S_MAX, NOT_BEFORE_S, NOW_S, SKEW_S, WORLD};
+use crate::world::{
+    CONNECT_LIFE_S_MAX, DEVICE, EXPORTER, ISSUER, LIFE_S_MAX, NOT_BEFORE_S, NOW_S, SKEW_S, WORLD,
+};
 
 /// The rules of a header that every kind shares; `jwk` is for the kind to judge.
 pub(crate) fn plain_header(header: &Map<String, Value>, key: &SigningKey) -> bool {
@@ -101,6 +106,53 @@ pub(crate) fn assertion_fits(claims: &Map<String, Value>, clock: DeviceClock) ->
     }
 }
 
+/// Nonce, channel binding, dates and `jti` of a JWT for CONNECT, or of one that renews an open session.
+pub(crate) fn connect_is_fresh(claims: &Map<String, Value>, clock: DeviceClock, renews: bool) -> bool {
+    let Ok(nonce) = nonce_of(claims, NoncePurpose::Assertion) else { return false };
+    let bound = claims.contains_key("cb");
+    if bound && claims["cb"] != base64url_encode(&EXPORTER) {
+        return false;
+    }
+    // A session that is open has had its binding for long: it shows nothing new.
+    let shown = nonce.is_some() || (bound && !renews);
+    let (Ok(exp), Ok(iat)) = (seconds(claims, "exp"), seconds(claims, "iat")) else { return false };
+    let lives = |skew_s| {
+        exp.is_some_and(|exp_s| {
+            exp_s.saturating_sub(iat.unwrap_or(NOW_S)) <= CONNECT_LIFE_S_MAX + skew_s
+                && iat.is_none_or(|iat_s| iat_s < exp_s)
+        })
+    };
+    let dates = match clock {
+        DeviceClock::Good => lives(SKEW_S) && times_fit(claims, SKEW_S, true),
+        DeviceClock::Coarse => {
+            let recent = iat.is_none_or(|iat_s| iat_s + DAY_S >= NOW_S);
+            shown && lives(DAY_S) && times_fit(claims, DAY_S, false) && recent
+        }
+        DeviceClock::None => shown && are_dates(claims),
+    };
+    let dated = clock == DeviceClock::Good && iat.is_some();
+    // On its own connection it is worth as much the second time, if anything tells when it was signed.
+    let once = !dated && !(bound && (shown || iat.is_some()));
+    dates && (!once || jti_fits(claims))
+}
+
+/// `cnf` of an access token: one member, known, and of its form.
+pub(crate) fn is_confirmation(cnf: &Value) -> bool {
+    let Some(members) = cnf.as_object().filter(|members| members.len() == 1) else { return false };
+    members.iter().all(|(name, value)| {
+        let text = value.as_str();
+        let bytes = text.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        match name.as_str() {
+            "jkt" | "x5t#S256" => bytes.is_some_and(|bytes| bytes.len() == 32),
+            "jwk" => is_public_key(value),
+            "kid" => text.is_some_and(|kid| KeyId::parse(kid).is_ok()),
+            "jwe" => text.is_some(),
+            "cose" => bytes.is_some(),
+            _ => false,
+        }
+    })
+}
+
 /// Dates that are not compared with the time.
 pub(crate) fn are_dates(claims: &Map<String, Value>) -> bool {
     let is_date =
@@ -110,11 +162,12 @@ pub(crate) fn are_dates(claims: &Map<String, Value>) -> bool {
 
 /// Of the keys that edits put there it is known; others are asked without what is not known to matter.
 pub(crate) fn is_good_key(key: &Value) -> bool {
-    good_keys().contains(key)
-        || (key.get("d").is_none()
-            && key.get("k").is_none()
-            && key.to_string().len() <= 2048
-            && PublicKey::from_jwk(key.to_string().as_bytes()).is_ok())
+    is_public_key(key) && (good_keys().contains(key) || key.to_string().len() <= 2048)
+}
+
+fn is_public_key(key: &Value) -> bool {
+    let is_public = key.get("d").is_none() && key.get("k").is_none();
+    good_keys().contains(key) || (is_public && PublicKey::from_jwk(key.to_string().as_bytes()).is_ok())
 }
 
 pub(crate) fn dates_of(clock: DeviceClock) -> Dates {

@@ -14,12 +14,12 @@ use crate::Outcome;
 use crate::edits::{ACCESS_TOKEN, AUTHORITY, Draft, UPDATE, URL, jwk};
 use crate::kind::{Kind, embedded_key, judge_refusal};
 use crate::rules::{
-    DAY_S, are_dates, assertion_fits, aud_is, dates_of, has_none, is_device, is_good_key, is_of_new_key,
-    is_url, jti_fits, kid_fits, legacy_fits, nonce_of, seconds, times_fit, typ_is,
+    DAY_S, are_dates, assertion_fits, aud_is, connect_is_fresh, dates_of, has_none, is_confirmation,
+    is_device, is_good_key, is_of_new_key, is_url, jti_fits, kid_fits, legacy_fits, nonce_of, seconds,
+    times_fit, typ_is,
 };
 use crate::world::{
-    BRIDGE, CONNECT_LIFE_S_MAX, CONNECT_RULES, DEVICE, ISSUER, LIFE_S_MAX, NOW_S, PROJECT, SKEW_S,
-    TOKEN_BYTES_MAX, WORLD,
+    BRIDGE, CONNECT_LIFE_S_MAX, DEVICE, ISSUER, LIFE_S_MAX, NOW_S, PROJECT, SKEW_S, TOKEN_BYTES_MAX, WORLD,
 };
 
 fn assertion_claims() -> Value {
@@ -345,36 +345,42 @@ kind!(
     )
 );
 
+fn connect(token: &str, clock: DeviceClock, renews: bool) -> Result<(), Refusal> {
+    let jwt = ConnectJwt::parse(token.as_bytes(), TOKEN_BYTES_MAX)?;
+    // The name comes from the client id; a `sub`, where there is one, must not be another's.
+    let known = jwt.subject()?.is_none_or(|name| name == WORLD.name);
+    let candidate = WORLD.candidate(clock);
+    let rules = WORLD.connect_rules(renews);
+    let proof = jwt.verify(known.then_some(&candidate), &rules, NOW_S, &WORLD.checker)?;
+    assert!(proof.ends_s > NOW_S && proof.ends_s <= NOW_S + CONNECT_LIFE_S_MAX + 3 * SKEW_S);
+    assert!(proof.once.is_none_or(|once| once.until_s > NOW_S && once.until_s <= NOW_S + 2 * DAY_S));
+    Ok(())
+}
+
+fn connect_fits(header: &Map<String, Value>, claims: &Map<String, Value>) -> bool {
+    typ_is(header, &["jwt"], true)
+        && kid_fits(header)
+        && !header.contains_key("jwk")
+        && has_none(claims, &["cnf", "public_key", "htm", "upd"])
+        && is_device(claims, "sub", true)
+        && is_device(claims, "iss", true)
+        && (aud_is(claims, BRIDGE) || aud_is(claims, PROJECT))
+}
+
+fn connect_draft() -> Draft {
+    Draft::new(Some("JWT"), json!({ "sub": DEVICE, "aud": BRIDGE, "iat": NOW_S, "exp": NOW_S + 3600 }))
+}
+
 kind!(connect_jwt, {
-    let claims = json!({ "sub": DEVICE, "aud": BRIDGE, "iat": NOW_S, "exp": NOW_S + 3600 });
     let mut kind = Kind::of_device(
-        Draft::new(Some("JWT"), claims),
+        connect_draft(),
         |token, clock| {
-            let jwt = ConnectJwt::parse(token.as_bytes(), TOKEN_BYTES_MAX)?;
-            // The name comes from the client id; a `sub`, where there is one, must not be another's.
-            let known = jwt.subject()?.is_none_or(|name| name == WORLD.name);
-            let candidate = WORLD.candidate(clock);
-            let proof = jwt.verify(known.then_some(&candidate), &CONNECT_RULES, NOW_S, &WORLD.checker)?;
-            assert!(proof.ends_s > NOW_S && proof.ends_s <= NOW_S + CONNECT_LIFE_S_MAX + 3 * SKEW_S);
-            Ok(())
+            let found = connect(token, clock, false);
+            // An open session is not renewed by what would not have opened it.
+            assert!(found.is_ok() || connect(token, clock, true).is_err());
+            found
         },
-        |header, claims, clock| {
-            let (Ok(exp), Ok(iat)) = (seconds(claims, "exp"), seconds(claims, "iat")) else { return false };
-            let Some(exp_s) = exp else { return false };
-            let lives = exp_s.saturating_sub(iat.unwrap_or(NOW_S)) <= CONNECT_LIFE_S_MAX + SKEW_S;
-            typ_is(header, &["jwt"], true)
-                && clock == DeviceClock::Good
-                && kid_fits(header)
-                && !header.contains_key("jwk")
-                && has_none(claims, &["cnf", "public_key", "htm", "upd"])
-                && is_device(claims, "sub", true)
-                && is_device(claims, "iss", true)
-                && (aud_is(claims, BRIDGE) || aud_is(claims, PROJECT))
-                && times_fit(claims, SKEW_S, true)
-                && lives
-                && iat.is_none_or(|iat_s| exp_s > iat_s)
-                && (iat.is_some() || jti_fits(claims))
-        },
+        |header, claims, clock| connect_fits(header, claims) && connect_is_fresh(claims, clock, false),
     );
     kind.padded = true;
     kind
@@ -405,13 +411,13 @@ kind!(access_token, {
                 text("uid").is_some_and(|uid| uid.parse::<u64>().is_ok())
                     && text("sub").is_some_and(|sub| drawbridge_names::PrincipalName::parse(sub).is_ok())
                     && number(of, "epoch").is_some()
+                    && (!of.contains_key("akid")
+                        || text("akid").is_some_and(|akid| drawbridge_names::KeyId::parse(akid).is_ok()))
             };
-            let akid = claims.get("akid").map(|akid| akid.as_str().unwrap_or_default());
-            let bound = claims.get("cnf").is_none_or(|cnf| {
-                let is_text = |name: &str| cnf.get(name).is_some_and(Value::is_string);
-                let others = |name: &str| cnf.get(name).is_none();
-                (is_text("jkt") && others("x5t#S256")) || (is_text("x5t#S256") && others("jkt"))
-            });
+            let is_alias = |of: &Value| {
+                of.get("words").is_some_and(Value::is_string)
+                    && of.as_object().is_some_and(|of| number(of, "login").is_some())
+            };
             typ_is(header, &["at+jwt"], false)
                 && header.get("kid").is_some_and(|kid| kid == WORLD.issuer.kid())
                 && !header.contains_key("jwk")
@@ -419,10 +425,11 @@ kind!(access_token, {
                 && number(claims, "exp").is_some_and(|exp_s| NOW_S < exp_s)
                 && number(claims, "iat").is_some()
                 && names_principal(claims)
-                && akid.is_none_or(|akid| drawbridge_names::KeyId::parse(akid).is_ok())
                 && ["client_id", "aud", "jti"].into_iter().all(|name| is_text(name, false))
                 && is_text("scope", true)
-                && bound
+                && is_text("cnonce", true)
+                && claims.get("cnf").is_none_or(is_confirmation)
+                && claims.get("alias").is_none_or(is_alias)
                 && claims.get("act").is_none_or(|act| act.as_object().is_some_and(names_principal))
         },
     );
@@ -476,8 +483,8 @@ mod tests {
     use drawbridge_jose::SigningKey;
 
     use super::*;
-    use crate::edits::{NAMES, VALUES, edit};
-    use crate::world::signed;
+    use crate::edits::{NAMES, NONCE_AGES, VALUES, edit};
+    use crate::world::{EXPORTER, signed};
 
     fn kinds() -> [(&'static str, &'static Kind); 11] {
         [
@@ -536,6 +543,53 @@ mod tests {
     single_edits! {
         client_assertion key_update key_remove key_pop enrolment_proof software_statement dpop_proof
         legacy_login legacy_update connect_jwt access_token
+    }
+
+    fn member(name: &str) -> u8 {
+        NAMES.iter().position(|found| *found == name).expect("edits reach it") as u8
+    }
+
+    fn value(wanted: &Value) -> u8 {
+        VALUES.iter().position(|found| found.as_ref() == Some(wanted)).expect("edits put it there") as u8
+    }
+
+    /// What shows that a JWT is new, beside every other edit of a claim that has to do with time, at each trust in
+    /// the clock, at CONNECT and at a renewal.
+    #[test]
+    fn what_shows_that_a_jwt_for_connect_is_new_is_judged_as_the_rules_say() {
+        let mut renewal = Kind::of_device(
+            connect_draft(),
+            |token, clock| connect(token, clock, true),
+            |header, claims, clock| connect_fits(header, claims) && connect_is_fresh(claims, clock, true),
+        );
+        renewal.padded = true;
+        let nonce = [member("nonce"), value(&WORLD.nonce(NoncePurpose::Assertion, 30).into())];
+        let cb = [member("cb"), value(&base64url_encode(&EXPORTER).into())];
+        let jti = [member("jti"), value(&"0123456789abcdef".into())];
+        let starts = [vec![], nonce.to_vec(), cb.to_vec(), [nonce, jti].concat(), [nonce, cb].concat()];
+        for (what, kind) in [("CONNECT", &*connect_jwt::KIND), ("renewal", &renewal)] {
+            let mut accepted = [[0; 5]; 3];
+            for (clock, mode) in [2, 5, 8].into_iter().enumerate() {
+                for (at, start) in starts.iter().enumerate() {
+                    for name in ["exp", "iat", "jti", "nonce", "cb"].map(member) {
+                        for value in 0..VALUES.len() {
+                            let program = [&[mode, 0][..], start, &[name, value as u8]].concat();
+                            accepted[clock][at] += usize::from(kind.run(&program) == Outcome::accepted());
+                        }
+                    }
+                }
+            }
+            let [good, coarse, none] = accepted;
+            assert!(good.iter().all(|accepted| *accepted > 9), "{what}: {good:?}");
+            // Of a clock that is not good, dates show nothing. What one edit can bring is the right `cb` at CONNECT,
+            // and at a renewal with the right `cb` a nonce of three ages.
+            let alone = if what == "CONNECT" { 1 } else { 0 };
+            for found in [coarse, none] {
+                assert_eq!(found[0], alone, "{what}: {found:?}");
+                assert!(what == "CONNECT" || found[2] == NONCE_AGES.len(), "{what}: {found:?}");
+                assert!([1, 3, 4].iter().all(|at| found[*at] > 9), "{what}: {found:?}");
+            }
+        }
     }
 
     /// CVE-2023-51774 and RFC 8725 section 2.8: one JWT in the place of another.

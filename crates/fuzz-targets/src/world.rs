@@ -22,16 +22,8 @@ pub(crate) const DEVICE: &str = "sensor-17";
 pub(crate) const NOT_BEFORE_S: u64 = NOW_S - 1000;
 pub(crate) const TOKEN_BYTES_MAX: usize = 4096;
 
-pub(crate) const CONNECT_RULES: ConnectRules<'static> = ConnectRules {
-    bridge_audience: BRIDGE,
-    project: Some(PROJECT),
-    skew_s: SKEW_S,
-    life_s_max: CONNECT_LIFE_S_MAX,
-    nonces: None,
-    channel_binding: None,
-    renews: false,
-    clock: DeviceClock::Good,
-};
+/// The exporter of the connection that a CONNECT comes over.
+pub(crate) const EXPORTER: [u8; 32] = [12; 32];
 
 /// The device with its keys, a new key of its own, a stranger, and the issuer.
 pub(crate) struct World {
@@ -88,6 +80,20 @@ impl World {
             life_s_max: LIFE_S_MAX,
             clock: DeviceClock::Good,
             nonces: Some(&self.nonces),
+        }
+    }
+
+    /// Of a CONNECT, or of a session that is open and renewed.
+    pub(crate) fn connect_rules(&self, renews: bool) -> ConnectRules<'_> {
+        ConnectRules {
+            bridge_audience: BRIDGE,
+            project: Some(PROJECT),
+            skew_s: SKEW_S,
+            life_s_max: CONNECT_LIFE_S_MAX,
+            clock: DeviceClock::Good,
+            nonces: Some(&self.nonces),
+            channel_binding: Some(&EXPORTER),
+            renews,
         }
     }
 

@@ -100,14 +100,16 @@ impl Confirmation {
         matches!(self, Self::PopKey(_) | Self::PopKeyId(_) | Self::Sealed(_))
     }
 
-    /// Reads what [`Self::to_json`] wrote: exactly one member.
+    /// Reads what [`Self::to_json`] wrote: exactly one member. Whether a sealed key is one is seen when it is
+    /// opened.
     fn from_claims(cnf: &Claims) -> Result<Self, String> {
         let names: Vec<&str> = cnf.names().collect();
         let [name] = names[..] else { return Err("`cnf` names no key, or two".to_owned()) };
         let text = |name| cnf.text(name).ok().flatten().map(str::to_owned);
+        let is_sha256 = |text: &String| base64url_decode(text).is_ok_and(|digest| digest.len() == 32);
         let found = match name {
-            "jkt" => text("jkt").map(Self::Key),
-            "x5t#S256" => text("x5t#S256").map(Self::Certificate),
+            "jkt" => text("jkt").filter(is_sha256).map(Self::Key),
+            "x5t#S256" => text("x5t#S256").filter(is_sha256).map(Self::Certificate),
             "jwk" => {
                 let jwk = cnf.object_json("jwk").and_then(|jwk| PublicKey::from_jwk(jwk.as_bytes()).ok());
                 jwk.map(Self::PopKey)
