@@ -186,42 +186,48 @@ fn replay_segment(
     let file = segment_name(first);
     let damaged =
         |offset: usize, wanted| LogError::Damaged { file: file.clone(), offset: offset as u64, wanted };
-    let segment = read_whole(disk, &file)?;
-    let salt = match frame::read_header(&segment, SEGMENT) {
+    // What stands behind the groups of a segment that another one follows is not looked at, and can be long: the
+    // rest of what was reserved, each time the process was killed.
+    let mut segment = Reading::open(disk, &file, following.is_none())?;
+    let salt = match frame::read_header(&segment.bytes, SEGMENT) {
         Header::Good { number, salt } if number == first => salt,
         Header::OtherVersion(found) => return Err(LogError::Format { file, found, known: frame::VERSION }),
         // The header is synced before anything is written behind it.
-        _ if frame::is_blank(segment.get(frame::HEADER..).unwrap_or(&[]))
+        _ if frame::is_blank(segment.bytes.get(frame::HEADER..).unwrap_or(&[]))
             && following.is_none()
             && first == mirror.next =>
         {
-            return Ok((0, segment.len() as u64));
+            return Ok((0, segment.read()));
         }
         _ => return Err(damaged(0, "the header of a segment")),
     };
     let ((mut at, mut expected), mut new) = (unread(mirror, first), 0);
-    if at > segment.len() {
-        return Err(damaged(segment.len(), "the rest of the segment"));
+    if at > segment.length {
+        return Err(damaged(segment.length, "the rest of the segment"));
     }
     loop {
         if following == Some(expected) {
-            return Ok((new, segment.len() as u64));
+            return Ok((new, segment.read()));
         }
-        let (number, body, end) = match frame::read_group(&segment, at, salt) {
+        let (number, body, end) = match frame::read_group(&segment.bytes, at, salt) {
             Found::Group { number, body, end } => (number, body, end),
+            Found::End | Found::Nothing if !segment.is_whole() => {
+                segment.read_on(&file)?;
+                continue;
+            }
             Found::End if following.is_some() => {
                 return Err(LogError::Missing { file: segment_name(expected) });
             }
             Found::Nothing if following.is_some() => {
                 return Err(damaged(at, "a whole group, for the next segment goes on behind it"));
             }
-            Found::Nothing if frame::group_follows(&segment, at, expected, salt) => {
+            Found::Nothing if frame::group_follows(&segment.bytes, at, expected, salt) => {
                 return Err(damaged(at, "a whole group, for another one follows"));
             }
             Found::End | Found::Nothing if expected < mirror.next => {
                 return Err(damaged(at, "a whole group, for the checkpoint is of a later one"));
             }
-            Found::End | Found::Nothing => return Ok((new, segment.len() as u64)),
+            Found::End | Found::Nothing => return Ok((new, segment.read())),
         };
         if number != expected {
             return Err(damaged(at, "the group with the next number"));
@@ -334,6 +340,46 @@ pub(crate) fn read_message(
         Ok((Record::Message { id: found, message, .. }, _)) if found == id => Some((message, bytes)),
         _ => None,
     })
+}
+
+/// A file that is read as far as is needed.
+struct Reading {
+    file: Box<dyn DiskFile>,
+    length: usize,
+    /// What is read of it.
+    bytes: Vec<u8>,
+}
+
+/// So much is read of a file at first; then twice as much, and again.
+const READ_AT_FIRST: usize = 256 << 10;
+
+impl Reading {
+    fn open(disk: &dyn Disk, name: &str, whole: bool) -> Result<Self, LogError> {
+        let open = || {
+            let file = disk.open(name)?;
+            let length = usize::try_from(file.length()?).map_err(std::io::Error::other)?;
+            let mut bytes = vec![0; if whole { length } else { length.min(READ_AT_FIRST) }];
+            file.read_at(0, &mut bytes)?;
+            Ok(Self { file, length, bytes })
+        };
+        open().map_err(|source| LogError::Unreadable { file: name.to_owned(), action: "read", source })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.bytes.len() == self.length
+    }
+
+    fn read_on(&mut self, name: &str) -> Result<(), LogError> {
+        let from = self.bytes.len();
+        self.bytes.resize(self.length.min(2 * from.max(READ_AT_FIRST)), 0);
+        let read = self.file.read_at(from as u64, &mut self.bytes[from..]);
+        read.map_err(|source| LogError::Unreadable { file: name.to_owned(), action: "read", source })
+    }
+
+    /// How many bytes were read.
+    fn read(&self) -> u64 {
+        self.bytes.len() as u64
+    }
 }
 
 fn read_whole(disk: &dyn Disk, name: &str) -> Result<Vec<u8>, LogError> {

@@ -40,6 +40,7 @@ struct State {
     full: bool,
     cut: bool,
     random: u64,
+    bytes_read: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -91,6 +92,12 @@ impl FaultyDisk {
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.with(|state| state.calls)
+    }
+
+    /// How many bytes were read of it since it was made, or left behind by a kill or a power cut.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.with(|state| state.bytes_read)
     }
 
     /// Whether the power was cut.
@@ -428,6 +435,7 @@ impl DiskFile for FaultyFile {
             let from = usize::try_from(offset).map_err(io::Error::other)?;
             let bytes = from.checked_add(buffer.len()).and_then(|to| content.get(from..to));
             buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+            state.bytes_read += buffer.len() as u64;
             Ok(())
         })
     }

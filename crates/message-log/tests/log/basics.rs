@@ -103,6 +103,28 @@ fn settings_out_of_range_are_refused() {
 }
 
 #[test]
+fn what_was_reserved_and_never_written_is_not_read_of_segments_that_kills_have_left() {
+    const SEGMENT: u64 = 8 << 20;
+    let config =
+        LogConfig { segment_bytes: SEGMENT, bytes_max: 1 << 30, checkpoint_bytes: 1 << 30, ..small() };
+    let mut disk = FaultyDisk::new(1);
+    for round in 1..=12 {
+        let world = open(disk.clone(), &config);
+        assert_eq!(world.image.sessions.len(), 2 * (round - 1));
+        for number in 1..=2 {
+            world.log.submit(0, batch(number, vec![session(2 * round as u64 + number)]));
+            world.heard.wait_committed(0, number);
+        }
+        // The newest segment is read twice, to its end: whether anything stands behind a group that is broken off.
+        let read = disk.bytes_read();
+        assert!(read < 2 * SEGMENT + (12 << 20), "round {round}: {read} bytes");
+        disk = disk.after_kill();
+    }
+    let reserved: usize = disk.contents().values().map(Vec::len).sum();
+    assert!(reserved as u64 > 11 * SEGMENT, "each kill has left a segment: {reserved} bytes");
+}
+
+#[test]
 fn a_server_that_is_killed_again_and_again_reads_no_more_each_time() {
     let mut disk = FaultyDisk::new(1);
     let mut most = 0;
