@@ -628,7 +628,7 @@ fn a_new_token_without_a_break_takes_a_challenge_and_a_failure_ends_the_session(
 #[test]
 fn a_session_ends_with_its_token_unless_a_new_one_comes() {
     let core = Core::start();
-    core.cli_ok(&["registry", "set", "default", "--token-life-s", "3"]);
+    core.cli_ok(&["registry", "set", "default", "--token-life-s", "5"]);
     let owner = Owner::register(&core, "lamp", Algorithm::EdDsa);
     let config = fresh(&config(&core, &rustls::version::TLS13));
     let held = owner.token(&core, true, false, json!({}));
@@ -636,11 +636,11 @@ fn a_session_ends_with_its_token_unless_a_new_one_comes() {
         (Link::open(&core, &config), Link::open(&core, &config), Link::open(&core, &config));
     drop(silent);
     admitted(&renewing.by_exporter("lamp", &held), "renewed below");
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(2));
     let next = owner.token(&core, true, false, json!({}));
     let asked = renewing.ask(&auth(0x19, &form(&next.token, &[])));
     assert_eq!(renewing.answer(&asked, &next).reason(), (AUTH, 0));
-    std::thread::sleep(Duration::from_millis(2_200));
+    std::thread::sleep(Duration::from_millis(3_200));
     assert_eq!(
         renewing.ask(&publish(5, "devices/lamp/events/a", 1)).reason().0,
         PUBACK,
