@@ -212,10 +212,11 @@ fn f5_a_subscriber_that_does_not_read_is_bounded_and_its_neighbours_miss_nothing
             });
             for number in 0..MESSAGES {
                 let id = writer.say("t", &format!("{number:.<4096}"), 1);
-                // As many as that are under way at once; the neighbour keeps up, so it may miss nothing at QoS 0 either.
-                if id % 100 == 0 {
-                    (id - 99..=id).for_each(|id| writer.acked(0x40, id));
-                    while read.load(Ordering::Relaxed) + 100 < number {
+                // Twice as many as that are under way at once, 160 KiB: less than what may wait unsent for a reader, so
+                // the neighbour may miss nothing at QoS 0 either.
+                if id % 20 == 0 {
+                    (id - 19..=id).for_each(|id| writer.acked(0x40, id));
+                    while read.load(Ordering::Relaxed) + 20 < number && !reading.is_finished() {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                 }
