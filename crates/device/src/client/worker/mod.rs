@@ -1,34 +1,30 @@
 //! The thread of a client: connects, serves the connection, waits, connects again.
 
+mod heard;
+mod renewing;
+mod traffic;
+
 use std::collections::{HashSet, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use drawbridge_mqtt::codec::{
-    Ack, Auth, Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Publish, Qos,
-    ReasonCode, Subscribe, SubscribeEntry, Unsubscribe, UserProperties, Will, WillProperties,
+    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Qos, ReasonCode,
+    UserProperties, Will, WillProperties,
 };
 use drawbridge_names::TopicName;
 use rustls::ClientConfig;
 
-use super::inbox::Receipt;
-use super::outbox::Send;
-use super::renewal::{ANSWER_MAX, AUTH_TOPIC, RESULT_TOPIC, Renewed, again_after, read_result, renew_after};
-use super::{ClientOptions, Event, Incoming, Shared};
-use crate::connect::{Accepted, LIFE_PROPERTY, admit, number};
+use super::renewal::{RESULT_TOPIC, read_result, renew_after};
+use super::{ClientOptions, Event, Shared};
+use crate::connect::{Accepted, LIFE_PROPERTY, admit};
 use crate::link::{Link, PACKET_BYTES_MAX};
 use crate::login::channel_binding;
-use crate::{
-    ACE_METHOD, ACE_NONCE_BYTES, AceProof, Advice, Backoff, DeviceError, KeyLogin, REFRESH_EXPORTER_LABEL,
-    Sign, Token, TokenSource, Way, ace_answer, ace_token, refresh_context, renewal,
-};
+use crate::{AceProof, Advice, Backoff, DeviceError, KeyLogin, TokenSource, Way};
+use heard::{Heard, hear};
+use renewing::{Door, Renewal};
 
-/// So many of our own publishes are under way at once, if the server takes as many.
-const WINDOW_MAX: usize = 64;
-/// So much is handed to the connection before what came is looked at again, in bytes.
-const ROUND_BYTES: usize = 1 << 16;
 /// How long a PINGRESP may take.
 const PING_ANSWER: Duration = Duration::from_secs(15);
 /// The longest sleep of the worker.
@@ -71,31 +67,6 @@ struct Open {
     result_asked: Option<PacketId>,
 }
 
-/// A way in which a credential can be renewed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Door {
-    /// AUTH 0x19. Source: MQTT 5.0 section 4.12.1.
-    Auth,
-    /// A publish to [`AUTH_TOPIC`].
-    Topic,
-    /// A new connection, shortly before the end.
-    Reconnect,
-}
-
-enum Renewal {
-    /// Nothing to renew.
-    Off,
-    At(Duration),
-    /// The token is being fetched, since then.
-    Fetching,
-    /// It was sent; the PUBACK of its publish is awaited, or has come.
-    Sent {
-        token: Token,
-        deadline: Duration,
-        publish: Option<PacketId>,
-    },
-}
-
 /// Why a connection is over.
 enum End {
     Stop,
@@ -126,21 +97,6 @@ impl From<&DeviceError> for End {
         };
         Self::Lost { why, advice, code }
     }
-}
-
-/// What a packet of the server says.
-enum Heard {
-    Message { message: Incoming, id: Option<PacketId> },
-    PubAck { id: PacketId, code: u8, why: String },
-    PubRec { id: PacketId, code: u8, why: String },
-    PubRel(PacketId),
-    PubComp(PacketId),
-    SubAck { id: PacketId, code: u8, why: String },
-    UnsubAck(PacketId),
-    Auth { code: ReasonCode, data: Vec<u8>, renewed: Renewed },
-    Bye { code: u8, why: String },
-    Pong,
-    Other,
 }
 
 impl Worker {
@@ -415,111 +371,6 @@ impl Worker {
         }
     }
 
-    fn send(&self, open: &mut Open, packet: &Packet<'_>) -> Result<(), DeviceError> {
-        open.link.send(packet)?;
-        open.last_sent = self.now();
-        Ok(())
-    }
-
-    fn subscribe(&self, open: &mut Open, id: PacketId, filter: &str, qos: Qos) -> Result<(), DeviceError> {
-        self.send(
-            open,
-            &Packet::Subscribe(Subscribe {
-                packet_id: id,
-                subscription_identifier: None,
-                user_properties: UserProperties::default(),
-                entries: vec![SubscribeEntry::of(filter, qos)],
-            }),
-        )
-    }
-
-    /// Sends what the calls have left; answers whether there is more that could be sent now.
-    fn give(&mut self, open: &mut Open) -> Result<bool, DeviceError> {
-        self.acknowledge(open)?;
-        loop {
-            let asked = {
-                let mut state = self.shared.lock();
-                let super::State { inbox, outbox, .. } = &mut *state;
-                inbox.next_wanted(|| outbox.free_id())
-            };
-            let Some((id, filter, qos)) = asked else { break };
-            self.subscribe(open, id, &filter, qos)?;
-        }
-        loop {
-            let (filter, id) = {
-                let mut state = self.shared.lock();
-                let Some(filter) = state.inbox.next_unwanted() else { break };
-                (filter, state.outbox.free_id())
-            };
-            let user_properties = UserProperties::default();
-            let packet = Unsubscribe { packet_id: id, user_properties, filters: vec![&filter] };
-            self.send(open, &Packet::Unsubscribe(packet))?;
-        }
-        let window = WINDOW_MAX.min(usize::from(open.accepted.receive_maximum));
-        while open.link.unsent() < ROUND_BYTES {
-            if open.link.is_stuck() {
-                return Ok(false); // the socket says when it takes more
-            }
-            let next = self.shared.lock().outbox.next(window);
-            match next {
-                None => {
-                    self.shared.changed.notify_all();
-                    return Ok(false);
-                }
-                Some(Send::Release(id)) => self.send(open, &Packet::PubRel(Ack::success(id)))?,
-                Some(Send::Publish { message, id, dup }) => {
-                    let qos = message.qos.min(open.accepted.maximum_qos);
-                    let topic =
-                        TopicName::parse(&message.topic).map_err(|e| DeviceError::Protocol(e.to_string()))?;
-                    let too_large =
-                        message.topic.len() + message.payload.len() + 16 > open.accepted.packet_bytes_max;
-                    if too_large || (qos == Qos::AtMostOnce && id.is_some()) {
-                        if let Some(id) = id {
-                            let why = if too_large {
-                                "larger than the server takes"
-                            } else {
-                                "the server takes QoS 0 only"
-                            };
-                            self.shared.lock().outbox.acknowledged(id, 0x95, why);
-                        }
-                        continue;
-                    }
-                    self.send(
-                        open,
-                        &Packet::Publish(Publish {
-                            dup,
-                            qos,
-                            retain: message.retain,
-                            topic: Some(topic),
-                            packet_id: id,
-                            properties: Default::default(),
-                            payload: &message.payload,
-                        }),
-                    )?;
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Acknowledges what the application is done with, in the order in which it came.
-    ///
-    /// Source: [MQTT-4.6.0-2] (both versions).
-    fn acknowledge(&mut self, open: &mut Open) -> Result<(), DeviceError> {
-        let done = std::mem::take(&mut self.shared.lock().done);
-        for (_, id, refused) in done.into_iter().filter(|(epoch, ..)| *epoch == self.epoch) {
-            if let Some(owed) = open.owed.iter_mut().find(|(owed, done)| *owed == id && done.is_none()) {
-                owed.1 = Some(refused);
-            }
-        }
-        while let Some((id, Some(refused))) = open.owed.front().copied() {
-            open.owed.pop_front();
-            let reason = if refused { ReasonCode::ImplementationSpecificError } else { ReasonCode::Success };
-            self.send(open, &Packet::PubAck(Ack::of(id, reason)))?;
-        }
-        Ok(())
-    }
-
     fn take(&mut self, open: &mut Open, heard: Heard) -> Result<(), End> {
         match heard {
             Heard::Message { message, id } if message.topic == RESULT_TOPIC => {
@@ -562,79 +413,6 @@ impl Worker {
             Heard::Other => {}
         }
         Ok(())
-    }
-
-    fn message(
-        &mut self,
-        open: &mut Open,
-        mut message: Incoming,
-        id: Option<PacketId>,
-    ) -> Result<(), DeviceError> {
-        match (message.qos, id) {
-            (Qos::AtLeastOnce, Some(id)) => {
-                open.owed.push_back((id, None));
-                message.receipt = Some(Arc::new(Receipt {
-                    shared: Arc::downgrade(&self.shared),
-                    epoch: self.epoch,
-                    id,
-                    refused: AtomicBool::new(false),
-                }));
-            }
-            (Qos::ExactlyOnce, Some(id)) => {
-                self.send(open, &Packet::PubRec(Ack::success(id)))?;
-                if !self.received.insert(id.get()) {
-                    return Ok(());
-                }
-            }
-            _ => {}
-        }
-        self.shared.lock().inbox.deliver(&message);
-        // Here, without the lock, a message for nobody is dropped and thereby acknowledged.
-        drop(message);
-        Ok(())
-    }
-
-    fn subscribed(&mut self, open: &mut Open, id: PacketId, code: u8, why: String) {
-        if open.result_asked == Some(id) {
-            self.shared.lock().outbox.give_back(id);
-            // A server that does not know the topic does not renew over it. MQTT 5 would hear of it by PUBACK as well.
-            if code >= 0x80 {
-                open.doors.retain(|door| *door != Door::Topic);
-            }
-            return;
-        }
-        let refused = {
-            let mut state = self.shared.lock();
-            state.outbox.give_back(id);
-            state.inbox.answered(id, code, &why)
-        };
-        if let Some(filter) = refused {
-            self.shared.tell(&Event::SubscriptionRefused { filter, code, why });
-        }
-    }
-
-    fn answer_challenge(&self, challenge: &[u8], login: Option<&KeyLogin>) -> Result<Vec<u8>, DeviceError> {
-        let challenge: &[u8; ACE_NONCE_BYTES] = challenge.try_into().map_err(|_| {
-            DeviceError::Protocol(format!(
-                "a challenge of {} bytes came, wanted {ACE_NONCE_BYTES}",
-                challenge.len()
-            ))
-        })?;
-        if self.options.way.method(self.options.version) != Some(ACE_METHOD) {
-            return Err(DeviceError::Protocol("the server challenges a method of one round".to_owned()));
-        }
-        let login =
-            login.ok_or_else(|| DeviceError::Key("a challenge came, and there is no key".to_owned()))?;
-        let mut nonce = [0; ACE_NONCE_BYTES];
-        self.options.environment.random(&mut nonce);
-        Ok(ace_answer(challenge, &nonce, login.key.as_ref())?)
-    }
-
-    fn auth(&self, open: &mut Open, reason: ReasonCode, data: &[u8]) -> Result<(), DeviceError> {
-        let method = self.options.way.method(self.options.version);
-        let user_properties = UserProperties::default();
-        let packet = Auth { reason, method, data: Some(data), reason_string: None, user_properties };
-        self.send(open, &Packet::Auth(packet))
     }
 
     fn next_timer(&self, open: &Open) -> Duration {
@@ -687,186 +465,5 @@ impl Worker {
             }
         }
         Ok(())
-    }
-
-    /// Gets a new token: at once where the key alone makes it, else beside the connection.
-    fn fetch(&mut self, open: &mut Open) -> Result<(), End> {
-        if open.doors.first() == Some(&Door::Reconnect) {
-            return Err(End::Again);
-        }
-        let (source, login, now_s) = (self.source(), self.login(), self.now_s());
-        if source.is_minted_here() {
-            // What was opened by a proof for its connection is renewed by one.
-            let token = source.token(login.as_ref(), now_s, channel_binding(&open.link)?)?;
-            return Ok(self.renew_with(open, token)?);
-        }
-        let (shared, epoch) = (Arc::clone(&self.shared), self.epoch);
-        open.renewal = Renewal::Fetching;
-        let work = move || {
-            let token = source.token(login.as_ref(), now_s, None);
-            shared.lock().fetched = Some((epoch, token));
-            shared.wake();
-        };
-        let thread = std::thread::Builder::new().name("drawbridge-device-token".to_owned()).spawn(work);
-        if let Err(error) = thread {
-            self.result(open, Err(error.to_string()));
-        }
-        Ok(())
-    }
-
-    fn renew_with(&mut self, open: &mut Open, token: Token) -> Result<(), DeviceError> {
-        let deadline = self.now() + ANSWER_MAX;
-        let mut publish = None;
-        match open.doors.first() {
-            Some(Door::Auth) => {
-                let is_ace = self.options.way.method(self.options.version) == Some(ACE_METHOD);
-                // Always by challenge: what TLS exports is the same as at CONNECT (RFC 9431 section 4).
-                let data = if is_ace {
-                    ace_token(&token.bytes).map_err(|e| DeviceError::Key(e.to_string()))?
-                } else {
-                    token.bytes.clone()
-                };
-                self.auth(open, ReasonCode::ReAuthenticate, &data)?;
-            }
-            Some(Door::Topic) => {
-                let exported = match token.bound {
-                    true => open.link.export(REFRESH_EXPORTER_LABEL, &refresh_context(&token.bytes))?,
-                    false => None,
-                };
-                let login = self.login();
-                let proof = match (&exported, &login) {
-                    (Some(exported), Some(login)) => Some((exported, login.key.as_ref() as &dyn Sign)),
-                    _ => None,
-                };
-                let payload = renewal(&token.bytes, proof)?;
-                let id = self.shared.lock().outbox.free_id();
-                publish = Some(id);
-                self.send(
-                    open,
-                    &Packet::Publish(Publish {
-                        dup: false,
-                        qos: Qos::AtLeastOnce,
-                        retain: false,
-                        topic: Some(TopicName::parse(AUTH_TOPIC).expect("a topic")),
-                        packet_id: Some(id),
-                        properties: Default::default(),
-                        payload: &payload,
-                    }),
-                )?;
-            }
-            Some(Door::Reconnect) | None => {}
-        }
-        open.renewal = Renewal::Sent { token, deadline, publish };
-        Ok(())
-    }
-
-    /// PUBACK of the publish that renews; answers whether it was that. In 3.1.1 it says nothing.
-    fn publish_of_renewal(&mut self, open: &mut Open, id: PacketId, code: u8, why: &str) -> bool {
-        let Renewal::Sent { publish, .. } = &mut open.renewal else { return false };
-        if *publish != Some(id) {
-            return false;
-        }
-        *publish = None;
-        self.shared.lock().outbox.give_back(id);
-        if code >= 0x80 {
-            self.result(open, Err(format!("{why} (0x{code:02x})")));
-        } else if self.options.version == ProtocolVersion::V5 && open.result_asked.is_none() {
-            self.result(open, Ok(Renewed { life_s: None, removed: Vec::new() }));
-        }
-        true
-    }
-
-    /// The server has spoken, or has not.
-    fn result(&mut self, open: &mut Open, result: Result<Renewed, String>) {
-        let now = self.now();
-        let token = match std::mem::replace(&mut open.renewal, Renewal::Off) {
-            Renewal::Sent { token, .. } => Some(token),
-            Renewal::Fetching => None,
-            nothing_was_asked => {
-                open.renewal = nothing_was_asked;
-                return;
-            }
-        };
-        match result {
-            Ok(renewed) => {
-                let said = renewed.life_s.map(Duration::from_secs);
-                let life = said.or(token.and_then(|token| token.life));
-                open.ends = life.map(|life| now + life);
-                if let Some(life) = life {
-                    open.renewal = Renewal::At(now + renew_after(life, self.random()));
-                }
-                self.shared.lock().inbox.cut(&renewed.removed);
-                self.shared.tell(&Event::Renewed { life, removed: renewed.removed });
-            }
-            Err(why) => {
-                let left = open.ends.map_or(Duration::from_secs(3600), |ends| ends.saturating_sub(now));
-                open.renewal = Renewal::At(now + again_after(left, self.random()));
-                self.shared.tell(&Event::RenewalFailed { why });
-            }
-        }
-    }
-}
-
-fn hear(packet: Packet<'_>, version: ProtocolVersion) -> Heard {
-    let why = |code: ReasonCode, said: Option<&str>| said.unwrap_or(code.text()).to_owned();
-    let ack = |ack: &Ack<'_>| (ack.packet_id, ack.reason.byte(), why(ack.reason, ack.reason_string));
-    match packet {
-        Packet::Publish(publish) => {
-            let properties = &publish.properties;
-            let message = Incoming {
-                topic: publish.topic.map(|topic| topic.as_str().to_owned()).unwrap_or_default(),
-                payload: publish.payload.to_vec(),
-                qos: publish.qos,
-                retain: publish.retain,
-                response_topic: properties.response_topic.map(|topic| topic.as_str().to_owned()),
-                correlation_data: properties.correlation_data.map(<[u8]>::to_vec),
-                content_type: properties.content_type.map(str::to_owned),
-                user_properties: properties
-                    .user_properties
-                    .iter()
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .collect(),
-                receipt: None,
-            };
-            Heard::Message { message, id: publish.packet_id }
-        }
-        Packet::PubAck(it) => {
-            let (id, code, why) = ack(&it);
-            Heard::PubAck { id, code, why }
-        }
-        Packet::PubRec(it) => {
-            let (id, code, why) = ack(&it);
-            Heard::PubRec { id, code, why }
-        }
-        Packet::PubComp(it) => Heard::PubComp(it.packet_id),
-        Packet::PubRel(it) => Heard::PubRel(it.packet_id),
-        Packet::SubAck(it) => {
-            let code = it.codes.first().copied().unwrap_or(ReasonCode::UnspecifiedError);
-            let why = if version == ProtocolVersion::V311 && code.is_error() {
-                "the server refuses it".to_owned()
-            } else {
-                why(code, it.reason_string)
-            };
-            Heard::SubAck { id: it.packet_id, code: code.byte(), why }
-        }
-        Packet::UnsubAck(it) => Heard::UnsubAck(it.packet_id),
-        Packet::Auth(it) => Heard::Auth {
-            code: it.reason,
-            data: it.data.unwrap_or_default().to_vec(),
-            renewed: Renewed {
-                life_s: number(&it.user_properties, LIFE_PROPERTY),
-                removed: it
-                    .user_properties
-                    .iter()
-                    .filter(|(name, _)| *name == "db-unsub")
-                    .map(|(_, filter)| filter.to_owned())
-                    .collect(),
-            },
-        },
-        Packet::Disconnect(it) => {
-            Heard::Bye { code: it.reason.byte(), why: why(it.reason, it.reason_string) }
-        }
-        Packet::PingResp => Heard::Pong,
-        _ => Heard::Other,
     }
 }
