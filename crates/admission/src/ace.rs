@@ -16,6 +16,8 @@ use drawbridge_names::{KeyId, RegistryName};
 use crate::admin_token::OPAQUE_TOKEN_PREFIX;
 use crate::cache::Loaded;
 use crate::client::Client;
+use crate::client_id;
+use crate::connect::{ConnectRequest, Verdict};
 use crate::issue::{Issuance, Issued, PopIssuance, PopKeyWanted};
 use crate::login::LoginRequest;
 use crate::registries::Realm;
@@ -285,12 +287,26 @@ impl Admission {
         Some(hint.to_json())
     }
 
+    /// A client that brings nothing comes to publish a token. It has proven nothing: its address pays, as for a
+    /// question.
+    ///
+    /// # Errors
+    /// [`Refusal::RateLimited`].
+    pub(crate) fn let_in_for_authz_info(&self, request: &ConnectRequest<'_>) -> Result<Verdict, Refusal> {
+        if let Err(refusal) = self.charge_question(request.peer) {
+            return self.note("connect", request.listener_registry, request.peer, Err(refusal));
+        }
+        let assigned = request.client_id.as_str().is_empty();
+        let assigned = assigned.then(|| client_id::nameless(&*self.inner.random));
+        Ok(Verdict::AuthzInfo { assigned })
+    }
+
     /// Keeps a token that was published to `authz-info` for the client that comes with its key in TLS. A newer one
     /// of the same key takes its place.
     ///
     /// # Errors
     /// [`Refusal`]; what [`Refusal::is_unreadable`] is no token at all (MQTT reason 0x99), the rest is a bad one
-    /// (0x87). None of these is kept.
+    /// (0x87). None of these is kept. The address pays for each, good or bad: who publishes a token proves nothing.
     ///
     /// Source: RFC 9431 appendix A.
     pub async fn authz_info(
@@ -300,7 +316,7 @@ impl Admission {
         peer: Peer,
     ) -> Result<(), Refusal> {
         let judged = self.judge_authz_info(registry, payload, peer);
-        self.decide("authz-info", registry, peer, judged).await
+        self.decide_unproven("authz-info", registry, peer, judged).await
     }
 
     async fn judge_authz_info(

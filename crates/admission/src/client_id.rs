@@ -64,6 +64,11 @@ pub(crate) fn effective(
     Err(Refusal::MqttClientId(format!("`{}` does not belong to `{name}`", short.escape_debug())))
 }
 
+/// A client id for somebody who is nobody yet.
+pub(crate) fn nameless(random: &dyn Random) -> MqttClientId {
+    MqttClientId::parse(&random_id(random)).expect("base64url is short and without NUL")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -139,6 +139,11 @@ pub enum Verdict {
     Connected(Box<Connected>),
     /// Ask the client this first, and come again with its answer as [`ConnectRequest::challenged`].
     Challenge(Vec<u8>),
+    /// It brings no credential: it may publish tokens ([`Admission::authz_info`]) and nothing else, and is nobody.
+    AuthzInfo {
+        /// The client id that was made here, because it left the choice to the server.
+        assigned: Option<MqttClientId>,
+    },
 }
 
 impl Verdict {
@@ -151,7 +156,7 @@ impl Verdict {
     pub fn into_connected(self) -> Option<Connected> {
         match self {
             Self::Connected(connected) => Some(*connected),
-            Self::Challenge(_) => None,
+            Self::Challenge(_) | Self::AuthzInfo { .. } => None,
         }
     }
 }
@@ -217,6 +222,9 @@ impl Admission {
     /// # Errors
     /// [`Refusal`]; to the peer all that lies before a good signature is one answer.
     pub async fn connect(&self, request: ConnectRequest<'_>) -> Result<Verdict, Refusal> {
+        if request.is_for_authz_info() {
+            return self.let_in_for_authz_info(&request);
+        }
         let judged = self.judge_connect(&request);
         let verdict = self.decide("connect", request.listener_registry, request.peer, judged).await?;
         if let Verdict::Connected(connected) = &verdict {

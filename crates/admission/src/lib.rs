@@ -81,6 +81,7 @@ pub use client::{ClientCertificate, ClientCredential};
 pub use clock::{Clock, Random};
 pub use config::AdmissionConfig;
 pub use connect::{Challenged, ConnectRequest, Connected, Verdict};
+pub use drawbridge_identity::ace::AceFault;
 pub use drawbridge_identity::{NotProven, Refusal};
 pub use enrol::{
     ENROLMENT_TOKEN_PREFIX, NewEnrolment, Permission, REGISTRATION_TOKEN_PREFIX, RegisterRequest, Registered,
@@ -336,6 +337,21 @@ impl Admission {
         judged: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
         let decision = self.within_limits(peer, judged).await;
+        self.note(what, registry, peer, decision)
+    }
+
+    /// As [`Self::decide`], for what proves nothing of whoever brings it: the address pays, however good it is.
+    pub(crate) async fn decide_unproven<T>(
+        &self,
+        what: &'static str,
+        registry: Option<&RegistryName>,
+        peer: Peer,
+        judged: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let decision = match self.charge_signature(peer) {
+            Ok(()) => judged.await,
+            Err(refusal) => Err(refusal),
+        };
         self.note(what, registry, peer, decision)
     }
 

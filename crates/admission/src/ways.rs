@@ -231,6 +231,18 @@ impl ConnectRequest<'_> {
         }
     }
 
+    /// Whether it brings nothing at all, where tokens may be published by whoever comes over TLS.
+    ///
+    /// Source: RFC 9431 section 2.2.2.
+    pub(crate) fn is_for_authz_info(&self) -> bool {
+        self.confidential
+            && self.ways.allows(Way::AuthzInfo)
+            && self.anonymous_as.is_none()
+            && !self.renews
+            && (self.method, self.username, self.password) == (None, None, None)
+            && self.tls.is_none_or(|tls| tls.peer.is_none())
+    }
+
     /// # Errors
     /// [`Refusal::WayClosed`].
     pub(crate) fn allows(&self, way: Way) -> Result<(), Refusal> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use drawbridge_admission::{
-    AceLogin, Actor, Admission, AdmissionConfig, Challenged, ConnectRequest, LoginRequest, NewCredential,
-    Peer, PeerProof, Refusal, SessionRenewal, TlsFacts, TlsVersion, Verdict, Way, Ways,
+    AceLogin, Actor, Admission, AdmissionConfig, Challenged, ConnectRequest, LimitsConfig, LoginRequest,
+    NewCredential, Peer, PeerProof, Refusal, SessionRenewal, TlsFacts, TlsVersion, Verdict, Way, Ways,
 };
 use drawbridge_identity::ace::{RequestedKey, user_name_of_token};
 use drawbridge_jose::{Algorithm, Sign as _};
@@ -99,6 +99,7 @@ fn word(verdict: Result<Verdict, Refusal>) -> &'static str {
             assert_eq!(nonce.len(), 8);
             "challenge"
         }
+        Ok(Verdict::AuthzInfo { .. }) => "may-publish-a-token",
         Err(refusal) => refusal.word(),
     }
 }
@@ -360,6 +361,50 @@ async fn a_token_of_authz_info_waits_for_the_key_that_tls_proves() {
     // Kept is not believed: it is judged again.
     world.admission.block(&world.registry, &device.name, None, &Actor::Admin).await.expect("blocked");
     assert_eq!(word(connect(&key).await), "blocked");
+}
+
+#[tokio::test]
+async fn who_brings_nothing_over_tls_may_publish_a_token_where_that_is_open_and_its_address_pays_for_each() {
+    let world = World::new().await;
+    let device = sensor(&world, Algorithm::EdDsa).await;
+    let held = held(&world, &device, true, true).await;
+    let id = MqttClientId::parse("").expect("a client id");
+    let key = TlsFacts { peer: Some(PeerProof::RawKey(device.public_key().spki_der().to_vec())), ..facts() };
+    let nothing = facts();
+    let open = ConnectRequest { username: None, tls: Some(&nothing), ..request(&id, None) };
+    let application = drawbridge_names::PrincipalName::parse("app").expect("a name");
+    for (case, asked, wanted) in [
+        ("open", open, "may-publish-a-token"),
+        ("closed", ConnectRequest { ways: Ways::ALL.without(Way::AuthzInfo), ..open }, "no-credential"),
+        ("without TLS", ConnectRequest { confidential: false, tls: None, ..open }, "no-credential"),
+        ("with a name", ConnectRequest { username: Some("sensor"), ..open }, "no-credential"),
+        ("with a password", ConnectRequest { password: Some(b"wrong"), ..open }, "not-proven"),
+        ("with a method", ConnectRequest { method: Some("ace"), ..open }, "ace-no-token"),
+        ("with a key", ConnectRequest { tls: Some(&key), client_id: &id, ..open }, "connected"),
+        ("as an application", ConnectRequest { anonymous_as: Some(&application), ..open }, "no-credential"),
+    ] {
+        assert_eq!(word(world.admission.connect(asked).await), wanted, "{case}");
+    }
+    // Neither a CONNECT without anything nor a token, however good, makes an address known.
+    let limits =
+        LimitsConfig { address_burst: 3, address_per_s: 1, exempt: Vec::new(), ..Default::default() };
+    let settings = AdmissionConfig { limits, ..cheap_passwords() };
+    let random = Arc::new(SeededRandom::new(11));
+    let limited = Admission::open(world.store.clone(), world.clock.clone(), random, sealer(), settings);
+    let limited = limited.await.expect("opened");
+    let address = "192.0.2.1".parse::<std::net::IpAddr>().expect("an address");
+    let mut words = Vec::new();
+    for _ in 0..5 {
+        let kept = limited.authz_info(None, &held.token, Peer::from(address)).await;
+        words.push(kept.map_or_else(|refusal| refusal.word(), |()| "kept"));
+    }
+    assert_eq!(words[3..], ["rate-limited", "rate-limited"], "{words:?}");
+    let peer = Peer::from("192.0.2.2".parse::<std::net::IpAddr>().expect("an address"));
+    let mut let_in = 0;
+    while word(limited.connect(ConnectRequest { peer, ..open }).await) == "may-publish-a-token" {
+        let_in += 1;
+    }
+    assert_eq!(let_in, 30, "ten for each signature check that an address may fail");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use drawbridge_admission::{Admission, Clock, Ways};
+use drawbridge_admission::{Admission, Clock, Way, Ways};
 use drawbridge_broker::storage::Storage;
 use drawbridge_broker::{Directory, Interest, Shard, ShardConfig};
 use drawbridge_control::ControlPublishes;
@@ -182,6 +182,10 @@ impl Bridge {
                 connect_timeout: config.connect_timeout,
                 wall_clock: Some((shared.clock.instant(), shared.clock.now_ms())),
                 durable: durable.is_some(),
+                takes_authz_info: shared
+                    .doors
+                    .iter()
+                    .any(|door| door.confidential && door.ways.allows(Way::AuthzInfo)),
                 ..config.shard.clone()
             };
             let shard = Shard::new(shard_config, Arc::clone(&directory), Arc::clone(&interest));

@@ -12,7 +12,7 @@ use drawbridge_broker::{
     Refused, RegistryStats, Ticket,
 };
 use drawbridge_mqtt::codec::ReasonCode;
-use drawbridge_names::{PolicyName, RegistryName, Uid};
+use drawbridge_names::{MqttClientId, PolicyName, RegistryName, Uid};
 use drawbridge_policy::Rights;
 use tokio::sync::oneshot;
 
@@ -26,6 +26,10 @@ pub(crate) type Standing = ((RegistryName, Uid), Option<Arc<Rights>>);
 pub(crate) enum ToShard {
     /// What admission said of a CONNECT. Stale when the connection is gone.
     Answer { conn: ConnId, answer: Result<Box<Connected>, TurnedAway> },
+    /// The client may publish a token and nothing else; its client id, if admission has chosen one.
+    AnswerForToken { conn: ConnId, assigned: Option<MqttClientId> },
+    /// What admission said of a token on `authz-info`.
+    TokenJudged { conn: ConnId, outcome: Result<(), TokenRefused> },
     /// The same of a new credential for an open session.
     Renewed { conn: ConnId, answer: Result<Box<Connected>, TurnedAway> },
     /// A new right for an open session, from outside; `reply` hears what became of it.
@@ -75,6 +79,13 @@ pub(crate) enum ToShard {
 pub(crate) struct TurnedAway {
     pub(crate) told: Refused,
     pub(crate) code: &'static str,
+    pub(crate) word: &'static str,
+}
+
+/// A token that is not kept: what its client is told, and what is counted.
+#[derive(Debug)]
+pub(crate) struct TokenRefused {
+    pub(crate) told: ReasonCode,
     pub(crate) word: &'static str,
 }
 

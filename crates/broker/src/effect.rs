@@ -49,7 +49,8 @@ impl fmt::Debug for ConnId {
 /// What the driver is asked to do.
 #[derive(Debug)]
 pub enum Effect {
-    /// Who is this, and what may it? Answer by [`crate::Shard::answer`], or by [`crate::Shard::challenge`].
+    /// Who is this, and what may it? Answer by [`crate::Shard::answer`], by [`crate::Shard::challenge`], or by
+    /// [`crate::Shard::answer_for_token`].
     Authenticate {
         /// The connection.
         conn: ConnId,
@@ -70,6 +71,14 @@ pub enum Effect {
         conn: ConnId,
         /// Its registry.
         registry: RegistryName,
+    },
+    /// A client that has not logged in has published a token, to be kept for whoever comes with its key. Answer by
+    /// [`crate::Shard::token_judged`].
+    AuthzInfo {
+        /// The connection.
+        conn: ConnId,
+        /// What it published. Overwritten when dropped.
+        token: Zeroizing<Vec<u8>>,
     },
     /// [`crate::Shard::output`] has bytes. Said once; again only after [`crate::Shard::drained`].
     Write {

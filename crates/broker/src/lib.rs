@@ -45,6 +45,6 @@ pub use effect::{
 pub use message::{Message, Publisher};
 pub use report::{Report, What, Who};
 pub use shard::{
-    AUTH_NONCE_TOPIC, AUTH_RESULT_TOPIC, AUTH_TOPIC, Figures, Given, Member, Moving, Refreshed,
-    RegistryStats, Restored, Shard, ShardConfig, Sharing, Stats,
+    AUTH_NONCE_TOPIC, AUTH_RESULT_TOPIC, AUTH_TOPIC, AUTHZ_INFO_TOPIC, Figures, Given, Member, Moving,
+    Refreshed, RegistryStats, Restored, Shard, ShardConfig, Sharing, Stats,
 };

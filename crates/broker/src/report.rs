@@ -63,6 +63,10 @@ pub enum What {
     RenewalRefused { reason: RefusedReason, for_owner: Option<String> },
     /// A session is renewed too often.
     RenewedTooOften,
+    /// A client that has not logged in did something else than to publish a token.
+    NotLoggedIn,
+    /// A token that was published at QoS 0 is not kept; admission has said why.
+    TokenNotKept { reason: ReasonCode },
     /// The server shuts down.
     ShuttingDown,
     /// The access token that opened it is accepted no more.
@@ -135,6 +139,7 @@ impl What {
             Self::StorageFull => ("DB-2045", "mqtt-storage-full"),
             Self::RenewalRefused { .. } => ("DB-2046", "mqtt-renewal-refused"),
             Self::RenewedTooOften => ("DB-2047", "mqtt-renewed-too-often"),
+            Self::NotLoggedIn | Self::TokenNotKept { .. } => ("DB-2048", "mqtt-not-logged-in"),
         })
     }
 }
@@ -182,6 +187,10 @@ impl fmt::Display for What {
             Self::RenewedTooOften => f.write_str(
                 "the session is renewed too often; renew when half of the time that is left is over",
             ),
+            Self::NotLoggedIn => f.write_str(
+                "the client has not logged in, and may only publish a token to `authz-info`; then let it come with the key of that token",
+            ),
+            Self::TokenNotKept { reason } => write!(f, "the token on `authz-info` is not kept ({reason})"),
             Self::ShuttingDown => f.write_str("the server shuts down"),
             Self::TakenOver => f.write_str("a newer session of the same principal took its place"),
             Self::TakeoverStorm { client_id } => write!(

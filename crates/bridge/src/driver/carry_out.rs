@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use drawbridge_admission::{
-    ACE_METHOD, Challenged, ConnectRequest, Connected, NewCredential, Peer, Refusal, SessionRenewal, Verdict,
-    Way, Ways,
+    ACE_METHOD, AceFault, Challenged, ConnectRequest, Connected, NewCredential, Peer, Refusal,
+    SessionRenewal, Verdict, Way, Ways,
 };
 use drawbridge_broker::{
     self as broker, Admitted, Asked, ConnId, ControlAck, ControlKind, ControlPublish, Crossing, Effect,
@@ -15,12 +15,13 @@ use drawbridge_broker::{
 };
 use drawbridge_control::{ClientControlPublish, ControlError};
 use drawbridge_mqtt::codec::{ProtocolVersion, ReasonCode};
+use zeroize::Zeroizing;
 
 use super::{Driver, RightsOf, Socket};
 use crate::bridge::Shared;
 use crate::channel::Channel;
 use crate::error::Turned;
-use crate::inbox::{ControlRefused, ToShard, TurnedAway, admitted};
+use crate::inbox::{ControlRefused, ToShard, TokenRefused, TurnedAway, admitted};
 
 /// Where a connection comes from, and where to.
 fn seen(socket: &mut Socket) -> Peer {
@@ -52,6 +53,7 @@ impl Driver {
         match effect {
             Effect::Authenticate { conn, request } => self.authenticate(now, conn, request),
             Effect::Renew { conn, request } => self.renew(now, conn, request),
+            Effect::AuthzInfo { conn, token } => self.authz_info(now, conn, token),
             Effect::Nonce { conn, registry } => {
                 if let Some(nonce) = self.shared.admission.renewal_nonce(&registry) {
                     self.shard.tell_nonce(now, conn, &nonce, &mut self.effects);
@@ -182,6 +184,10 @@ impl Driver {
                     inbox.push(ToShard::Challenge { conn, asked: Asked::Connect(request), challenge });
                     return;
                 }
+                Ok(Verdict::AuthzInfo { assigned }) => {
+                    inbox.push(ToShard::AnswerForToken { conn, assigned });
+                    return;
+                }
                 Ok(Verdict::Connected(connected)) => Ok(connected),
                 Err(refusal) => {
                     let mut turned = turned_away(&refusal, shared.admission.clock().now_ms() / 1000);
@@ -251,12 +257,50 @@ impl Driver {
                     return;
                 }
                 Ok(Verdict::Connected(connected)) => Ok(connected),
+                // A renewal always brings something.
+                Ok(Verdict::AuthzInfo { .. }) => Err(turned_away(&Refusal::NoCredential, 0)),
                 Err(refusal) => Err(turned_away(&refusal, shared.admission.clock().now_ms() / 1000)),
             };
             // The token is overwritten here, whatever the answer is.
             drop(request);
             inbox.push(ToShard::Renewed { conn, answer });
         });
+    }
+
+    /// Has a token judged, and kept if it is good, that a client without a session has published.
+    fn authz_info(&mut self, now: Instant, conn: ConnId, token: Zeroizing<Vec<u8>>) {
+        let shared = Arc::clone(&self.shared);
+        let index = self.index;
+        let Some(place) = Judged::begin(&shared) else {
+            let turned = Turned::LoginsFull { max: shared.logins.max() };
+            self.journal.condition(now, turned.code(), turned.word(), &turned);
+            let busy = Err(ReasonCode::QuotaExceeded);
+            self.shard.token_judged(now, conn, busy, &mut self.effects);
+            return;
+        };
+        let Some(socket) = self.socket(conn) else { return };
+        let (door, peer) = (socket.door, seen(socket));
+        let named = socket.registry.clone();
+        shared.clone().runtime.spawn(async move {
+            let (Some(door), Some(inbox)) = (shared.doors.get(door), shared.inboxes.get(index)) else {
+                return;
+            };
+            let registry = named.as_deref().or(door.registry.as_ref());
+            let outcome = shared.admission.authz_info(registry, &token, peer).await;
+            drop(place);
+            let outcome = outcome
+                .map_err(|refusal| TokenRefused { told: token_reason(&refusal), word: refusal.word() });
+            inbox.push(ToShard::TokenJudged { conn, outcome });
+        });
+    }
+
+    pub(super) fn token_judged(&mut self, now: Instant, conn: ConnId, outcome: Result<(), TokenRefused>) {
+        let outcome = outcome.map_err(|refused| {
+            // Admission has logged it, with the whole reason.
+            self.journal.counted(refused.word);
+            refused.told
+        });
+        self.shard.token_judged(now, conn, outcome, &mut self.effects);
     }
 
     /// Installs what admission said. Between its answer and now the principal may have been blocked.
@@ -492,6 +536,21 @@ fn turned_away(refusal: &Refusal, now_s: u64) -> TurnedAway {
         told: Refused { reason, for_owner: refusal.for_owner(), server_time_s, hint: None },
         code: refusal.code(),
         word: refusal.word(),
+    }
+}
+
+/// What a client of MQTT 5 is told of a token on `authz-info` that is not kept.
+///
+/// Source: RFC 9431 appendix A for a bad token and for what is none; the rest is our own.
+fn token_reason(refusal: &Refusal) -> ReasonCode {
+    match refusal {
+        Refusal::RateLimited { .. }
+        | Refusal::TooOften { .. }
+        | Refusal::Busy
+        | Refusal::Ace(AceFault::StoreFull) => ReasonCode::QuotaExceeded,
+        Refusal::Unavailable(_) => ReasonCode::ImplementationSpecificError,
+        refusal if refusal.is_unreadable() => ReasonCode::PayloadFormatInvalid,
+        _ => ReasonCode::NotAuthorized,
     }
 }
 

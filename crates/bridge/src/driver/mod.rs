@@ -390,6 +390,10 @@ impl Driver {
         for item in incoming.drain(..) {
             match item {
                 ToShard::Answer { conn, answer } => self.install(now, conn, answer),
+                ToShard::AnswerForToken { conn, assigned } => {
+                    self.shard.answer_for_token(now, conn, assigned.as_ref(), &mut self.effects);
+                }
+                ToShard::TokenJudged { conn, outcome } => self.token_judged(now, conn, outcome),
                 ToShard::Renewed { conn, answer } => self.install_renewal(now, conn, answer),
                 ToShard::Refresh { conn, connected, reply } => {
                     // Who asked may have gone.

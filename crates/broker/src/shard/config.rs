@@ -66,6 +66,9 @@ pub struct ShardConfig {
     pub queue_bytes_max: usize,
     /// From one renewal of a session to the next, at least. Default 1 s.
     pub renewal_interval: Duration,
+    /// Whether clients that have not logged in publish tokens to [`crate::AUTHZ_INFO_TOPIC`] somewhere: then nobody
+    /// else publishes there. Default no.
+    pub takes_authz_info: bool,
 }
 
 impl Default for ShardConfig {
@@ -94,6 +97,7 @@ impl Default for ShardConfig {
             queue_messages_max: 100_000,
             queue_bytes_max: 16 << 20,
             renewal_interval: Duration::from_secs(1),
+            takes_authz_info: false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One shard: its connections, its sessions, its filters. Single-threaded.
 
 mod answers;
+mod authz_info;
 mod config;
 mod filters;
 mod flow;
@@ -40,6 +41,8 @@ use crate::retained::Retained;
 use crate::routes::{Routes, Subscriber};
 use crate::storage::{MessageId, Record, SessionId};
 use crate::wheel::Wheel;
+pub use authz_info::AUTHZ_INFO_TOPIC;
+use authz_info::Uploading;
 pub use config::{ShardConfig, Stats};
 use flow::Room;
 use open::Pending;
@@ -134,6 +137,8 @@ struct Conn {
     pending: Option<Box<Pending>>,
     /// The slot of its session.
     session: Option<u32>,
+    /// It is let in without a session, to publish a token.
+    uploading: Option<Box<Uploading>>,
     /// The output leaves when this batch is stored.
     output_after: u64,
 }
@@ -285,6 +290,7 @@ impl Shard {
             bytes_before_auth: 0,
             pending: None,
             session: None,
+            uploading: None,
             output_after: 0,
         }));
         let conn = ConnId::new(slot, place.generation);
@@ -362,7 +368,10 @@ impl Shard {
                     self.end(now, conn, What::Expired, fx);
                     return input.len();
                 }
+            } else if state.uploading.as_ref().is_some_and(|uploading| uploading.is_judged()) {
+                return used;
             }
+            let uploads = state.uploading.is_some();
             match state.protocol.next(now, &input[used..]) {
                 Step::NeedMore | Step::Hold => return used,
                 Step::Failed(fault) => {
@@ -371,7 +380,11 @@ impl Shard {
                 }
                 Step::Took { bytes, event } => {
                     used += bytes;
-                    self.on_event(now, conn, event, fx);
+                    if uploads {
+                        self.on_event_of_upload(now, conn, event, fx);
+                    } else {
+                        self.on_event(now, conn, event, fx);
+                    }
                 }
             }
         }
@@ -801,6 +814,6 @@ impl Conn {
     /// which has the better word for it.
     fn starts_with_connect(&self, bytes: &[u8]) -> bool {
         let first = self.input.first().or(bytes.first());
-        self.pending.is_some() || first == Some(&0x10)
+        self.pending.is_some() || self.uploading.is_some() || first == Some(&0x10)
     }
 }

@@ -11,6 +11,7 @@ use drawbridge_names::{PrincipalKind, PrincipalName, TopicName};
 use drawbridge_policy::Rights;
 
 use super::Shard;
+use super::authz_info::AUTHZ_INFO_TOPIC;
 use super::flow::Kept;
 use super::outgoing::{Publication, inner_topic, stored};
 use super::readers::{Fate, Owing, To};
@@ -86,6 +87,17 @@ impl Shard {
         let Ok(topic) = topic else { return }; // the codec has judged it
         if topic.is_dollar() && topic.as_str() == AUTH_TOPIC {
             self.on_auth_publish(now, conn, slot, inbound, fx);
+            return;
+        }
+        if self.config.takes_authz_info && topic.as_str() == AUTHZ_INFO_TOPIC {
+            // A token of somebody who has logged in besides: nobody may see it, and nobody waits for it.
+            let rule = "tokens are published here by who has not logged in".to_owned();
+            let what = What::PublishDenied { topic: AUTHZ_INFO_TOPIC.to_owned(), rule };
+            let origin = match inbound.packet_id {
+                Some(packet_id) => Origin::Client { slot, packet_id, exactly_once },
+                None => Origin::Unanswered,
+            };
+            self.refuse_publish(now, conn, origin, ReasonCode::NotAuthorized, what, fx);
             return;
         }
         let mut publication = Publication {

@@ -98,6 +98,8 @@ pub struct Net {
     pub asked: Vec<(usize, ConnId, Box<ConnectRequest>)>,
     /// The same of renewals.
     pub renewals: Vec<(usize, ConnId, Box<RenewRequest>)>,
+    /// Tokens on `authz-info`.
+    pub tokens: Vec<(usize, ConnId, Vec<u8>)>,
     pub reports: Vec<Report>,
     pub controls: Vec<(usize, ConnId, Option<ControlAck>, ControlPublish)>,
     pub orders_done: Vec<(u64, OrderOutcome)>,
@@ -215,6 +217,7 @@ impl Net {
             clients: Vec::new(),
             asked: Vec::new(),
             renewals: Vec::new(),
+            tokens: Vec::new(),
             reports: Vec::new(),
             controls: Vec::new(),
             orders_done: Vec::new(),
@@ -274,6 +277,7 @@ impl Net {
         match effect {
             Effect::Authenticate { conn, request } => self.asked.push((shard, conn, request)),
             Effect::Renew { conn, request } => self.renewals.push((shard, conn, request)),
+            Effect::AuthzInfo { conn, token } => self.tokens.push((shard, conn, token.to_vec())),
             Effect::Nonce { conn, .. } => self.shards[shard].tell_nonce(self.now, conn, "a-nonce", fx),
             Effect::Write { conn } => self.take_output(shard, conn, fx),
             Effect::Admitted { .. } => {}
