@@ -46,5 +46,5 @@ pub use message::{Message, Publisher};
 pub use report::{Report, What, Who};
 pub use shard::{
     AUTH_NONCE_TOPIC, AUTH_RESULT_TOPIC, AUTH_TOPIC, AUTHZ_INFO_TOPIC, Figures, Given, Member, Moving,
-    Refreshed, RegistryStats, Restored, Shard, ShardConfig, Sharing, Stats,
+    PING_TOPIC, Refreshed, RegistryStats, Restored, Shard, ShardConfig, Sharing, Stats,
 };

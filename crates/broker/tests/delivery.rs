@@ -6,9 +6,11 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drawbridge_broker::{Close, ControlKind, Ended, EndedWhy, Order, OrderOutcome, Publisher, What};
+use drawbridge_broker::{
+    Admitted, Close, ControlKind, Ended, EndedWhy, Order, OrderOutcome, PING_TOPIC, Publisher, What,
+};
 use drawbridge_mqtt::codec::{
-    PublishProperties, Qos, ReasonCode, RetainHandling, SubscribeEntry, UserProperties,
+    Packet, PublishProperties, Qos, ReasonCode, RetainHandling, SubscribeEntry, UserProperties,
 };
 use drawbridge_names::{PrincipalKind, RegistryName, TopicName, Uid};
 use support::{Got, Net, V5, V311, app, command, compiled, device, goodbye, retained_as, rights, will};
@@ -729,4 +731,54 @@ fn a_client_that_goes_with_disconnect_is_reported_as_gone_by_itself() {
     net.send(client, &goodbye(ReasonCode::NORMAL_DISCONNECTION));
     assert_eq!(net.whats().last(), Some(&&What::Disconnected { by_client: true }));
     assert!(TopicName::parse("a").is_ok() && net.got(client).is_empty());
+}
+
+#[test]
+fn a_ping_of_any_length_keeps_a_client_alive_that_may_publish_nothing_and_reaches_nobody() {
+    let mut net = Net::durable(1);
+    let all = Admitted { rights: rights(&["#"], &["#", "$SYS/#"]), ..app(1) };
+    let reader = net.join(0, V5, all);
+    net.subscribe(reader, "#", QOS1);
+    let (stored, before) = (net.disk.records().count(), net.stats());
+    for version in [V311, V5] {
+        let nobody = Admitted { rights: rights(&["elsewhere"], &["elsewhere"]), ..app(2) };
+        let client = net.connect_with(0, version, nobody, |connect| connect.keep_alive_s = 10);
+        net.expect_welcome(client);
+        for length in [0, 1, 250, 1_024] {
+            net.pass(Duration::from_secs(9));
+            net.publish(client, PING_TOPIC, &vec![b'0'; length], QOS0);
+            assert_eq!(net.got(client), [], "nothing answers, and it is open");
+        }
+        net.send(client, &Packet::PingReq);
+        assert_eq!(net.got(client), [Got::Pong]);
+        net.send(client, &goodbye(ReasonCode::NORMAL_DISCONNECTION));
+    }
+    assert_eq!(net.messages(reader), []);
+    assert_eq!(net.disk.records().count(), stored, "nothing is stored");
+    assert_eq!(net.stats().received_by_qos, before.received_by_qos, "nor counted");
+    assert!(!net.whats().iter().any(|what| matches!(what, What::PublishDenied { .. })));
+}
+
+#[test]
+fn a_ping_that_is_more_than_a_ping_is_refused() {
+    let rows = [(QOS0, true, 1), (QOS1, false, 1), (Qos::ExactlyOnce, false, 1), (QOS0, false, 1_025)];
+    for (qos, retain, length) in rows {
+        let mut net = Net::new(1);
+        let client = net.join(0, V5, app(1));
+        let payload = vec![b'0'; length];
+        net.publish_with(client, PING_TOPIC, &payload, qos, retain, PublishProperties::default());
+        let refused = |got: &Got| match got {
+            Got::PubAck { reason, .. } | Got::PubRec(_, reason) | Got::Disconnect { reason, .. } => {
+                *reason == ReasonCode::NotAuthorized
+            }
+            _ => false,
+        };
+        let got = net.got(client);
+        assert!(got.iter().any(refused), "{got:?}");
+        assert_eq!(net.reported("DB-2038"), 1);
+        // Nobody can ask for it either: there is nothing to hear.
+        let reader = net.join(0, V5, app(2));
+        let answer = net.subscribe(reader, PING_TOPIC, QOS1);
+        assert!(matches!(&answer[..], [Got::SubAck(codes)] if codes[..] == [ReasonCode::NotAuthorized]));
+    }
 }

@@ -14,6 +14,7 @@ use super::Shard;
 use super::authz_info::AUTHZ_INFO_TOPIC;
 use super::flow::Kept;
 use super::outgoing::{Publication, inner_topic, stored};
+use super::ping::PING_TOPIC;
 use super::readers::{Fate, Owing, To};
 use super::renew::AUTH_TOPIC;
 use super::speech::{Speech, Waits};
@@ -98,6 +99,10 @@ impl Shard {
                 None => Origin::Unanswered,
             };
             self.refuse_publish(now, conn, origin, ReasonCode::NotAuthorized, what, fx);
+            return;
+        }
+        if topic.is_dollar() && topic.as_str() == PING_TOPIC {
+            self.on_ping_publish(now, conn, slot, inbound, fx);
             return;
         }
         let mut publication = Publication {

@@ -1,9 +1,9 @@
 //! What the server says: refusals, acknowledgements, farewells, in the words of each version.
 
-use super::{Connection, Fault, Renewal, State};
+use super::{Agreed, Connection, Fault, Renewal, State};
 use crate::codec::{
-    Ack, Auth, ConnAck, ConnAckProperties, DecodeError, Disconnect, Packet, PacketId, PacketType,
-    ProtocolVersion, ReasonCode, SubAck, UnsubAck, UserProperties,
+    Ack, Auth, ConnAck, ConnAckProperties, DecodeError, Disconnect, PAD, PADDED_CONNACK_BYTES, Packet,
+    PacketId, PacketType, ProtocolVersion, ReasonCode, SubAck, UnsubAck, UserProperties, filler,
 };
 
 impl Connection {
@@ -22,22 +22,25 @@ impl Connection {
         if agreed.version == ProtocolVersion::V311 && reason.connack_return_code_v311().is_none() {
             return; // 3.1.1 has no word for it and closes
         }
-        let connack = |reason_string: Option<_>, told| {
-            Packet::ConnAck(ConnAck {
-                session_present: false,
-                reason,
-                properties: ConnAckProperties {
-                    reason_string,
-                    user_properties: UserProperties::of(told),
-                    ..ConnAckProperties::default()
-                },
-            })
+        let connack = |reason_string: Option<_>, told| ConnAck {
+            session_present: false,
+            reason,
+            properties: ConnAckProperties {
+                reason_string,
+                user_properties: UserProperties::of(told),
+                ..ConnAckProperties::default()
+            },
         };
         let text = for_owner.map(plain).filter(|_| agreed.problem_information);
         let text = text.as_deref();
         let told = if agreed.problem_information { told } else { &[] };
         let all = [(text, told), (text, &[]), (None, &[])].map(|(text, told)| connack(text, told));
-        put_first_fitting(&all, agreed.version, agreed.packet_bytes_max, out);
+        let start = out.len();
+        let put = put_first_fitting(&all.map(Packet::ConnAck), agreed.version, agreed.packet_bytes_max, out);
+        if agreed.pads {
+            out.truncate(start);
+            put_connack(all[put], &agreed, out);
+        }
     }
 
     /// AUTH: the client is to answer this, before it is let in or while it re-authenticates.
@@ -235,6 +238,33 @@ impl Connection {
             out.extend_from_slice(&[0xd0, 0]);
         }
     }
+}
+
+/// CONNACK; to a client that pads, padded, if it takes a packet of that size.
+pub(super) fn put_connack(connack: ConnAck<'_>, agreed: &Agreed, out: &mut Vec<u8>) {
+    let version = agreed.version;
+    if agreed.pads {
+        let start = out.len();
+        let padded = |zeros: &str, out: &mut Vec<u8>| {
+            let mut told: Vec<_> = connack.properties.user_properties.iter().collect();
+            told.push((PAD, zeros));
+            let properties =
+                ConnAckProperties { user_properties: UserProperties::of(&told), ..connack.properties };
+            Packet::ConnAck(ConnAck { properties, ..connack }).encode(version, out).is_ok()
+        };
+        let size = |filler| {
+            let mut bytes = Vec::new();
+            padded(&"0".repeat(filler), &mut bytes).then_some(bytes.len())
+        };
+        if let Some(filler) = filler(PADDED_CONNACK_BYTES, size)
+            && padded(&"0".repeat(filler), out)
+            && out.len() - start <= agreed.packet_bytes_max
+        {
+            return;
+        }
+        out.truncate(start);
+    }
+    put(Packet::ConnAck(connack), version, out);
 }
 
 fn put_connack_refusal(reason: ReasonCode, version: ProtocolVersion, out: &mut Vec<u8>) {

@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use drawbridge_names::TopicName;
 
 use crate::codec::{
-    ConnAck, ConnAckProperties, DecodeError, Frame, Framed, Outline, Packet, ProtocolVersion, Publish, Qos,
-    ReasonCode, Side, UserProperties, decode, frame,
+    ConnAck, ConnAckProperties, DecodeError, Frame, Framed, Outline, PAD, Packet, ProtocolVersion, Publish,
+    Qos, ReasonCode, Side, UserProperties, decode, frame,
 };
-use answer::put;
+use answer::put_connack;
 pub use event::{Event, Inbound, InboundTopic, Step};
 pub use fault::Fault;
 
@@ -79,6 +79,8 @@ struct Agreed {
     topic_alias_maximum: u16,
     packet_bytes_max: usize,
     problem_information: bool,
+    /// CONNECT was padded: so is CONNACK.
+    pads: bool,
 }
 
 struct Open {
@@ -192,6 +194,7 @@ impl Connection {
                 .maximum_packet_size
                 .map_or(usize::MAX, |bytes| usize::try_from(bytes.get()).unwrap_or(usize::MAX)),
             problem_information: properties.request_problem_information,
+            pads: properties.user_properties.first(PAD).is_some(),
         });
         Step::Took { bytes, event: Event::Connect(connect) }
     }
@@ -247,7 +250,7 @@ impl Connection {
                 ..ConnAckProperties::default()
             },
         };
-        put(Packet::ConnAck(connack), agreed.version, out);
+        put_connack(connack, &agreed, out);
         self.state = State::Open(Open {
             version: agreed.version,
             problem_information: agreed.problem_information,
@@ -523,6 +526,13 @@ mod tests {
     };
 
     fn open(version: ProtocolVersion, properties: ConnectProperties<'_>) -> (Connection, Instant) {
+        let (mut connection, now) = asking(version, properties);
+        connection.admit(now, &Welcome::default(), &mut Vec::new());
+        (connection, now)
+    }
+
+    /// It has said CONNECT, and is judged.
+    fn asking(version: ProtocolVersion, properties: ConnectProperties<'_>) -> (Connection, Instant) {
         let now = Instant::now();
         let mut connection = Connection::new(LIMITS);
         let connect = Connect {
@@ -539,7 +549,6 @@ mod tests {
         Packet::from(connect).encode(version, &mut bytes).expect("a CONNECT");
         assert!(matches!(connection.next(now, &bytes), Step::Took { event: Event::Connect(_), .. }));
         assert!(matches!(connection.next(now, &[0xc0, 0]), Step::Hold), "held until admitted");
-        connection.admit(now, &Welcome::default(), &mut Vec::new());
         (connection, now)
     }
 
@@ -584,6 +593,51 @@ mod tests {
             assert_eq!((bytes, disconnect.reason_string.is_some()), (out.len(), fits));
             assert!(!connection.disconnect(ReasonCode::NotAuthorized, None, &mut out), "once");
         }
+    }
+
+    /// What a client of MQTT 5 with these properties is told: its length and whether it is padded.
+    fn connack(properties: ConnectProperties<'_>, refusal: Option<&str>) -> (usize, bool) {
+        let (mut connection, now) = asking(ProtocolVersion::V5, properties);
+        let mut out = Vec::new();
+        match refusal {
+            None => {
+                let told = [("db-expires-in", "3600")];
+                let welcome =
+                    Welcome { told: &told, assigned_client_id: Some("given"), ..Welcome::default() };
+                connection.admit(now, &welcome, &mut out);
+            }
+            Some(why) => {
+                connection.refuse(ReasonCode::NotAuthorized, Some(why), &[("db-time", "1")], &mut out)
+            }
+        }
+        let frame = decode(&out, Some(ProtocolVersion::V5), usize::MAX, Side::FromServer);
+        let Ok(Frame::Complete { packet: Packet::ConnAck(connack), bytes }) = frame else {
+            panic!("{frame:?}")
+        };
+        assert_eq!(bytes, out.len());
+        assert_eq!(connack.reason.is_error(), refusal.is_some());
+        let told = &connack.properties.user_properties;
+        assert!(told.first("db-expires-in").or(told.first("db-time")).is_some(), "nothing else is lost");
+        (bytes, told.first(PAD).is_some())
+    }
+
+    #[test]
+    fn a_client_that_pads_cannot_be_told_from_another_by_the_length_of_its_connack() {
+        let pad = [(PAD, "000")];
+        let asks = |user_properties, maximum_packet_size| ConnectProperties {
+            user_properties: UserProperties::of(user_properties),
+            maximum_packet_size: NonZeroU32::new(maximum_packet_size),
+            ..ConnectProperties::default()
+        };
+        for refusal in [None, Some("no"), Some("the JWT is not signed by a key of this device")] {
+            assert_eq!(connack(asks(&pad, 0), refusal), (256, true));
+            assert_eq!(connack(asks(&pad, 256), refusal), (256, true));
+            let (bytes, padded) = connack(asks(&pad, 255), refusal);
+            assert!(bytes < 128 && !padded, "the client takes no more than 255: {bytes}");
+            let (bytes, padded) = connack(asks(&[], 0), refusal);
+            assert!(bytes < 128 && !padded, "nobody asked: {bytes}");
+        }
+        assert_eq!(connack(asks(&pad, 0), Some(&"long".repeat(100))), (512, true));
     }
 
     #[test]
