@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 
-use crate::harness::{Core, connect, connect_jwt, now_s, run_python, signal, version_of, wait_for};
+use crate::harness::{
+    Core, connect, connect_jwt, in_a_network_of_its_own, now_s, run_python, signal, version_of, wait_for,
+};
 
 /// A server whose settings end with `more`; `fleet` stands for the port of the listener of that name.
 fn core_with(more: &str) -> (Core, String) {
@@ -336,16 +338,45 @@ fn gnutls_proves_raw_public_keys_on_both_sides() {
 }
 
 #[test]
-fn the_sdk_of_aws_iot_finishes_its_handshakes_on_the_shared_port() {
-    let (core, fleet) = core_with(SHARED);
+fn the_sdk_of_aws_iot_works_at_the_ports_443_and_8883_that_it_chooses_by_itself() {
+    if !in_a_network_of_its_own(
+        "fleet::the_sdk_of_aws_iot_works_at_the_ports_443_and_8883_that_it_chooses_by_itself",
+    ) {
+        return;
+    }
+    let place = tempfile::tempdir().expect("a folder");
+    let file = place.path().join("settings.toml");
+    fs::write(&file, SHARED.replace("FLEET", "443")).expect("written");
+    let core = Core::start_with(&["--mqtts-port", "8883", "--config", &file.to_string_lossy()]);
+    assert_eq!(core.endpoints.mqtts, "127.0.0.1:8883");
     let (certificate, key) = certificate_of(&core, "pump");
+    let lamp = core.device("lamp");
+    let viewer = core.application("viewer", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
     let ca = core.data().join("ca.pem").to_string_lossy().into_owned();
-    for (address, alpn) in [(&core.endpoints.mqtts, ""), (&fleet, "x-amzn-mqtt-ca"), (&fleet, "mqtt")] {
+    for way in ["mtls", "mtls-8883", "authorizer", "websocket"] {
         for version in ["3.1.1", "5"] {
-            let (host, port) = address.rsplit_once(':').expect("host:port");
-            let text =
-                run_python("aws_iot.py", &[version, host, port, alpn, &ca, &certificate, &key, "pump"]);
-            assert!(text.contains("published"), "{version} {alpn}: {text}");
+            let device = if way.starts_with("mtls") { "pump" } else { "lamp" };
+            let jwt = connect_jwt(&lamp, now_s(), 600);
+            let mut listener = connect(&viewer);
+            let topic = format!("devices/{device}/events/x");
+            listener.subscribe(&topic).expect("subscribed");
+            std::thread::scope(|scope| {
+                let args = [version, way, &ca, &certificate, &key, device, &jwt];
+                let client = scope.spawn(move || run_python("aws_iot.py", &args));
+                // It has subscribed to its commands before it publishes.
+                let heard = wait_for("a message or the client's end", Duration::from_secs(60), || {
+                    let message = listener.receive(Duration::from_millis(100)).expect("a connection");
+                    message.map(Some).or_else(|| client.is_finished().then_some(None))
+                });
+                if let Some(message) = heard {
+                    assert_eq!((message.topic, message.payload), (topic, b"1".to_vec()));
+                    // Below a subfolder: the SDK hands out nothing for `a/#` that comes on `a`. It may leave before it has
+                    // acknowledged it.
+                    core.cli(&["command", "send", device, "on", "--subfolder", "light"]);
+                }
+                let text = client.join().expect("no panic");
+                assert!(text.contains("heard a command, left"), "{way} {version}: {text}\n{}", core.log());
+            });
         }
     }
 }

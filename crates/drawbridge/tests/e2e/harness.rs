@@ -47,16 +47,11 @@ impl Core {
 
     fn run(&mut self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("log file");
+        let ports = ["--mqtts-port", "--https-port"];
+        let ports = ports.into_iter().filter(|port| !self.args.iter().any(|arg| arg == port));
         let child = Command::new(DRAWBRIDGE)
-            .args([
-                "--data",
-                &self.data().to_string_lossy(),
-                "serve",
-                "--mqtts-port",
-                "0",
-                "--https-port",
-                "0",
-            ])
+            .args(["--data", &self.data().to_string_lossy(), "serve"])
+            .args(ports.flat_map(|port| [port, "0"]))
             .args(&self.args)
             // All that can be said is said, and no secret may be in it: see `scan`.
             .env("RUST_LOG", "debug")
@@ -398,6 +393,49 @@ pub(crate) fn run_node(script: &str, ca: &Path, args: &[&str]) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {}\n{text}{said}", output.status);
     text
+}
+
+/// For clients that insist on a port: runs the test of this name in a network of its own, where every port is free and may
+/// be bound to, and answers `false` once it has passed; `true` within.
+///
+/// `DRAWBRIDGE_TEST_UNSHARE` is the command that makes a network; `scripts/test` finds out which one works here.
+pub(crate) fn in_a_network_of_its_own(test: &str) -> bool {
+    const WITHIN: &str = "DRAWBRIDGE_TEST_WITHIN";
+    if std::env::var_os(WITHIN).is_some() {
+        return true;
+    }
+    let unshare = std::env::var("DRAWBRIDGE_TEST_UNSHARE");
+    let unshare = unshare.unwrap_or_else(|_| "unshare --map-root-user --net".to_owned());
+    let mut words = unshare.split(' ');
+    let said = tempfile::NamedTempFile::new().expect("a file");
+    let output = said.reopen().expect("open");
+    let mut child = Command::new(words.next().expect("a command"))
+        .args(words)
+        .args(["env", &format!("{WITHIN}=yes"), "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().expect("a path"))
+        .args([test, "--exact", "--nocapture", "--test-threads", "1"])
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("open"))
+        .stderr(output)
+        .spawn()
+        .unwrap_or_else(|error| panic!("`{unshare}` ({error}); run ./scripts/test, which installs it"));
+    let deadline = Instant::now() + Duration::from_secs(300);
+    let status = loop {
+        match child.try_wait().expect("child") {
+            Some(status) => break Some(status),
+            None if Instant::now() > deadline => {
+                let _ = child.kill();
+                let _ = child.wait();
+                break None;
+            }
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    let said = fs::read_to_string(said.path()).unwrap_or_default();
+    // A name that no test has would pass as well.
+    let is_passed = status.is_some_and(|status| status.success()) && said.contains("1 passed");
+    assert!(is_passed, "`{unshare}` ended with {status:?} (none: not within 300 s)\n{said}");
+    false
 }
 
 /// The top of the repository.
