@@ -143,6 +143,7 @@ fn public_paths() -> Router<HttpState> {
         .route("/v1/self/keys:remove", post(own::remove_key))
         .route("/v1/self/keys/{kid}", delete(own::delete_key))
         .route("/v1/self/sessions:refresh", post(own::refresh_sessions))
+        .route("/session/refresh", post(own::refresh_sessions))
         .route("/v1/time", post(time::time))
         .route("/mqtt", get(websocket::open))
         .route("/health", get(health::health))

@@ -135,7 +135,7 @@ pub(crate) struct RefreshBody {
     client_id: Option<String>,
 }
 
-/// `POST /v1/self/sessions:refresh`: the token in `Authorization` is the new right of the caller's open MQTT
+/// `POST /v1/self/sessions:refresh`, for short `/session/refresh`: the token in `Authorization` is the new right of the caller's open MQTT
 /// sessions.
 pub(crate) async fn refresh_sessions(
     State(state): State<HttpState>,

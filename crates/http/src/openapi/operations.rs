@@ -170,6 +170,18 @@ fn own() -> Vec<Operation> {
             "The JWT in the body, by a registered key, is the credential; a token alone changes nothing.",
         )
     };
+    let refresh = |path: &str, id: &str| {
+        op("self", "POST", path, id, "Renew the open MQTT sessions")
+            .bearer()
+            .dpop()
+            .about(
+                "The token, a new one for the bridge, is the right of the sessions from now on: their end, their \
+                 rights. One that was opened with a proof of possession takes a bound token only.",
+            )
+            .takes(false, &[(JSON, of("SessionsRefresh"))])
+            .refuses(&[415])
+            .answers(200, "Those that were renewed; none when none is open.", "SessionsRefreshed")
+    };
     vec![
         op("self", "GET", "/v1/self", "self", "The caller's own record")
             .bearer()
@@ -192,16 +204,8 @@ fn own() -> Vec<Operation> {
             .json("KeyRemoval")
             .refuses(&[422])
             .answers(200, "Removed, or it was before.", "KeyRemoved"),
-        op("self", "POST", "/v1/self/sessions:refresh", "refreshOwnSessions", "Renew the open MQTT sessions")
-            .bearer()
-            .dpop()
-            .about(
-                "The token, a new one for the bridge, is the right of the sessions from now on: their end, their \
-                 rights. One that was opened with a proof of possession takes a bound token only.",
-            )
-            .takes(false, &[(JSON, of("SessionsRefresh"))])
-            .refuses(&[415])
-            .answers(200, "Those that were renewed; none when none is open.", "SessionsRefreshed"),
+        refresh("/v1/self/sessions:refresh", "refreshOwnSessions"),
+        refresh("/session/refresh", "refreshSession"),
         op("self", "POST", "/v1/time", "time", "The time, signed by the issuer")
             .secured(&[""])
             .json("TimeQuestion")

@@ -51,6 +51,7 @@ const ROUTES: &[(&str, &str, Takes)] = &[
     ("POST", "/v1/self/keys:remove", Nothing),
     ("DELETE", "/v1/self/keys/{kid}", Nothing),
     ("POST", "/v1/self/sessions:refresh", Own),
+    ("POST", "/session/refresh", Own),
     ("POST", "/v1/time", Nothing),
     ("GET", "/mqtt", Nothing),
     ("GET", "/health", Nothing),
