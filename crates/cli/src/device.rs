@@ -43,6 +43,9 @@ pub(crate) fn device(common: &Common, command: &DeviceCommand) -> Result<(), Fai
             crate::import::import(common, file, errors.as_deref(), *resume)
         }
         DeviceCommand::Run(run) => session::run(common, run),
+        DeviceCommand::Refresh { id, identity, client_id } => {
+            session::refresh(common, id, identity.as_deref(), client_id.as_deref())
+        }
     }
 }
 

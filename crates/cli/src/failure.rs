@@ -73,7 +73,8 @@ impl From<DeviceError> for Failure {
             | DeviceError::Dropped
             | DeviceError::Stopped
             | DeviceError::Tls { .. }
-            | DeviceError::Unavailable(_)
+            | DeviceError::OtherServer { .. }
+            | DeviceError::Unavailable { .. }
             | DeviceError::Closed(_)
             | DeviceError::Protocol(_)
             | DeviceError::TimedOut { .. } => Self::Unavailable(text),

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use drawbridge_device::{
     AceProof, ClientCertificate, ClientOptions, DeviceClient, DeviceError, DeviceIdentity, Endpoint, Event,
-    Host, Incoming, ProtocolVersion, Qos, Tls, Token, TokenSource, Way, now_s, random_id,
+    Host, Incoming, KeyLogin, ProtocolVersion, PublicKey, Qos, Tls, Token, TokenSource, Way, now_s,
+    random_id,
 };
 use serde_json::json;
 
@@ -190,6 +191,7 @@ fn tell(common: &Common, events: &Receiver<Event>, beside_product: bool) {
             Event::Renewed { life: Some(life), .. } => ("renewed", format!("for {} s", life.as_secs())),
             Event::Renewed { .. } => ("renewed", String::new()),
             Event::RenewalFailed { why } => ("not-renewed", why),
+            Event::Dropped { messages } => ("dropped", format!("{messages} messages, for newer ones")),
             Event::SubscriptionRefused { filter, why, .. } => ("refused", format!("{filter}: {why}")),
         };
         if beside_product {
@@ -208,14 +210,7 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
     let mut client_args = args.client.clone();
     let folder = client_args.identity.clone().unwrap_or_else(|| Path::new(".").join(id));
     client_args.identity = Some(folder.clone());
-    let identity = DeviceIdentity::load(&folder)?;
-    if identity.device != *id {
-        return Err(Failure::Usage(format!(
-            "{} is the identity of `{}`, not of `{id}`; name its folder with --as",
-            folder.display(),
-            identity.device
-        )));
-    }
+    let identity = identity_of(id, &folder)?;
     client_args.client_id.get_or_insert_with(|| id.clone());
     let (client, _) = start(common, &client_args, "", 3600)?;
     if !common.json {
@@ -271,6 +266,55 @@ pub(crate) fn run(common: &Common, args: &RunArgs) -> Result<(), Failure> {
     }
 }
 
+/// The identity in a folder, if it is this one's.
+fn identity_of(id: &str, folder: &Path) -> Result<DeviceIdentity, Failure> {
+    let identity = DeviceIdentity::load(folder)?;
+    if identity.device == id {
+        return Ok(identity);
+    }
+    Err(Failure::Usage(format!(
+        "{} is the identity of `{}`, not of `{id}`; name its folder with --as",
+        folder.display(),
+        identity.device
+    )))
+}
+
+/// `drawbridge device refresh`.
+pub(crate) fn refresh(
+    common: &Common,
+    id: &str,
+    folder: Option<&Path>,
+    client_id: Option<&str>,
+) -> Result<(), Failure> {
+    let folder = folder.map_or_else(|| Path::new(".").join(id), Path::to_owned);
+    let identity = identity_of(id, &folder)?;
+    let KeyLogin { device, issuer, key, api, .. } =
+        ClientOptions::of(identity)?.login.expect("`of` gives one");
+    let api = api.expect("`of` gives one");
+    let answer = api.refresh_sessions(&device, &issuer, client_id, key.as_ref())?.json();
+    if common.json {
+        output::json(&answer);
+        return Ok(());
+    }
+    let sessions = answer["sessions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if sessions.is_empty() {
+        say!("no session of {id} is open");
+    }
+    for session in sessions {
+        let text = |member: &str| session[member].as_str().unwrap_or("never").to_owned();
+        say!("renewed {} until {}", text("client_id"), text("expires"));
+        for filter in session["removed"].as_array().into_iter().flatten().filter_map(|filter| filter.as_str())
+        {
+            say!("  cut {filter}");
+        }
+        if session["will_dropped"] == true {
+            say!("  will dropped");
+        }
+    }
+    output::next(common, &["device", "show", id]);
+    Ok(())
+}
+
 fn finish(common: &Common, client: &DeviceClient, id: &str, folder: &Path) -> Result<(), Failure> {
     let left = client.stop(PATIENCE);
     if left > 0 {
@@ -312,12 +356,29 @@ fn start(
 }
 
 fn options(common: &Common, args: &ClientArgs) -> Result<ClientOptions, Failure> {
+    if args.symmetric && !matches!(args.method, Some(LoginMethod::Ace | LoginMethod::AceChallenge)) {
+        return Err(Failure::Usage(
+            "--symmetric is a key of RFC 9431; give it with --method ace or ace-challenge".to_owned(),
+        ));
+    }
     let identity = args.identity.as_deref().map(DeviceIdentity::load).transpose()?;
     let ca_pem = match (&common.ca, &identity) {
         (Some(path), _) => Some(text(path, "wanted the server's root certificate in PEM")?),
         (None, Some(identity)) => Some(identity.ca_pem.clone()),
         (None, None) => fs::read_to_string(common.data.join("ca.pem")).ok(),
     };
+    let server_key = match &args.raw_key {
+        Some(path) => {
+            let pem = text(path, "wanted the server's public key in PEM, its `raw-key.pub.pem`")?;
+            let key = PublicKey::from_pem(&pem).map_err(|e| {
+                Failure::Usage(format!("{}: {e}; wanted the server's `raw-key.pub.pem`", path.display()))
+            })?;
+            Some(key)
+        }
+        None => None,
+    };
+    // A raw key needs no root.
+    let ca_pem = ca_pem.or_else(|| server_key.as_ref().map(|_| String::new()));
     let ca_pem = ca_pem.ok_or_else(|| {
         Failure::Usage(
             "no root certificate to know the server by; give --as DIR, --ca FILE, or the server's folder with --data"
@@ -329,21 +390,29 @@ fn options(common: &Common, args: &ClientArgs) -> Result<ClientOptions, Failure>
         crate::args::DEFAULT_REGISTRY => "/mqtt".to_owned(),
         registry => format!("/r/{registry}/mqtt"),
     });
-    let mut tls = Tls::with_roots(ca_pem);
+    let mut tls = match &server_key {
+        Some(key) => Tls::with_raw_key(key),
+        None => Tls::with_roots(ca_pem),
+    };
     tls.only_1_2 = args.tls_1_2;
-    let certificate_given = args.cert.is_some() || args.self_signed;
+    let certificate_given = args.cert.is_some() || args.self_signed || args.raw_key.is_some();
     let mut options = match identity {
         Some(identity) => {
-            let options = ClientOptions::of(identity)?;
-            let login = options.login.clone().expect("`of` gives one");
+            let mut options = ClientOptions::of(identity)?;
+            let login = options.login.as_mut().expect("`of` gives one");
+            login.folder.clone_from(&args.identity);
+            let login = login.clone();
+            if args.raw_key.is_some() {
+                tls.certificate = Some(ClientCertificate::raw_key(Arc::clone(&login.key))?);
+            }
             if args.self_signed {
                 tls.certificate = Some(ClientCertificate::self_signed(&login.device, login.key, &Host)?);
             }
             options
         }
-        None if args.self_signed => {
+        None if args.self_signed || args.raw_key.is_some() => {
             return Err(Failure::Usage(
-                "--self-signed needs the key of an identity; give --as DIR".to_owned(),
+                "--self-signed and --raw-key need the key of an identity; give --as DIR".to_owned(),
             ));
         }
         None => {
@@ -361,8 +430,11 @@ fn options(common: &Common, args: &ClientArgs) -> Result<ClientOptions, Failure>
         MqttVersion::V5 => ProtocolVersion::V5,
     };
     options.keep_alive_s = args.keep_alive_s;
-    let ace = |proof| (Way::Ace(proof), TokenSource::AceToken { scope: None });
-    let own_jwt = || TokenSource::DeviceJwt { life_s: args.life_s, bound: false };
+    let ace = |proof| match args.symmetric {
+        true => (Way::Ace(proof), TokenSource::AceSymmetric { scope: None }),
+        false => (Way::Ace(proof), TokenSource::AceToken { scope: None }),
+    };
+    let own_jwt = || TokenSource::DeviceJwt { life_s: args.life_s, bound: args.bound };
     let password = match &args.password_file {
         Some(path) => {
             let text = text(path, "wanted the password, one line")?;
@@ -514,6 +586,8 @@ mod tests {
             assert!(nothing.contains(way), "{nothing}");
         }
         assert!(told(&["--self-signed"]).expect_err("no key").contains("--as"));
+        assert!(told(&["--raw-key", "no.pem"]).expect_err("no file").contains("raw-key.pub.pem"));
+        assert!(told(&["--symmetric", "--method", "token"]).expect_err("no ace").contains("--method ace"));
         assert!(told(&["--cert", "no.pem", "--key", "no.key"]).expect_err("no file").contains("no.pem"));
         assert_eq!(told(&["--token-file", "later.jwt"]), Ok("Token".to_owned()));
         assert_eq!(

@@ -10,6 +10,8 @@ pub enum Advice {
     Retry,
     /// The server has too much to do, or goes down and comes back: leave it alone for a while first.
     Wait,
+    /// The server says for how long it wants to be left alone (`Retry-After`).
+    WaitFor(Duration),
     /// The credential was not taken: once with a new one at once, then slowly.
     MintAnew,
     /// Nothing that changes by itself soon: a block, another client under our name, a wrong setting.
@@ -88,19 +90,22 @@ impl Backoff {
     /// How long to wait now; `random` is any number, each as likely.
     ///
     /// The wait is a random time between 0 and `base` x 2^failures (at most `cap`), on top of the least time that the
-    /// advice asks for: devices that lost the same server do not come back together.
+    /// advice asks for: devices that lost the same server do not come back together. The random part is never shorter than
+    /// the least time: those that were all told to wait 5 s do not come back in the same second behind it.
     pub fn next(&mut self, advice: Advice, random: u64) -> Duration {
         let BackoffOptions { base, cap, wait_min, slow_min, .. } = self.options;
         let least = match advice {
             Advice::Retry => Duration::ZERO,
             Advice::Wait => wait_min,
+            Advice::WaitFor(told) => wait_min.max(told),
             Advice::MintAnew if !self.minted_anew => {
                 self.minted_anew = true;
                 Duration::ZERO
             }
             Advice::MintAnew | Advice::Slow => slow_min,
         };
-        let most = base.saturating_mul(2u32.saturating_pow(self.failures.min(31))).min(cap.max(least));
+        let window = base.saturating_mul(2u32.saturating_pow(self.failures.min(31))).min(cap);
+        let most = window.max(least.min(cap));
         self.failures = self.failures.saturating_add(1);
         least + share(most, random)
     }
@@ -163,5 +168,24 @@ mod tests {
         let mut backoff = Backoff::new(BackoffOptions::default());
         assert!(backoff.next(Advice::Wait, 0) >= Duration::from_secs(5));
         assert!(backoff.next(Advice::Slow, 0) >= Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_fleet_that_is_told_to_wait_comes_back_spread_over_as_long_again() {
+        for (advice, least_s) in
+            [(Advice::Wait, 5), (Advice::WaitFor(Duration::from_secs(30)), 30), (Advice::Slow, 60)]
+        {
+            let fresh = Backoff::new(BackoffOptions::default());
+            let least = Duration::from_secs(least_s);
+            assert_eq!(fresh.clone().next(advice, 0), least, "{advice:?}");
+            assert!(fresh.clone().next(advice, u64::MAX) > least * 199 / 100, "{advice:?}");
+            assert!(fresh.clone().next(advice, u64::MAX) <= least * 2, "{advice:?}");
+        }
+        // A server that names a short time is left alone for the least that such a server is.
+        let told = Advice::WaitFor(Duration::from_secs(1));
+        assert_eq!(Backoff::new(BackoffOptions::default()).next(told, 0), Duration::from_secs(5));
+        let day = Advice::WaitFor(Duration::from_secs(86_400));
+        let waited = Backoff::new(BackoffOptions::default()).next(day, u64::MAX);
+        assert!(waited <= Duration::from_secs(86_400 + 120), "the jitter is bounded: {waited:?}");
     }
 }

@@ -18,6 +18,8 @@ use crate::{DeviceError, DeviceKey, Environment};
 #[derive(Clone)]
 pub struct ClientCertificate {
     pub(crate) certified: Arc<CertifiedKey>,
+    /// No certificate, but the public key as it is.
+    pub(crate) raw: bool,
 }
 
 impl fmt::Debug for ClientCertificate {
@@ -46,7 +48,19 @@ impl ClientCertificate {
         let certificate = self_signed_der(name, key.as_ref(), serial)?;
         let key = Arc::new(HandshakeKey { scheme: scheme(key.algorithm())?, key });
         let certified = CertifiedKey::new(vec![CertificateDer::from(certificate)], key);
-        Ok(Self { certified: Arc::new(certified) })
+        Ok(Self { certified: Arc::new(certified), raw: false })
+    }
+
+    /// No certificate but the public key as it is, for listeners with raw public keys: TLS 1.3.
+    ///
+    /// # Errors
+    /// [`DeviceError::Key`] when the key is neither P-256, P-384 nor Ed25519.
+    ///
+    /// Source: RFC 7250 section 3.
+    pub fn raw_key(key: Arc<dyn DeviceKey>) -> Result<Self, DeviceError> {
+        let shown = CertificateDer::from(key.public_key().spki_der().to_vec());
+        let key = Arc::new(HandshakeKey { scheme: scheme(key.algorithm())?, key });
+        Ok(Self { certified: Arc::new(CertifiedKey::new(vec![shown], key)), raw: true })
     }
 
     /// The certificate, and those that lead to its root, from one PEM file, and its key from another.
@@ -72,7 +86,7 @@ impl ClientCertificate {
                 return Err(fault(key, why));
             }
         }
-        Ok(Self { certified: Arc::new(certified) })
+        Ok(Self { certified: Arc::new(certified), raw: false })
     }
 }
 
@@ -82,8 +96,8 @@ fn scheme(algorithm: Algorithm) -> Result<SignatureScheme, DeviceError> {
         Algorithm::Es384 => Ok(SignatureScheme::ECDSA_NISTP384_SHA384),
         Algorithm::EdDsa => Ok(SignatureScheme::ED25519),
         other => Err(DeviceError::Key(format!(
-            "a self-signed certificate is made of a P-256, P-384 or Ed25519 key, and this one is for {other}; \
-             make one with `openssl req -x509` and give it as a file"
+            "a client shows a P-256, P-384 or Ed25519 key, and this one is for {other}; \
+             make a certificate with `openssl req -x509` and give it as a file"
         ))),
     }
 }

@@ -51,8 +51,26 @@ pub enum DeviceError {
     #[error("refused: {0}")]
     Denied(String),
     /// The HTTP API cannot answer now: it is overloaded or failed. Later it may.
-    #[error("the server cannot answer now: {0}; try again later")]
-    Unavailable(String),
+    #[error("the server cannot answer now: {why}; try again later")]
+    Unavailable {
+        /// What it said.
+        why: String,
+        /// It asks to be left alone so long (`Retry-After`).
+        retry_after: Option<core::time::Duration>,
+    },
+    /// The server is not the one that the token is for: it has shown another key than the authorization server named.
+    ///
+    /// Source: RFC 9431 section 2.2.1 (`rs_cnf`).
+    #[error(
+        "the server has shown the key {found}, and the token is for the one with {wanted} (`rs_cnf`); nothing was sent to it. \
+         Check the address, and that the token's server knows the broker's certificate"
+    )]
+    OtherServer {
+        /// Thumbprint (RFC 7638) of the key that was shown.
+        found: String,
+        /// What was wanted.
+        wanted: String,
+    },
     /// The server closed the connection.
     #[error("the server closed the connection{0}")]
     Closed(String),

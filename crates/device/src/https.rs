@@ -6,15 +6,18 @@ use std::time::Duration;
 use serde_json::Value;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use drawbridge_jose::{Sign, SigningKey};
+use drawbridge_jose::{Sign, SigningKey, base64url_decode};
 
 use crate::{
-    ClientAssertion, DeviceError, DeviceIdentity, DeviceKey, DpopProof, EnrolmentProof, KeyUpdate, now_s,
-    random_id,
+    ClientAssertion, DeviceError, DeviceIdentity, DeviceKey, DpopProof, EnrolmentProof, KeyUpdate, ServerKey,
+    SymmetricKey, now_s, random_id,
 };
 
 /// Source: RFC 7523 section 2.2.
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// A server that asks to be left alone longer than this, in seconds, is asked again nevertheless.
+const RETRY_AFTER_S_MAX: u64 = 86_400;
 
 /// Speaks to one server over HTTPS, with verification that cannot be turned off.
 #[derive(Debug, Clone)]
@@ -33,6 +36,8 @@ pub struct ApiAnswer {
     pub etag: Option<String>,
     /// The server's nonce for DPoP proofs, if it gave one.
     pub dpop_nonce: Option<String>,
+    /// The server asks to be left alone so long. Source: RFC 9110 section 10.2.3, in seconds.
+    pub retry_after: Option<Duration>,
     /// The body, as text.
     pub text: String,
 }
@@ -78,6 +83,8 @@ pub enum Binding<'a> {
     Dpop(&'a dyn DeviceKey),
     /// A registered key of the device, for RFC 9431 over MQTT. Source: RFC 9201 section 3.1 (`req_cnf`).
     Ace(&'a dyn DeviceKey),
+    /// A symmetric key that the server makes and tells this once ([`TokenAnswer::proof_key`]), for RFC 9431 over MQTT.
+    AceSymmetric,
 }
 
 impl std::fmt::Debug for TokenRequest<'_> {
@@ -98,6 +105,10 @@ pub struct TokenAnswer {
     pub access_token: String,
     /// Seconds it lives.
     pub expires_in_s: u64,
+    /// The symmetric key that proves it (`cnf`), if the server has made one.
+    pub proof_key: Option<SymmetricKey>,
+    /// The broker that it is for (`rs_cnf`), if that was said. Whoever presents it elsewhere has to compare it.
+    pub server_key: Option<ServerKey>,
 }
 
 impl std::fmt::Debug for TokenAnswer {
@@ -222,9 +233,12 @@ impl ApiClient {
         let field =
             |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let (etag, dpop_nonce) = (field("etag"), field("dpop-nonce"));
+        // Its other form, a date, would want a clock; this server writes seconds.
+        let retry_after = field("retry-after").and_then(|text| text.trim().parse().ok());
+        let retry_after = retry_after.map(|seconds: u64| Duration::from_secs(seconds.min(RETRY_AFTER_S_MAX)));
         let status = response.status().as_u16();
         let text = response.body_mut().read_to_string().map_err(|e| fault(e.to_string()))?;
-        Ok(ApiAnswer { status, etag, dpop_nonce, text })
+        Ok(ApiAnswer { status, etag, dpop_nonce, retry_after, text })
     }
 
     /// Logs in with a client assertion and gets an access token for `resource`, else for the MQTT bridge. When the
@@ -258,14 +272,16 @@ impl ApiClient {
         let answer = with_second_try(|time| {
             let (jti, now_s) = (random_id(), time.now_s());
             let assertion = ClientAssertion { device, issuer, now_s, jti: &jti }.signed(time.nonce(), key)?;
-            if let Some(Binding::Ace(key)) = bind_to {
+            if let Some(binding @ (Binding::Ace(_) | Binding::AceSymmetric)) = bind_to {
                 let mut request = serde_json::json!({
                     "grant_type": "client_credentials",
                     "client_assertion_type": ASSERTION_TYPE,
                     "client_assertion": assertion,
                     "ace_profile": "",
-                    "req_cnf": { "kid": key.public_key().thumbprint() },
                 });
+                if let Binding::Ace(key) = binding {
+                    request["req_cnf"] = serde_json::json!({ "kid": key.public_key().thumbprint() });
+                }
                 for (name, value) in [("resource", resource), ("scope", scope)] {
                     if let Some(value) = value {
                         request[name] = value.into();
@@ -296,13 +312,60 @@ impl ApiClient {
             self.send_with("POST", PATH, &fields, Some(body))
         })?;
         let json = answer.json();
-        match (answer.status, json["access_token"].as_str()) {
-            (200, Some(token)) => Ok(TokenAnswer {
-                access_token: token.to_owned(),
-                expires_in_s: json["expires_in"].as_u64().unwrap_or(0),
-            }),
-            _ => Err(refused(&answer)),
+        let (200, Some(token)) = (answer.status, json["access_token"].as_str()) else {
+            return Err(refused(&answer));
+        };
+        if matches!(bind_to, Some(Binding::Ace(_) | Binding::AceSymmetric))
+            && json["ace_profile"] != "mqtt_tls"
+        {
+            return Err(DeviceError::Protocol("the token is not for the profile `mqtt_tls`".to_owned()));
         }
+        let proof_key = match bind_to {
+            Some(Binding::AceSymmetric) => Some(symmetric_key(&json["cnf"])?),
+            _ => None,
+        };
+        let server_key = json.get("rs_cnf").map(ServerKey::from_json).transpose()?;
+        let expires_in_s = json["expires_in"].as_u64().unwrap_or(0);
+        Ok(TokenAnswer { access_token: token.to_owned(), expires_in_s, proof_key, server_key })
+    }
+
+    /// Gives the open MQTT sessions of a device a new right over HTTPS, beside their connections: for clients that cannot
+    /// renew by themselves. With `client_id` only that session. The token it gets for it is bound to `key`, so sessions
+    /// that were opened by a proof of possession are renewed too. Answers what the server says: `renewed` and `sessions`.
+    ///
+    /// # Errors
+    /// As [`Self::token`].
+    ///
+    /// Source: RFC 9449 sections 5 and 7.
+    pub fn refresh_sessions(
+        &self,
+        device: &str,
+        issuer: &str,
+        client_id: Option<&str>,
+        key: &dyn DeviceKey,
+    ) -> Result<ApiAnswer, DeviceError> {
+        const PATH: &str = "/v1/self/sessions:refresh";
+        let bind_to = Some(Binding::Dpop(key));
+        let request = TokenRequest { device, issuer, resource: None, scope: None, bind_to };
+        let token = self.access_token(&request, key)?.access_token;
+        let url = format!("{}{PATH}", issuer.trim_end_matches('/'));
+        let body = client_id.map(|id| serde_json::json!({ "client_id": id }).to_string());
+        let body = body.as_ref().map(|body| ("application/json", body.as_bytes()));
+        let answer = with_second_try(|time| {
+            let (jti, nonce) = (random_id(), time.dpop_nonce.as_deref());
+            let proof = DpopProof {
+                method: "POST",
+                url: &url,
+                now_s: time.now_s(),
+                jti: &jti,
+                nonce,
+                token: Some(&token),
+            };
+            let proof = proof.sign(key, key.public_key())?;
+            let authorization = format!("DPoP {token}");
+            self.send_with("POST", PATH, &[("authorization", &authorization), ("dpop", &proof)], body)
+        })?;
+        if answer.status == 200 { Ok(answer) } else { Err(refused(&answer)) }
     }
 
     /// Registers this device by an enrolment token. Store `key` before this is called: if the answer is
@@ -407,12 +470,28 @@ fn with_second_try(
             (Some(nonce), Some(server_s), _) if time.from_server.is_none() => {
                 time.from_server = Some((nonce.to_owned(), server_s));
             }
-            (_, _, Some(nonce)) if time.dpop_nonce.is_none() && json["error"] == "use_dpop_nonce" => {
+            (_, _, Some(nonce)) if time.dpop_nonce.is_none() && wants_dpop_nonce(&json) => {
                 time.dpop_nonce = Some(nonce.clone());
             }
             _ => return Ok(answer),
         }
     }
+}
+
+/// Outside of `/oauth` the error of DPoP stands in a header field, and its code in the body.
+fn wants_dpop_nonce(refusal: &Value) -> bool {
+    refusal["error"] == "use_dpop_nonce" || refusal["code"] == "DB-1046"
+}
+
+/// `cnf` of an answer: the key that the server has made.
+///
+/// Source: RFC 9201 section 3.2, RFC 7518 section 6.4.
+fn symmetric_key(cnf: &Value) -> Result<SymmetricKey, DeviceError> {
+    let jwk = &cnf["jwk"];
+    let octets = jwk["k"].as_str().filter(|_| jwk["kty"] == "oct");
+    octets.and_then(|octets| base64url_decode(octets).ok()).and_then(SymmetricKey::new).ok_or_else(|| {
+        DeviceError::Protocol("the token came without a symmetric key of 32 bytes in `cnf`".to_owned())
+    })
 }
 
 fn form_byte(byte: u8) -> String {
@@ -429,7 +508,7 @@ fn refused(answer: &ApiAnswer) -> DeviceError {
     let detail = json["error_description"].as_str().or(json["detail"].as_str()).unwrap_or("");
     let text = format!("HTTP {} {word} {detail}", answer.status).trim_end().to_owned();
     match answer.status {
-        429 | 500.. => DeviceError::Unavailable(text),
+        429 | 500.. => DeviceError::Unavailable { why: text, retry_after: answer.retry_after },
         _ => DeviceError::Denied(text),
     }
 }
@@ -440,15 +519,36 @@ mod tests {
 
     #[test]
     fn a_server_that_cannot_answer_now_is_told_apart_from_one_that_refuses() {
+        let retry_after = Some(Duration::from_secs(7));
+        let text = r#"{"error":"x"}"#;
         let answer =
-            |status| ApiAnswer { status, etag: None, dpop_nonce: None, text: r#"{"error":"x"}"#.to_owned() };
+            |status| ApiAnswer { status, etag: None, dpop_nonce: None, retry_after, text: text.to_owned() };
         for status in [400, 401, 403, 409] {
             assert!(matches!(refused(&answer(status)), DeviceError::Denied(_)), "{status}");
         }
         for status in [429, 500, 503] {
-            assert!(matches!(refused(&answer(status)), DeviceError::Unavailable(_)), "{status}");
+            let DeviceError::Unavailable { retry_after: found, .. } = refused(&answer(status)) else {
+                panic!("{status}");
+            };
+            assert_eq!(found, retry_after, "{status}");
         }
     }
+
+    #[test]
+    fn a_symmetric_key_is_read_from_cnf_or_the_token_is_of_no_use() {
+        let cnf = |jwk: Value| serde_json::json!({ "jwk": jwk });
+        let octets = drawbridge_jose::base64url_encode(&[7; 32]);
+        assert!(symmetric_key(&cnf(serde_json::json!({ "kty": "oct", "k": octets }))).is_ok());
+        for bad in [
+            serde_json::json!({ "kty": "oct", "k": "AAAA" }),
+            serde_json::json!({ "kty": "EC", "k": octets }),
+            serde_json::json!({ "kty": "oct" }),
+        ] {
+            assert!(matches!(symmetric_key(&cnf(bad)), Err(DeviceError::Protocol(_))));
+        }
+        assert!(symmetric_key(&Value::Null).is_err());
+    }
+
     #[test]
     fn nothing_secret_stands_in_debug() {
         const SECRET: &str = "hunter2-open-sesame";
@@ -479,8 +579,11 @@ mod tests {
             format!("{identity:?}"),
             format!("{options:?}"),
             format!("{enrolment:?}"),
-            format!("{:?}", TokenAnswer { access_token: text.clone(), expires_in_s: 1 }),
-            format!("{:?}", ApiAnswer { status: 200, etag: None, dpop_nonce: None, text }),
+            format!("{:?}", {
+                let proof_key = SymmetricKey::new(SECRET.repeat(2).into_bytes());
+                TokenAnswer { access_token: text.clone(), expires_in_s: 1, proof_key, server_key: None }
+            }),
+            format!("{:?}", ApiAnswer { status: 200, etag: None, dpop_nonce: None, retry_after: None, text }),
             format!("{:?}", EnrolmentProof { device: "lamp", issuer: "", nonce: "", authority: SECRET }),
         ];
         let lines: Vec<&str> = private.lines().filter(|line| line.len() >= 24).collect();

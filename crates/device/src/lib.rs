@@ -53,7 +53,11 @@ mod login;
 mod mint;
 #[cfg(feature = "std")]
 mod mqtt;
+#[cfg(feature = "std")]
+mod padding;
 mod proof;
+#[cfg(feature = "std")]
+mod server_key;
 #[cfg(feature = "std")]
 mod tls;
 #[cfg(feature = "std")]
@@ -88,8 +92,10 @@ pub use mint::{ClientAssertion, ConnectJwt, DpopProof, EnrolmentProof, KeyUpdate
 #[cfg(feature = "std")]
 pub use mqtt::{Message, MqttClient, MqttOptions};
 pub use proof::{
-    ACE_EXPORTER_LABEL, ACE_METHOD, ACE_NONCE_BYTES, CHANNEL_BINDING_LABEL, REFRESH_EXPORTER_LABEL,
-    TokenTooLong, ace_answer, ace_prove, ace_token, ace_user_name, refresh_context, renewal,
+    ACE_EXPORTER_LABEL, ACE_METHOD, ACE_NONCE_BYTES, CHANNEL_BINDING_LABEL, Prove, REFRESH_EXPORTER_LABEL,
+    SymmetricKey, TokenTooLong, ace_answer, ace_prove, ace_token, ace_user_name, refresh_context, renewal,
 };
+#[cfg(feature = "std")]
+pub use server_key::ServerKey;
 #[cfg(feature = "std")]
 pub use tls::{Tls, Trust, sha256_of_public_key};

@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 use crate::websocket::{self, Frames};
-use crate::{DeviceError, Environment, Tls};
+use crate::{DeviceError, Environment, ServerKey, Tls};
 
 /// The largest packet taken from the server, in bytes.
 pub(crate) const PACKET_BYTES_MAX: usize = 1 << 20;
@@ -155,6 +155,15 @@ impl Link {
         tls.export_keying_material([0; 32], label, Some(context))
             .map(Some)
             .map_err(|e| DeviceError::Tls { server: self.server.clone(), why: e.to_string() })
+    }
+
+    /// Whether the server has shown the key that a token is for. Without TLS nobody shows one.
+    ///
+    /// # Errors
+    /// [`DeviceError::OtherServer`].
+    pub(crate) fn judge_server(&self, wanted: &ServerKey) -> Result<(), DeviceError> {
+        let shown = self.tls.as_ref().and_then(|tls| tls.peer_certificates()?.first());
+        wanted.judge(shown.map(AsRef::as_ref))
     }
 
     /// Puts a packet among what is to be sent.

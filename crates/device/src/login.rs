@@ -1,6 +1,7 @@
 //! The ways in: what a client presents in CONNECT, and where its tokens come from.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use serde_json::Value;
 use crate::link::Link;
 use crate::{
     ACE_EXPORTER_LABEL, ACE_METHOD, ApiClient, Binding, CHANNEL_BINDING_LABEL, ConnectJwt, DeviceError,
-    DeviceKey, TokenRequest, ace_prove, ace_token, ace_user_name,
+    DeviceKey, Prove, ServerKey, SignError, SymmetricKey, TokenRequest, ace_prove, ace_token, ace_user_name,
+    random_id,
 };
 
 /// How a client proves who it is. What it shows in the TLS handshake comes on top: see [`crate::Tls`].
@@ -64,6 +66,10 @@ pub struct Token {
     pub life: Option<Duration>,
     /// It is worth nothing without a proof of our key (`cnf`), so its renewal carries one.
     pub bound: bool,
+    /// The key that it is bound to, where that is not the device's own.
+    pub proof_key: Option<SymmetricKey>,
+    /// The server that it is for, which is compared with the one that was found before anything is sent there.
+    pub server_key: Option<ServerKey>,
 }
 
 impl fmt::Debug for Token {
@@ -73,6 +79,12 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
+    /// A token of these bytes, of which nothing else is known.
+    #[must_use]
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { bytes: bytes.into(), life: None, bound: false, proof_key: None, server_key: None }
+    }
+
     /// A token from elsewhere. Of a JWT the claims `exp`, `iat` and `cnf` are read, which say when to renew and whether
     /// a proof is wanted; nothing is verified, the server does that. `now_s`: seconds since 1970-01-01 UTC.
     #[must_use]
@@ -88,7 +100,7 @@ impl Token {
             second("iat").map_or(left, |iat| left.min(exp.saturating_sub(iat)))
         });
         let bound = claims.get("cnf").is_some();
-        Self { bytes: text.as_bytes().to_vec(), life: life_s.map(Duration::from_secs), bound }
+        Self { life: life_s.map(Duration::from_secs), bound, ..Self::new(text) }
     }
 }
 
@@ -114,6 +126,12 @@ pub enum TokenSource {
         /// Less than all that the policy allows, as AIF-MQTT.
         scope: Option<String>,
     },
+    /// The same, bound to a symmetric key that the server makes for it: for devices that cannot sign for each connection.
+    /// No `rs_cnf` comes with it (RFC 9201 section 3.2): the server is known by [`crate::Trust`] alone.
+    AceSymmetric {
+        /// Less than all that the policy allows, as AIF-MQTT.
+        scope: Option<String>,
+    },
     /// Whatever this answers: a file that another program writes, a gateway, another authorization server.
     From(Arc<dyn Fn() -> Result<Token, DeviceError> + Send + Sync>),
 }
@@ -124,6 +142,7 @@ impl fmt::Debug for TokenSource {
             Self::DeviceJwt { life_s, bound } => write!(f, "DeviceJwt({life_s} s, bound: {bound})"),
             Self::AccessToken { scope, bound } => write!(f, "AccessToken({scope:?}, bound: {bound})"),
             Self::AceToken { scope } => write!(f, "AceToken({scope:?})"),
+            Self::AceSymmetric { scope } => write!(f, "AceSymmetric({scope:?})"),
             Self::From(_) => f.write_str("From"),
         }
     }
@@ -142,6 +161,9 @@ pub struct KeyLogin {
     pub key: Arc<dyn DeviceKey>,
     /// HTTPS of the server, for access tokens and new keys.
     pub api: Option<ApiClient>,
+    /// The identity folder that the key is in, if it is in one: there [`crate::DeviceClient::rotate_key_in_folder`] keeps its
+    /// successor, and a client that was cut off meanwhile finds it again.
+    pub folder: Option<PathBuf>,
 }
 
 impl fmt::Debug for KeyLogin {
@@ -160,12 +182,13 @@ impl TokenSource {
         matches!(self, Self::DeviceJwt { .. })
     }
 
-    /// A token. `binding`: what TLS exports for the claim `cb`.
+    /// A token. `binding`: what TLS exports for the claim `cb`; `nonce`: of the server, for a JWT of ours.
     pub(crate) fn token(
         &self,
         login: Option<&KeyLogin>,
         now_s: u64,
         binding: Option<[u8; 32]>,
+        nonce: Option<&str>,
     ) -> Result<Token, DeviceError> {
         let login = || {
             login.ok_or_else(|| {
@@ -177,15 +200,15 @@ impl TokenSource {
             Self::DeviceJwt { life_s, bound } => {
                 let KeyLogin { device, bridge_audience, key, .. } = login()?;
                 let jwt = ConnectJwt { device, bridge_audience, now_s, life_s: *life_s };
-                let text = match binding.filter(|_| *bound) {
-                    Some(binding) => jwt.sign_bound(&binding, key.as_ref())?,
-                    None => jwt.sign(key.as_ref())?,
+                let text = match (binding.filter(|_| *bound), nonce) {
+                    (binding, Some(nonce)) => {
+                        jwt.sign_with_nonce(nonce, &random_id(), binding.as_ref(), key.as_ref())?
+                    }
+                    (Some(binding), None) => jwt.sign_bound(&binding, key.as_ref())?,
+                    (None, None) => jwt.sign(key.as_ref())?,
                 };
-                Ok(Token {
-                    bytes: text.into_bytes(),
-                    life: Some(Duration::from_secs(*life_s)),
-                    bound: *bound,
-                })
+                // `cb` stands in it: no second line proves it once more.
+                Ok(Token { life: Some(Duration::from_secs(*life_s)), ..Token::new(text) })
             }
             Self::AccessToken { scope, bound } => {
                 let login = login()?;
@@ -195,6 +218,9 @@ impl TokenSource {
             Self::AceToken { scope } => {
                 let login = login()?;
                 login.access_token(scope.as_deref(), Some(Binding::Ace(login.key.as_ref())))
+            }
+            Self::AceSymmetric { scope } => {
+                login()?.access_token(scope.as_deref(), Some(Binding::AceSymmetric))
             }
         }
     }
@@ -209,7 +235,35 @@ impl KeyLogin {
             TokenRequest { device: &self.device, issuer: &self.issuer, resource: None, scope, bind_to };
         let answer = api.access_token(&request, self.key.as_ref())?;
         let life = (answer.expires_in_s > 0).then(|| Duration::from_secs(answer.expires_in_s));
-        Ok(Token { bytes: answer.access_token.into_bytes(), life, bound: bind_to.is_some() })
+        let (proof_key, server_key) = (answer.proof_key, answer.server_key);
+        Ok(Token { life, bound: bind_to.is_some(), proof_key, server_key, ..Token::new(answer.access_token) })
+    }
+}
+
+/// The key that a token is bound to.
+#[derive(Clone, Copy)]
+pub(crate) enum ProofKey<'a> {
+    Own(&'a dyn DeviceKey),
+    OfToken(&'a SymmetricKey),
+}
+
+impl<'a> ProofKey<'a> {
+    /// That of this token.
+    pub(crate) fn of(token: Option<&'a Token>, login: Option<&'a KeyLogin>) -> Result<Self, DeviceError> {
+        let own = || login.map(|login| Self::Own(login.key.as_ref()));
+        let of_token = token.and_then(|token| token.proof_key.as_ref()).map(Self::OfToken);
+        of_token.or_else(own).ok_or_else(|| {
+            DeviceError::Key("a proof of possession needs the key of the token; give a `KeyLogin`".to_owned())
+        })
+    }
+}
+
+impl Prove for ProofKey<'_> {
+    fn prove(&self, input: &[u8]) -> Result<Vec<u8>, SignError> {
+        match self {
+            Self::Own(key) => key.prove(input),
+            Self::OfToken(key) => key.prove(input),
+        }
     }
 }
 
@@ -247,14 +301,8 @@ impl Way {
         version: ProtocolVersion,
     ) -> Result<Presented, DeviceError> {
         const HAS_TOKEN: &str = "`takes_token` said so, and one was fetched";
+        let key = || ProofKey::of(token, login);
         let token = || token.expect(HAS_TOKEN).bytes.as_slice();
-        let key = || {
-            login.map(|login| login.key.as_ref()).ok_or_else(|| {
-                DeviceError::Key(
-                    "a proof of possession needs the key of the token; give a `KeyLogin`".to_owned(),
-                )
-            })
-        };
         let old = version == ProtocolVersion::V311;
         Ok(match self {
             Self::Certificate => Presented::default(),
@@ -274,13 +322,13 @@ impl Way {
             }
             Self::Ace(AceProof::Exporter) if old => Presented {
                 user_name: Some(ace_user_name(token())),
-                password: Some(key()?.sign(&exported(link)?)?),
+                password: Some(key()?.prove(&exported(link)?)?),
                 ..Presented::default()
             },
             Self::Ace(proof) if !old => {
                 let mut data = ace_token(token()).map_err(|e| DeviceError::Key(e.to_string()))?;
                 if *proof == AceProof::Exporter {
-                    ace_prove(&mut data, &exported(link)?, key()?)?;
+                    ace_prove(&mut data, &exported(link)?, &key()?)?;
                 }
                 Presented { method: Some(ACE_METHOD.to_owned()), data: Some(data), ..Presented::default() }
             }
@@ -330,7 +378,7 @@ mod tests {
 
     #[test]
     fn nothing_secret_stands_in_debug() {
-        let token = Token { bytes: b"secret-token".to_vec(), life: None, bound: false };
+        let token = Token::new("secret-token");
         let way = Way::Password { user_name: "lamp".into(), password: b"secret-word".to_vec() };
         assert_eq!(format!("{token:?} {way:?}"), "Token { life: None, bound: false, .. } Password(lamp)");
     }

@@ -50,6 +50,46 @@ impl ConnectJwt<'_> {
         sign("JWT", &claims, key)
     }
 
+    /// Signs it with a claim `pad` of so many characters, which means nothing: for a client whose CONNECT cannot be
+    /// padded elsewhere. `binding` as in [`Self::sign_bound`]. Four characters of the JWT carry three of the claim.
+    ///
+    /// # Errors
+    /// [`SignError`] when the key cannot sign.
+    pub fn sign_padded(
+        &self,
+        pad_bytes: usize,
+        binding: Option<&[u8; 32]>,
+        key: &dyn Sign,
+    ) -> Result<String, SignError> {
+        let mut claims = self.claims();
+        claims["pad"] = json!("0".repeat(pad_bytes));
+        if let Some(binding) = binding {
+            claims["cb"] = json!(base64url_encode(binding));
+        }
+        sign("JWT", &claims, key)
+    }
+
+    /// Signs it with a nonce of the server, which stands for the time that the device does not know: of
+    /// `$drawbridge/auth/nonce` to renew a session, of `/oauth/challenge` to open one. `jti`: never used before. `binding` as
+    /// in [`Self::sign_bound`], where the session was opened so.
+    ///
+    /// # Errors
+    /// [`SignError`] when the key cannot sign.
+    pub fn sign_with_nonce(
+        &self,
+        nonce: &str,
+        jti: &str,
+        binding: Option<&[u8; 32]>,
+        key: &dyn Sign,
+    ) -> Result<String, SignError> {
+        let mut claims = self.claims();
+        (claims["nonce"], claims["jti"]) = (json!(nonce), json!(jti));
+        if let Some(binding) = binding {
+            claims["cb"] = json!(base64url_encode(binding));
+        }
+        sign("JWT", &claims, key)
+    }
+
     fn claims(&self) -> Value {
         json!({
             "sub": self.device, "aud": self.bridge_audience, "iat": self.now_s, "exp": self.now_s + self.life_s,

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use drawbridge_jose::{PublicKey, sha256};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -26,6 +28,10 @@ pub enum Trust {
     ///
     /// Source: RFC 7469 section 2.4 (what is hashed).
     Pinned(Vec<[u8; 32]>),
+    /// The same of a server that shows a raw public key instead of a certificate: TLS 1.3 and no other.
+    ///
+    /// Source: RFC 7250.
+    RawKeys(Vec<[u8; 32]>),
 }
 
 /// What a device wants of TLS.
@@ -54,24 +60,42 @@ impl Tls {
         Self { trust: Trust::Pinned(vec![sha256_of_public_key]), ..Self::with_roots("") }
     }
 
+    /// A server that shows this key, raw, is believed, and no certificate is shown. What the client shows is its own
+    /// affair: [`ClientCertificate::raw_key`].
+    #[must_use]
+    pub fn with_raw_key(server: &PublicKey) -> Self {
+        Self { trust: Trust::RawKeys(vec![sha256(server.spki_der())]), ..Self::with_roots("") }
+    }
+
     pub(crate) fn config(&self, server: &str, resumes: bool) -> Result<Arc<ClientConfig>, DeviceError> {
         let fault = |why: String| DeviceError::Tls { server: server.to_owned(), why };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let versions: &[&SupportedProtocolVersion] =
-            if self.only_1_2 { &[&rustls::version::TLS12] } else { rustls::ALL_VERSIONS };
+        let raw_key_shown = self.certificate.as_ref().is_some_and(|certificate| certificate.raw);
+        let raw = matches!(self.trust, Trust::RawKeys(_)) || raw_key_shown;
+        let versions: &[&SupportedProtocolVersion] = match (self.only_1_2, raw) {
+            (true, true) => {
+                return Err(fault("raw public keys are of TLS 1.3, and 1.2 is asked for".to_owned()));
+            }
+            (true, false) => &[&rustls::version::TLS12],
+            (false, true) => &[&rustls::version::TLS13],
+            (false, false) => rustls::ALL_VERSIONS,
+        };
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions)
             .map_err(|e| fault(e.to_string()))?;
         let builder = match &self.trust {
             Trust::Roots(pem) => builder.with_root_certificates(roots(pem).map_err(fault)?),
-            Trust::Pinned(keys) => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(PinnedKeys { keys: keys.clone(), provider })),
+            Trust::Pinned(keys) | Trust::RawKeys(keys) => {
+                let raw = matches!(self.trust, Trust::RawKeys(_));
+                let verifier = PinnedKeys { keys: keys.clone(), raw, provider };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
         };
         let mut config = match &self.certificate {
             None => builder.with_no_client_auth(),
-            Some(certificate) => {
-                builder.with_client_cert_resolver(Arc::new(Shown(Arc::clone(&certificate.certified))))
+            Some(ClientCertificate { certified, raw }) => {
+                let certified = Arc::clone(certified);
+                builder.with_client_cert_resolver(Arc::new(Shown { certified, raw: *raw }))
             }
         };
         config.alpn_protocols.clone_from(&self.alpn);
@@ -109,11 +133,19 @@ fn roots(pem: &str) -> Result<RootCertStore, String> {
 /// Shows its certificate to every server that asks: it names its issuers by their names, which a self-signed
 /// certificate does not have.
 #[derive(Debug)]
-struct Shown(Arc<CertifiedKey>);
+struct Shown {
+    certified: Arc<CertifiedKey>,
+    /// It is a raw public key.
+    raw: bool,
+}
 
 impl ResolvesClientCert for Shown {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
+        Some(Arc::clone(&self.certified))
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        self.raw
     }
 
     fn has_certs(&self) -> bool {
@@ -125,6 +157,8 @@ impl ResolvesClientCert for Shown {
 #[derive(Debug)]
 struct PinnedKeys {
     keys: Vec<[u8; 32]>,
+    /// They are shown raw.
+    raw: bool,
     provider: Arc<CryptoProvider>,
 }
 
@@ -137,8 +171,11 @@ impl ServerCertVerifier for PinnedKeys {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let key = PublicKey::from_certificate_der(end_entity)
-            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let key = match self.raw {
+            true => PublicKey::from_spki_der(end_entity),
+            false => PublicKey::from_certificate_der(end_entity),
+        };
+        let key = key.map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
         if self.keys.contains(&sha256(key.spki_der())) {
             Ok(ServerCertVerified::assertion())
         } else {
@@ -161,7 +198,16 @@ impl ServerCertVerifier for PinnedKeys {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        if self.raw {
+            let key = SubjectPublicKeyInfoDer::from(cert.as_ref());
+            return verify_tls13_signature_with_raw_key(message, &key, dss, algorithms);
+        }
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        self.raw
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

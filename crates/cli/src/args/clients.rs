@@ -37,6 +37,16 @@ pub struct ClientArgs {
     /// Show a self-signed certificate of the identity's key
     #[arg(long, conflicts_with = "cert")]
     pub self_signed: bool,
+    /// Raw public keys instead of certificates (RFC 7250): the server's is in this file (`raw-key.pub.pem` of its data
+    /// folder), the identity's is shown
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cert", "self_signed", "ws", "tls_1_2"])]
+    pub raw_key: Option<PathBuf>,
+    /// A JWT that it signs is good for its TLS connection alone (claim `cb`)
+    #[arg(long)]
+    pub bound: bool,
+    /// With a method of RFC 9431: prove by a symmetric key that the server makes (HS256)
+    #[arg(long, requires = "method")]
+    pub symmetric: bool,
     /// Over WebSocket
     #[arg(long)]
     pub ws: bool,

@@ -95,6 +95,17 @@ pub enum DeviceCommand {
     },
     /// Run a device with the identity in --as DIR (default ./ID): stays connected, reports, prints commands and configs
     Run(RunArgs),
+    /// Give the open MQTT sessions of a device a new right over HTTPS, with the identity in --as DIR (default ./ID)
+    Refresh {
+        /// The device, or application
+        id: String,
+        /// Identity folder (key.pem, ca.pem, device.json)
+        #[arg(long = "as", alias = "identity", value_name = "DIR")]
+        identity: Option<PathBuf>,
+        /// Only the session with this MQTT client id
+        #[arg(short = 'i', long = "id", value_name = "ID")]
+        client_id: Option<String>,
+    },
 }
 
 /// `drawbridge device add`.

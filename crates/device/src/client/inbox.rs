@@ -11,12 +11,15 @@ use drawbridge_names::{TopicFilter, TopicName};
 use super::Shared;
 use crate::DeviceError;
 
-/// So many messages of QoS 0 wait for the application; further ones are dropped. Those of QoS 1 are bounded by what the
-/// client tells the server it takes at once.
+/// So many messages wait for the application before those of QoS 0 are dropped. Those of QoS 1 and 2 are bounded by what
+/// the client tells the server it takes at once.
 const QOS_0_MAX: usize = 1000;
+/// The same in bytes of topics and payloads.
+const QOS_0_BYTES_MAX: usize = 4 << 20;
 
 /// A message that came in. One of QoS 1 is acknowledged when it is dropped, with its clones: what the application was
-/// not done with when it died comes again. One of QoS 2 is acknowledged when it comes, and comes once.
+/// not done with when it died comes again. One of QoS 2 is taken over when it comes (PUBREC), and comes once; the handshake
+/// ends (PUBCOMP) when it is dropped, so no more of them wait here than the client takes at once.
 #[derive(Clone)]
 pub struct Incoming {
     /// Where it was published.
@@ -50,6 +53,10 @@ impl fmt::Debug for Incoming {
 }
 
 impl Incoming {
+    fn bytes(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+
     /// Refuses it: who sent a command is told that the device rejects it. In 3.1.1, and at QoS 0, nobody can be told
     /// so, and it is acknowledged.
     pub fn refuse(self) {
@@ -101,9 +108,19 @@ pub(crate) struct Mailbox {
 #[derive(Default)]
 struct Content {
     messages: VecDeque<Incoming>,
+    /// Of their topics and payloads.
+    bytes: usize,
     /// What SUBACK said, of the last connection that asked.
     answer: Option<Result<Qos, (u8, String)>>,
     closed: bool,
+}
+
+impl Content {
+    fn take(&mut self) -> Option<Incoming> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= message.bytes();
+        Some(message)
+    }
 }
 
 impl Mailbox {
@@ -113,9 +130,12 @@ impl Mailbox {
 
     fn put(&self, message: Incoming) {
         let mut content = self.lock();
-        if message.qos == Qos::AtMostOnce && content.messages.len() >= QOS_0_MAX {
+        let bytes = content.bytes + message.bytes();
+        let is_full = content.messages.len() >= QOS_0_MAX || bytes > QOS_0_BYTES_MAX;
+        if message.qos == Qos::AtMostOnce && is_full {
             return;
         }
+        content.bytes = bytes;
         content.messages.push_back(message);
         drop(content);
         self.changed.notify_all();
@@ -175,7 +195,7 @@ impl Subscription {
             .changed
             .wait_timeout_while(content, limit, nothing)
             .unwrap_or_else(PoisonError::into_inner);
-        content.messages.pop_front()
+        content.take()
     }
 }
 
@@ -187,14 +207,14 @@ impl Iterator for Subscription {
         let nothing = |content: &mut Content| content.messages.is_empty() && !content.closed;
         let mut content =
             self.mailbox.changed.wait_while(content, nothing).unwrap_or_else(PoisonError::into_inner);
-        content.messages.pop_front()
+        content.take()
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         // What nobody will look at any more is dropped outside of every lock: it acknowledges itself.
-        let messages = std::mem::take(&mut self.mailbox.lock().messages);
+        let messages = std::mem::take(&mut *self.mailbox.lock()).messages;
         if let Some(shared) = self.shared.upgrade() {
             shared.lock().inbox.leave(self.number);
             shared.wake();

@@ -10,7 +10,8 @@ mod store;
 mod worker;
 
 use std::fmt;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use drawbridge_jose::Algorithm;
 use drawbridge_mqtt::codec::{PacketId, ProtocolVersion, Qos};
 use drawbridge_names::TopicName;
 
+use crate::key::{adopt_next_key, keep_next_key, next_key};
 use crate::{
     ApiAnswer, ApiClient, BackoffOptions, DeviceError, DeviceIdentity, DeviceKey, Endpoint, Environment,
     Host, KeyLogin, Tls, TokenSource, Way, create_key,
@@ -27,6 +29,8 @@ pub use inbox::{Incoming, Subscription};
 use outbox::Outbox;
 pub use outbox::{Delivery, Overflow, Queue};
 
+/// So many events wait for a listener.
+const EVENTS_MAX: usize = 256;
 /// How long the goodbye may take.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
@@ -39,6 +43,10 @@ pub struct ClientOptions {
     pub version: ProtocolVersion,
     /// MQTT client id: the device's name, or `NAME:anything`.
     pub client_id: String,
+    /// CONNECT is as long as a multiple of this, in bytes, whatever is in it, and pings have a random length at random
+    /// times; 0 (default): no padding. 1024 is more than each way in needs with ES256 or EdDSA. In 3.1.1 only with
+    /// [`Way::Token`] and [`Way::Certificate`].
+    pub pad_to: u16,
     /// What is presented.
     pub way: Way,
     /// Where tokens come from, if the way presents one.
@@ -109,10 +117,24 @@ impl ClientOptions {
             bridge_audience: identity.bridge_audience,
             key: Arc::new(identity.key),
             api: Some(api),
+            folder: None,
         };
         let tls = Tls::with_roots(identity.ca_pem);
         let endpoint = Endpoint { server: identity.mqtts, tls: Some(tls), websocket: None };
         Ok(Self { login: Some(login), ..Self::new(endpoint, identity.device) })
+    }
+
+    /// The same of an identity folder, with the successor of its key if a rotation was cut off there: see
+    /// [`DeviceClient::rotate_key_in_folder`].
+    ///
+    /// # Errors
+    /// As [`DeviceIdentity::load`] and [`Self::of`].
+    pub fn load(folder: &Path) -> Result<Self, DeviceError> {
+        let mut options = Self::of(DeviceIdentity::load(folder)?)?;
+        if let Some(login) = &mut options.login {
+            login.folder = Some(folder.to_owned());
+        }
+        Ok(options)
     }
 
     /// A client with this id: MQTT 5, and nothing to log in with yet; set `way`, `tokens` and `login`.
@@ -122,6 +144,7 @@ impl ClientOptions {
             endpoint,
             version: ProtocolVersion::V5,
             client_id: client_id.into(),
+            pad_to: 0,
             way: Way::Token,
             tokens: TokenSource::DeviceJwt { life_s: 3600, bound: false },
             login: None,
@@ -167,6 +190,11 @@ pub enum Event {
     RenewalFailed {
         /// Why.
         why: String,
+    },
+    /// The queue was full, and the oldest messages that waited made room ([`Overflow::DropOldest`]).
+    Dropped {
+        /// How many.
+        messages: usize,
     },
     /// The server refuses a subscription.
     SubscriptionRefused {
@@ -225,7 +253,7 @@ pub(crate) struct State {
     stopping: bool,
     ended: bool,
     waker: Option<Arc<mio::Waker>>,
-    listeners: Vec<Sender<Event>>,
+    listeners: Vec<SyncSender<Event>>,
 }
 
 impl Shared {
@@ -243,7 +271,16 @@ impl Shared {
     }
 
     fn tell(&self, event: &Event) {
-        self.lock().listeners.retain(|listener| listener.send(event.clone()).is_ok());
+        self.lock().tell(event);
+    }
+}
+
+impl State {
+    fn tell(&mut self, event: &Event) {
+        let listens = |listener: &SyncSender<Event>| {
+            !matches!(listener.try_send(event.clone()), Err(TrySendError::Disconnected(_)))
+        };
+        self.listeners.retain(listens);
     }
 }
 
@@ -326,10 +363,11 @@ impl DeviceClient {
         }
     }
 
-    /// What happens from now on. A listener that was dropped is forgotten.
+    /// What happens from now on. A listener that was dropped is forgotten; one that does not read misses what comes behind
+    /// the first 256 events.
     #[must_use]
     pub fn events(&self) -> Receiver<Event> {
-        let (sender, receiver) = mpsc::channel();
+        let (sender, receiver) = mpsc::sync_channel(EVENTS_MAX);
         self.0.shared.lock().listeners.push(sender);
         receiver
     }
@@ -362,7 +400,11 @@ impl DeviceClient {
             if qos == Qos::AtMostOnce && !state.connected {
                 return Err(DeviceError::Offline);
             }
-            state.outbox.push(topic, payload, qos, retain)?
+            let (delivery, dropped) = state.outbox.push(topic, payload, qos, retain)?;
+            if dropped > 0 {
+                state.tell(&Event::Dropped { messages: dropped });
+            }
+            delivery
         };
         self.0.shared.wake();
         Ok(delivery)
@@ -479,6 +521,31 @@ impl DeviceClient {
         let new = create_key(algorithm)?;
         keep(&new)?;
         self.replace_key(Arc::new(new)).map(|_| ())
+    }
+
+    /// The same for a client of [`ClientOptions::load`]: the new key waits as `next-key.pem` in its folder, and is `key.pem`
+    /// when the server has taken it. If the process or the answer is lost between the two, the next client of the folder
+    /// connects with whichever of them the server takes, and this call repeated goes on with the key that waits.
+    ///
+    /// # Errors
+    /// As [`Self::replace_key`]; [`DeviceError::Key`] for a client without a folder, [`DeviceError::File`].
+    pub fn rotate_key_in_folder(&self, algorithm: Algorithm) -> Result<(), DeviceError> {
+        let folder = self.0.shared.lock().login.as_ref().and_then(|login| login.folder.clone());
+        let folder = folder.ok_or_else(|| {
+            DeviceError::Key(
+                "the key is in no folder; start with `ClientOptions::load`, or use `rotate_key`".to_owned(),
+            )
+        })?;
+        let new = match next_key(&folder)? {
+            Some(waits) => waits,
+            None => {
+                let new = create_key(algorithm)?;
+                keep_next_key(&folder, &new)?;
+                new
+            }
+        };
+        self.replace_key(Arc::new(new))?;
+        adopt_next_key(&folder)
     }
 
     /// Renews the credential now, without waiting for its time.

@@ -182,14 +182,15 @@ impl Outbox {
         self.entries.len()
     }
 
-    /// Takes one more, or says why not.
+    /// Takes one more, or says why not; and how many made room for it.
     pub(crate) fn push(
         &mut self,
         topic: &str,
         payload: &[u8],
         qos: Qos,
         retain: bool,
-    ) -> Result<Delivery, DeviceError> {
+    ) -> Result<(Delivery, usize), DeviceError> {
+        let mut dropped = 0;
         let more = topic.len() + payload.len();
         let fits = |outbox: &Self| {
             outbox.entries.len() < outbox.queue.messages_max && outbox.bytes + more <= outbox.queue.bytes_max
@@ -197,6 +198,7 @@ impl Outbox {
         if self.queue.overflow == Overflow::DropOldest && more <= self.queue.bytes_max {
             while !fits(self) && self.in_flight < self.entries.len() {
                 self.remove(self.in_flight, End::Dropped);
+                dropped += 1;
             }
         }
         if !fits(self) {
@@ -217,7 +219,7 @@ impl Outbox {
             delivery: delivery.clone(),
             stored,
         });
-        Ok(delivery)
+        Ok((delivery, dropped))
     }
 
     /// What to send next, if fewer than `window` are in flight.
@@ -345,7 +347,7 @@ mod tests {
     }
 
     fn push(outbox: &mut Outbox, text: &str, qos: Qos) -> Delivery {
-        outbox.push("t", text.as_bytes(), qos, false).expect("taken")
+        outbox.push("t", text.as_bytes(), qos, false).expect("taken").0
     }
 
     /// Payload, identifier and DUP of all that is to be sent.
@@ -419,7 +421,8 @@ mod tests {
         assert_eq!(sent(&mut sensor, 1).len(), 1);
         let (second, third) =
             (push(&mut sensor, "2", Qos::AtLeastOnce), push(&mut sensor, "3", Qos::AtLeastOnce));
-        let long = push(&mut sensor, "44444", Qos::AtLeastOnce);
+        let (long, dropped) = sensor.push("t", b"44444", Qos::AtLeastOnce, false).expect("taken");
+        assert_eq!(dropped, 1, "the caller can be told");
         assert!(matches!(second.wait(Duration::ZERO), Err(DeviceError::Dropped)), "the oldest that waits");
         assert!(!flying.is_over() && !third.is_over() && !long.is_over());
         assert!(matches!(

@@ -10,10 +10,21 @@ use crate::backoff::share;
 pub(crate) const AUTH_TOPIC: &str = "$drawbridge/auth";
 /// Where the server says what became of it.
 pub(crate) const RESULT_TOPIC: &str = "$drawbridge/auth/result";
+/// Where the server says the nonce that the next JWT of ours may carry.
+pub(crate) const NONCE_TOPIC: &str = "$drawbridge/auth/nonce";
+/// So long is a nonce used; the server takes it for 60 s.
+pub(crate) const NONCE_LIFE: Duration = Duration::from_secs(45);
+/// How long a nonce may take to come.
+pub(crate) const NONCE_ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How long the server may take to answer.
 pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// Least between two attempts, unless the credential ends before: the server takes one in 10 s.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// How long the result may come behind the PUBACK that refuses.
+pub(crate) const RESULT_BESIDE_MAX: Duration = Duration::from_secs(1);
+/// The same behind a refusal that told the time: the server takes one in 1 s.
+pub(crate) const AGAIN_AFTER_TIME: Duration = Duration::from_millis(1100);
 
 /// So long after it was made is a credential with this life renewed: after 7/10 of it, and up to 1/10 later, so
 /// that a fleet that connected in one minute does not renew in one. Tokens count in whole seconds, and one of them may
@@ -40,8 +51,22 @@ pub(crate) struct Renewed {
     pub(crate) removed: Vec<String>,
 }
 
+/// Why a renewal did not succeed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotRenewed {
+    pub(crate) why: String,
+    /// The server's time, in seconds since 1970-01-01 UTC: it was refused for the time.
+    pub(crate) server_time_s: Option<u64>,
+}
+
+impl From<String> for NotRenewed {
+    fn from(why: String) -> Self {
+        Self { why, server_time_s: None }
+    }
+}
+
 /// Reads the result.
-pub(crate) fn read_result(payload: &[u8]) -> Result<Renewed, String> {
+pub(crate) fn read_result(payload: &[u8]) -> Result<Renewed, NotRenewed> {
     let json: Value = serde_json::from_slice(payload).unwrap_or(Value::Null);
     match json["ok"].as_bool() {
         Some(true) => {
@@ -49,8 +74,11 @@ pub(crate) fn read_result(payload: &[u8]) -> Result<Renewed, String> {
             let removed = filters.iter().filter_map(Value::as_str).map(str::to_owned).collect();
             Ok(Renewed { life_s: json["expires_in"].as_u64(), removed })
         }
-        Some(false) => Err(json["error"].as_str().unwrap_or("the server gives no reason").to_owned()),
-        None => Err("the server answers the renewal with something else than a result".to_owned()),
+        Some(false) => Err(NotRenewed {
+            why: json["error"].as_str().unwrap_or("the server gives no reason").to_owned(),
+            server_time_s: json["time"].as_u64(),
+        }),
+        None => Err("the server answers the renewal with something else than a result".to_owned().into()),
     }
 }
 
@@ -84,7 +112,12 @@ mod tests {
         let good = read_result(br#"{"ok":true,"exp":1800000000,"expires_in":900,"removed":["a/#"]}"#);
         assert_eq!(good, Ok(Renewed { life_s: Some(900), removed: vec!["a/#".to_owned()] }));
         assert_eq!(read_result(br#"{"ok":true}"#), Ok(Renewed { life_s: None, removed: vec![] }));
-        assert_eq!(read_result(br#"{"ok":false,"error":"time"}"#), Err("time".to_owned()));
+        let refused = |why: &str, server_time_s| Err(NotRenewed { why: why.to_owned(), server_time_s });
+        assert_eq!(read_result(br#"{"ok":false,"error":"too-often"}"#), refused("too-often", None));
+        assert_eq!(
+            read_result(br#"{"ok":false,"error":"not-authorized","time":1800000000}"#),
+            refused("not-authorized", Some(1_800_000_000))
+        );
         for other in [&b""[..], b"[]", b"{}", br#"{"ok":1}"#] {
             assert!(read_result(other).is_err(), "{other:?}");
         }

@@ -22,6 +22,7 @@ pub(crate) fn login(key: &Arc<SigningKey>) -> KeyLogin {
         bridge_audience: "https://core.example/mqtt".to_owned(),
         key: Arc::clone(key) as _,
         api: None,
+        folder: None,
     }
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn numbered(life_ms: u64, bound: bool) -> TokenSource {
         let mut count = count.lock().expect("not poisoned");
         *count += 1;
         let life = Some(std::time::Duration::from_millis(life_ms));
-        Ok(Token { bytes: format!("token-{count}").into_bytes(), life, bound })
+        Ok(Token { life, bound, ..Token::new(format!("token-{count}")) })
     }))
 }
 

@@ -95,7 +95,7 @@ fn without_its_database_a_server_admits_nobody_says_503_and_recovers_by_itself()
     wait_for("503 for a token", Duration::from_secs(10), || (read_self() == 503).then_some(()));
     assert!(!enters(&lamp) && !enters(&pump));
     let refused = core.api().token("lamp", &lamp.issuer, None, &lamp.key).expect_err("nothing can be kept");
-    assert!(matches!(refused, DeviceError::Unavailable(_)), "{refused}");
+    assert!(matches!(refused, DeviceError::Unavailable { .. }), "{refused}");
     let listed = core.cli(&["device", "list"]);
     assert_eq!(listed.status.code(), Some(5), "{listed:?}");
 

@@ -4,7 +4,7 @@ mod heard;
 mod renewing;
 mod traffic;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -16,12 +16,13 @@ use drawbridge_mqtt::codec::{
 use drawbridge_names::TopicName;
 use rustls::ClientConfig;
 
-use super::renewal::{RESULT_TOPIC, read_result, renew_after};
+use super::renewal::{NONCE_TOPIC, RESULT_TOPIC, read_result, renew_after};
 use super::{ClientOptions, Event, Shared};
 use crate::connect::{Accepted, LIFE_PROPERTY, admit};
+use crate::key::{adopt_next_key, next_key};
 use crate::link::{Link, PACKET_BYTES_MAX};
 use crate::login::channel_binding;
-use crate::{AceProof, Advice, Backoff, DeviceError, KeyLogin, TokenSource, Way};
+use crate::{AceProof, Advice, Backoff, DeviceError, DeviceKey, KeyLogin, TokenSource, Way};
 use heard::{Heard, hear};
 use renewing::{Door, Renewal};
 
@@ -44,6 +45,10 @@ pub(super) struct Worker {
     clock_behind_s: i128,
     /// TLS of all connections, so that a session of before is resumed.
     tls: Option<Arc<ClientConfig>>,
+    /// The key that waits in the folder of the other, of a rotation that was cut off.
+    next_key: Option<Arc<dyn DeviceKey>>,
+    /// The two have changed places: the one that waited logs in.
+    next_is_tried: bool,
     /// The server did not take our own JWT: the next token comes over HTTPS.
     over_https: bool,
 }
@@ -58,9 +63,23 @@ struct Open {
     keep_alive: Option<Duration>,
     /// Messages that came at QoS 1, in their order, and whether the application is done: with `true`, it refused.
     owed: VecDeque<(PacketId, Option<bool>)>,
+    /// Messages that came at QoS 2 over this connection and are with the application; with `true`, PUBREL has come.
+    held: HashMap<u16, bool>,
     /// When the credential ends.
     ends: Option<Duration>,
     renewal: Renewal,
+    /// Publishes of renewals whose PUBACK is awaited. What became of a renewal often comes before.
+    renewal_ids: Vec<PacketId>,
+    /// The last nonce of the server, and when it came.
+    nonce: Option<(String, Duration)>,
+    /// The subscription to nonces that is asked for.
+    nonce_asked: Option<PacketId>,
+    /// The server gives no nonces.
+    without_nonce: bool,
+    /// A JWT of ours did not renew the session, also not by the server's time: the next token comes over HTTPS.
+    own_refused: bool,
+    /// The server has told the time for this renewal.
+    told_time: bool,
     /// How a renewal reaches the server; the first is tried first.
     doors: Vec<Door>,
     /// The subscription to the results of renewals that is asked for.
@@ -91,8 +110,11 @@ impl From<&DeviceError> for End {
         let (advice, code) = match error {
             DeviceError::Refused { code, .. } => (Advice::for_reason(*code), Some(*code)),
             DeviceError::Denied(_) => (Advice::MintAnew, None),
-            DeviceError::Unavailable(_) => (Advice::Wait, None),
-            DeviceError::Key(_) | DeviceError::File { .. } => (Advice::Slow, None),
+            DeviceError::Unavailable { retry_after: Some(least), .. } => (Advice::WaitFor(*least), None),
+            DeviceError::Unavailable { .. } => (Advice::Wait, None),
+            DeviceError::Key(_) | DeviceError::File { .. } | DeviceError::OtherServer { .. } => {
+                (Advice::Slow, None)
+            }
             _ => (Advice::Retry, None),
         };
         Self::Lost { why, advice, code }
@@ -102,7 +124,13 @@ impl From<&DeviceError> for End {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, options: ClientOptions) -> Self {
         let has_session = options.resume;
+        let folder = options.login.as_ref().and_then(|login| login.folder.as_deref());
+        // One that cannot be read is told by the call that needs it; the other may be good.
+        let waits = folder.and_then(|folder| next_key(folder).ok().flatten());
+        let next_key = waits.map(|key| Arc::new(key) as Arc<dyn DeviceKey>);
         Self {
+            next_key,
+            next_is_tried: false,
             shared,
             options,
             epoch: 0,
@@ -117,10 +145,12 @@ impl Worker {
     pub(super) fn run(mut self) {
         let mut backoff = Backoff::new(self.options.backoff);
         loop {
+            let mut lived = Duration::ZERO;
             let end = match self.connect() {
                 Ok(mut open) => {
                     let end = self.serve(&mut open).err().unwrap_or(End::Stop);
-                    backoff.was_open(self.now().saturating_sub(open.opened_at));
+                    lived = self.now().saturating_sub(open.opened_at);
+                    backoff.was_open(lived);
                     self.part(open, &end);
                     end
                 }
@@ -136,6 +166,11 @@ impl Worker {
             let (why, advice, code) = match end {
                 _ if self.shared.lock().stopping => break,
                 End::Stop => break,
+                // A server that gives no time at all is not hammered for it.
+                End::Again if lived < self.options.backoff.base => {
+                    let why = "the credential ended as soon as it was taken".to_owned();
+                    (why, Advice::Retry, None)
+                }
                 End::Again => continue,
                 End::Lost { why, advice, code } => (why, advice, code),
             };
@@ -185,9 +220,14 @@ impl Worker {
     /// is HTTPS: that needs no clock.
     /// Answers whether the next attempt is made otherwise.
     fn learn_from(&mut self, error: &DeviceError) -> bool {
+        let is_refused =
+            matches!(error, DeviceError::Denied(_) | DeviceError::Refused { code: 0x86 | 0x87, .. });
+        if is_refused && self.swap_keys() {
+            return true;
+        }
         let DeviceError::Refused { code, server_time_s, .. } = error else { return false };
         if let Some(server_s) = server_time_s {
-            self.clock_behind_s = i128::from(*server_s) - i128::from(self.options.environment.now_s());
+            self.learn_time(*server_s);
         }
         let has_api = self.login().is_some_and(|login| login.api.is_some());
         if matches!(code, 0x86 | 0x87) && self.options.tokens.is_minted_here() {
@@ -195,6 +235,32 @@ impl Worker {
             return self.over_https;
         }
         false
+    }
+
+    /// Tries the key that waits in the place of the other, or the other again; answers whether it is the one that waits.
+    fn swap_keys(&mut self) -> bool {
+        let mut state = self.shared.lock();
+        if let (Some(next), Some(login)) = (&mut self.next_key, &mut state.login) {
+            std::mem::swap(next, &mut login.key);
+            self.next_is_tried = !self.next_is_tried;
+        }
+        self.next_is_tried
+    }
+
+    /// The server has let us in: with the key that waited, that is the key.
+    fn settle_keys(&mut self) {
+        if !std::mem::take(&mut self.next_is_tried) {
+            return;
+        }
+        self.next_key = None;
+        let folder = self.login().and_then(|login| login.folder);
+        if let Some(folder) = folder {
+            let _ = adopt_next_key(&folder); // else the next start finds both again
+        }
+    }
+
+    fn learn_time(&mut self, server_s: u64) {
+        self.clock_behind_s = i128::from(server_s) - i128::from(self.options.environment.now_s());
     }
 
     /// Where the next token comes from.
@@ -217,7 +283,7 @@ impl Worker {
         let mut token = None;
         // What takes time comes first: the server waits 10 s for CONNECT.
         if wants_token && !source.is_minted_here() {
-            token = Some(source.token(login.as_ref(), self.now_s(), None)?);
+            token = Some(source.token(login.as_ref(), self.now_s(), None, None)?);
         }
         if self.tls.is_none() {
             // What TLS exports is taken for a proof on full handshakes alone (RFC 9431 section 4).
@@ -227,7 +293,11 @@ impl Worker {
         let mut link =
             Link::open(&options.endpoint, self.tls.clone(), version, Arc::clone(&options.environment))?;
         if wants_token && token.is_none() {
-            token = Some(source.token(login.as_ref(), self.now_s(), channel_binding(&link)?)?);
+            token = Some(source.token(login.as_ref(), self.now_s(), channel_binding(&link)?, None)?);
+        }
+        // Before a byte of MQTT: a server that is another's learns nothing (RFC 9431 section 2.2.1).
+        if let Some(server) = token.as_ref().and_then(|token| token.server_key.as_ref()) {
+            link.judge_server(server)?;
         }
         let presented = options.way.present(token.as_ref(), login.as_ref(), &link, version)?;
         let keeps = options.session_expiry_s > 0;
@@ -269,7 +339,7 @@ impl Worker {
             properties: if old { ConnectProperties::default() } else { properties },
         };
         let accepted = admit(&mut link, connect, options.environment.as_ref(), |challenge| {
-            self.answer_challenge(challenge, login.as_ref())
+            self.answer_challenge(challenge, token.as_ref(), login.as_ref())
         })?;
         let now = self.now();
         // The server knows best: rights may end before their token.
@@ -282,6 +352,7 @@ impl Worker {
             ping_sent: None,
             keep_alive: (keep_alive_s > 0).then(|| Duration::from_secs(u64::from(keep_alive_s))),
             owed: VecDeque::new(),
+            held: HashMap::new(),
             ends: life.map(|life| now + life),
             renewal: match life.filter(|_| wants_token) {
                 Some(life) => Renewal::At(now + renew_after(life, self.random())),
@@ -293,8 +364,15 @@ impl Worker {
                 None => vec![Door::Topic, Door::Reconnect],
             },
             result_asked: None,
+            renewal_ids: Vec::new(),
+            nonce: None,
+            nonce_asked: None,
+            without_nonce: false,
+            own_refused: false,
+            told_time: false,
             accepted,
         };
+        self.settle_keys();
         self.begin(&mut open)?;
         Ok(open)
     }
@@ -318,7 +396,7 @@ impl Worker {
             state.waker = Some(open.link.waker());
             // Told in the same breath: who asks for events behind `connected` hears of what comes after it.
             let connected = Event::Connected { session_present: kept, client_id };
-            state.listeners.retain(|listener| listener.send(connected.clone()).is_ok());
+            state.tell(&connected);
             state.connected = true;
             state.failure = None;
             if open.doors.contains(&Door::Topic) {
@@ -377,6 +455,10 @@ impl Worker {
                 open.owed.extend(id.map(|id| (id, Some(false))));
                 self.result(open, read_result(&message.payload));
             }
+            Heard::Message { message, id } if message.topic == NONCE_TOPIC => {
+                open.owed.extend(id.map(|id| (id, Some(false))));
+                self.nonce(open, &message.payload)?;
+            }
             Heard::Message { message, id } => self.message(open, message, id)?,
             Heard::PubAck { id, code, why } => {
                 if !self.publish_of_renewal(open, id, code, &why) {
@@ -396,12 +478,19 @@ impl Worker {
             }
             Heard::PubRel(id) => {
                 self.received.remove(&id.get());
-                self.send(open, &Packet::PubComp(Ack::success(id)))?;
+                match open.held.get_mut(&id.get()) {
+                    Some(released) => *released = true,
+                    None => self.send(open, &Packet::PubComp(Ack::success(id)))?,
+                }
             }
             Heard::SubAck { id, code, why } => self.subscribed(open, id, code, why),
             Heard::UnsubAck(id) => self.shared.lock().outbox.give_back(id),
             Heard::Auth { code: ReasonCode::ContinueAuthentication, data, .. } => {
-                let data = self.answer_challenge(&data, self.login().as_ref())?;
+                let token = match &open.renewal {
+                    Renewal::Sent { token, .. } => Some(token),
+                    _ => None,
+                };
+                let data = self.answer_challenge(&data, token, self.login().as_ref())?;
                 self.auth(open, ReasonCode::ContinueAuthentication, &data)?;
             }
             Heard::Auth { renewed, .. } => self.result(open, Ok(renewed)),
@@ -424,7 +513,7 @@ impl Worker {
         let renewal = match &open.renewal {
             Renewal::Off | Renewal::Fetching => Duration::MAX,
             Renewal::At(at) => *at,
-            Renewal::Sent { deadline, .. } => *deadline,
+            Renewal::Nonce { deadline } | Renewal::Sent { deadline, .. } => *deadline,
         };
         ping.min(renewal)
     }
@@ -453,15 +542,19 @@ impl Worker {
         match &open.renewal {
             Renewal::At(at) if renew_now || now >= *at => self.fetch(open)?,
             Renewal::Off if renew_now && self.options.way.takes_token() => self.fetch(open)?,
+            Renewal::Nonce { deadline } if now >= *deadline => {
+                open.without_nonce = true;
+                self.fetch(open)?;
+            }
             Renewal::Sent { deadline, .. } if now >= *deadline => {
-                self.result(open, Err("the server does not answer".to_owned()));
+                self.result(open, Err("the server does not answer".to_owned().into()));
             }
             _ => {}
         }
         if let Some((_, token)) = fetched {
             match token {
                 Ok(token) => self.renew_with(open, token)?,
-                Err(error) => self.result(open, Err(error.to_string())),
+                Err(error) => self.result(open, Err(error.to_string().into())),
             }
         }
         Ok(())

@@ -9,12 +9,15 @@ use drawbridge_mqtt::codec::{
 use drawbridge_names::TopicName;
 
 use super::super::Event;
-use super::super::renewal::{ANSWER_MAX, AUTH_TOPIC, Renewed, again_after, renew_after};
+use super::super::renewal::{
+    AGAIN_AFTER_TIME, ANSWER_MAX, AUTH_TOPIC, NONCE_ANSWER_MAX, NONCE_LIFE, NONCE_TOPIC, NotRenewed,
+    RESULT_BESIDE_MAX, Renewed, again_after, renew_after,
+};
 use super::{End, Open, Worker};
-use crate::login::channel_binding;
+use crate::login::{ProofKey, channel_binding};
 use crate::{
-    ACE_METHOD, ACE_NONCE_BYTES, DeviceError, KeyLogin, REFRESH_EXPORTER_LABEL, Sign, Token, ace_answer,
-    ace_token, refresh_context, renewal,
+    ACE_METHOD, ACE_NONCE_BYTES, DeviceError, KeyLogin, REFRESH_EXPORTER_LABEL, Token, TokenSource,
+    ace_answer, ace_token, refresh_context, renewal,
 };
 
 /// A way in which a credential can be renewed.
@@ -32,13 +35,16 @@ pub(super) enum Renewal {
     /// Nothing to renew.
     Off,
     At(Duration),
+    /// A nonce is awaited, for a JWT of ours.
+    Nonce {
+        deadline: Duration,
+    },
     /// The token is being fetched, since then.
     Fetching,
-    /// It was sent; the PUBACK of its publish is awaited, or has come.
+    /// It was sent, and the server has not said yet what became of it.
     Sent {
         token: Token,
         deadline: Duration,
-        publish: Option<PacketId>,
     },
 }
 
@@ -46,6 +52,7 @@ impl Worker {
     pub(super) fn answer_challenge(
         &self,
         challenge: &[u8],
+        token: Option<&Token>,
         login: Option<&KeyLogin>,
     ) -> Result<Vec<u8>, DeviceError> {
         let challenge: &[u8; ACE_NONCE_BYTES] = challenge.try_into().map_err(|_| {
@@ -57,11 +64,10 @@ impl Worker {
         if self.options.way.method(self.options.version) != Some(ACE_METHOD) {
             return Err(DeviceError::Protocol("the server challenges a method of one round".to_owned()));
         }
-        let login =
-            login.ok_or_else(|| DeviceError::Key("a challenge came, and there is no key".to_owned()))?;
+        let key = ProofKey::of(token, login)?;
         let mut nonce = [0; ACE_NONCE_BYTES];
         self.options.environment.random(&mut nonce);
-        Ok(ace_answer(challenge, &nonce, login.key.as_ref())?)
+        Ok(ace_answer(challenge, &nonce, &key)?)
     }
 
     pub(super) fn auth(&self, open: &mut Open, reason: ReasonCode, data: &[u8]) -> Result<(), DeviceError> {
@@ -76,29 +82,79 @@ impl Worker {
         if open.doors.first() == Some(&Door::Reconnect) {
             return Err(End::Again);
         }
-        let (source, login, now_s) = (self.source(), self.login(), self.now_s());
+        let (source, login, now_s) = (self.source_of_renewal(open), self.login(), self.now_s());
         if source.is_minted_here() {
+            let now = self.now();
+            let nonce = open.nonce.take_if(|(_, came)| now < *came + NONCE_LIFE);
+            if nonce.is_none() && !open.without_nonce {
+                return Ok(self.ask_for_nonce(open)?);
+            }
+            let nonce = nonce.as_ref().map(|(nonce, _)| nonce.as_str());
             // What was opened by a proof for its connection is renewed by one.
-            let token = source.token(login.as_ref(), now_s, channel_binding(&open.link)?)?;
-            return Ok(self.renew_with(open, token)?);
+            let token = source.token(login.as_ref(), now_s, channel_binding(&open.link)?, nonce)?;
+            return self.renew_with(open, token);
         }
         let (shared, epoch) = (Arc::clone(&self.shared), self.epoch);
         open.renewal = Renewal::Fetching;
         let work = move || {
-            let token = source.token(login.as_ref(), now_s, None);
+            let token = source.token(login.as_ref(), now_s, None, None);
             shared.lock().fetched = Some((epoch, token));
             shared.wake();
         };
         let thread = std::thread::Builder::new().name("drawbridge-device-token".to_owned()).spawn(work);
         if let Err(error) = thread {
-            self.result(open, Err(error.to_string()));
+            self.result(open, Err(error.to_string().into()));
         }
         Ok(())
     }
 
-    pub(super) fn renew_with(&mut self, open: &mut Open, token: Token) -> Result<(), DeviceError> {
+    /// Where the token of a renewal comes from. A JWT of ours with a nonce of the connection says nothing of our clock, so
+    /// it is tried also where it did not open the session; not by AUTH, where a refusal ends the session.
+    fn source_of_renewal(&self, open: &Open) -> TokenSource {
+        match &self.options.tokens {
+            TokenSource::DeviceJwt { life_s, bound }
+                if !self.over_https
+                    || open.doors.first() == Some(&Door::Topic)
+                        && !open.own_refused
+                        && !open.without_nonce =>
+            {
+                let shows_key =
+                    self.options.endpoint.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
+                TokenSource::DeviceJwt { life_s: *life_s, bound: *bound || shows_key }
+            }
+            _ => self.source(),
+        }
+    }
+
+    /// Subscribes to nonces, once more: each subscription brings one.
+    fn ask_for_nonce(&mut self, open: &mut Open) -> Result<(), DeviceError> {
+        let now = self.now();
+        let left = open.ends.map_or(NONCE_ANSWER_MAX, |ends| ends.saturating_sub(now) / 2);
+        open.renewal = Renewal::Nonce { deadline: now + left.min(NONCE_ANSWER_MAX) };
+        let id = self.shared.lock().outbox.free_id();
+        open.nonce_asked = Some(id);
+        self.subscribe(open, id, NONCE_TOPIC, Qos::AtMostOnce)
+    }
+
+    /// A nonce came: the renewal that waits for it goes on.
+    pub(super) fn nonce(&mut self, open: &mut Open, payload: &[u8]) -> Result<(), End> {
+        // It goes into JSON as text; what is no text is no nonce.
+        let Ok(nonce) = std::str::from_utf8(payload) else { return Ok(()) };
+        open.nonce = Some((nonce.to_owned(), self.now()));
+        match open.renewal {
+            Renewal::Nonce { .. } => self.fetch(open),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn renew_with(&mut self, open: &mut Open, token: Token) -> Result<(), End> {
+        // A server that has another key by now is told nothing; a new connection finds it.
+        if let Some(server) = &token.server_key
+            && open.link.judge_server(server).is_err()
+        {
+            return Err(End::Again);
+        }
         let deadline = self.now() + ANSWER_MAX;
-        let mut publish = None;
         match open.doors.first() {
             Some(Door::Auth) => {
                 let is_ace = self.options.way.method(self.options.version) == Some(ACE_METHOD);
@@ -116,13 +172,11 @@ impl Worker {
                     false => None,
                 };
                 let login = self.login();
-                let proof = match (&exported, &login) {
-                    (Some(exported), Some(login)) => Some((exported, login.key.as_ref() as &dyn Sign)),
-                    _ => None,
-                };
-                let payload = renewal(&token.bytes, proof)?;
+                let key = ProofKey::of(Some(&token), login.as_ref()).ok();
+                let payload =
+                    renewal(&token.bytes, exported.as_ref().zip(key.as_ref())).map_err(DeviceError::from)?;
                 let id = self.shared.lock().outbox.free_id();
-                publish = Some(id);
+                open.renewal_ids.push(id);
                 self.send(
                     open,
                     &Packet::Publish(Publish {
@@ -138,20 +192,24 @@ impl Worker {
             }
             Some(Door::Reconnect) | None => {}
         }
-        open.renewal = Renewal::Sent { token, deadline, publish };
+        open.renewal = Renewal::Sent { token, deadline };
         Ok(())
     }
 
     /// PUBACK of the publish that renews; answers whether it was that. In 3.1.1 it says nothing.
     pub(super) fn publish_of_renewal(&mut self, open: &mut Open, id: PacketId, code: u8, why: &str) -> bool {
-        let Renewal::Sent { publish, .. } = &mut open.renewal else { return false };
-        if *publish != Some(id) {
-            return false;
-        }
-        *publish = None;
+        let Some(at) = open.renewal_ids.iter().position(|own| *own == id) else { return false };
+        open.renewal_ids.swap_remove(at);
         self.shared.lock().outbox.give_back(id);
         if code >= 0x80 {
-            self.result(open, Err(format!("{why} (0x{code:02x})")));
+            // Where we listen, what was wrong comes beside it.
+            let soon = self.now() + RESULT_BESIDE_MAX;
+            match &mut open.renewal {
+                Renewal::Sent { deadline, .. } if open.result_asked.is_some() => {
+                    *deadline = soon.min(*deadline);
+                }
+                _ => self.result(open, Err(format!("{why} (0x{code:02x})").into())),
+            }
         } else if self.options.version == ProtocolVersion::V5 && open.result_asked.is_none() {
             self.result(open, Ok(Renewed { life_s: None, removed: Vec::new() }));
         }
@@ -159,7 +217,7 @@ impl Worker {
     }
 
     /// The server has spoken, or has not.
-    pub(super) fn result(&mut self, open: &mut Open, result: Result<Renewed, String>) {
+    pub(super) fn result(&mut self, open: &mut Open, result: Result<Renewed, NotRenewed>) {
         let now = self.now();
         let token = match std::mem::replace(&mut open.renewal, Renewal::Off) {
             Renewal::Sent { token, .. } => Some(token),
@@ -174,13 +232,25 @@ impl Worker {
                 let said = renewed.life_s.map(Duration::from_secs);
                 let life = said.or(token.and_then(|token| token.life));
                 open.ends = life.map(|life| now + life);
+                open.told_time = false;
                 if let Some(life) = life {
                     open.renewal = Renewal::At(now + renew_after(life, self.random()));
                 }
                 self.shared.lock().inbox.cut(&renewed.removed);
                 self.shared.tell(&Event::Renewed { life, removed: renewed.removed });
             }
-            Err(why) => {
+            Err(NotRenewed { why, server_time_s }) => {
+                if let Some(server_s) = server_time_s {
+                    self.learn_time(server_s);
+                }
+                // By the server's own time at once, and once; then otherwise.
+                if server_time_s.is_some() && !std::mem::replace(&mut open.told_time, true) {
+                    open.renewal = Renewal::At(now + AGAIN_AFTER_TIME);
+                    self.shared.tell(&Event::RenewalFailed { why });
+                    return;
+                }
+                // One after the other, so that neither a token endpoint that is out nor a clock ends the session.
+                open.own_refused = !open.own_refused && self.login().is_some_and(|login| login.api.is_some());
                 let left = open.ends.map_or(Duration::from_secs(3600), |ends| ends.saturating_sub(now));
                 open.renewal = Renewal::At(now + again_after(left, self.random()));
                 self.shared.tell(&Event::RenewalFailed { why });

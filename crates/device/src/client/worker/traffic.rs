@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use drawbridge_mqtt::codec::{
     Ack, Packet, PacketId, Publish, Qos, ReasonCode, Subscribe, SubscribeEntry, Unsubscribe, UserProperties,
@@ -11,7 +12,7 @@ use drawbridge_names::TopicName;
 use super::super::inbox::Receipt;
 use super::super::outbox::Send;
 use super::super::{Event, Incoming, State};
-use super::renewing::Door;
+use super::renewing::{Door, Renewal};
 use super::{Open, Worker};
 use crate::DeviceError;
 
@@ -120,6 +121,14 @@ impl Worker {
     pub(super) fn acknowledge(&mut self, open: &mut Open) -> Result<(), DeviceError> {
         let done = std::mem::take(&mut self.shared.lock().done);
         for (_, id, refused) in done.into_iter().filter(|(epoch, ..)| *epoch == self.epoch) {
+            // The server gives no identifier to two messages at once, whatever their QoS.
+            // One whose PUBREL has not come yet is answered when it does.
+            if let Some(released) = open.held.remove(&id.get()) {
+                if released {
+                    self.send(open, &Packet::PubComp(Ack::success(id)))?;
+                }
+                continue;
+            }
             if let Some(owed) = open.owed.iter_mut().find(|(owed, done)| *owed == id && done.is_none()) {
                 owed.1 = Some(refused);
             }
@@ -141,18 +150,15 @@ impl Worker {
         match (message.qos, id) {
             (Qos::AtLeastOnce, Some(id)) => {
                 open.owed.push_back((id, None));
-                message.receipt = Some(Arc::new(Receipt {
-                    shared: Arc::downgrade(&self.shared),
-                    epoch: self.epoch,
-                    id,
-                    refused: AtomicBool::new(false),
-                }));
+                message.receipt = Some(self.receipt(id));
             }
             (Qos::ExactlyOnce, Some(id)) => {
                 self.send(open, &Packet::PubRec(Ack::success(id)))?;
                 if !self.received.insert(id.get()) {
                     return Ok(());
                 }
+                open.held.insert(id.get(), false);
+                message.receipt = Some(self.receipt(id));
             }
             _ => {}
         }
@@ -162,12 +168,28 @@ impl Worker {
         Ok(())
     }
 
+    fn receipt(&self, id: PacketId) -> Arc<Receipt> {
+        let refused = AtomicBool::new(false);
+        Arc::new(Receipt { shared: Arc::downgrade(&self.shared), epoch: self.epoch, id, refused })
+    }
+
     pub(super) fn subscribed(&mut self, open: &mut Open, id: PacketId, code: u8, why: String) {
         if open.result_asked == Some(id) {
             self.shared.lock().outbox.give_back(id);
             // A server that does not know the topic does not renew over it. MQTT 5 would hear of it by PUBACK as well.
             if code >= 0x80 {
                 open.doors.retain(|door| *door != Door::Topic);
+            }
+            return;
+        }
+        if open.nonce_asked == Some(id) {
+            open.nonce_asked = None;
+            self.shared.lock().outbox.give_back(id);
+            if code >= 0x80 {
+                open.without_nonce = true;
+                if let Renewal::Nonce { deadline } = &mut open.renewal {
+                    *deadline = Duration::ZERO; // now, without one
+                }
             }
             return;
         }
