@@ -44,6 +44,7 @@ mod oauth;
 mod openapi;
 mod operator;
 mod plain;
+mod pop;
 mod postgres;
 mod renewal;
 mod stock_clients;
