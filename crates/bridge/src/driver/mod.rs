@@ -309,12 +309,13 @@ impl Driver {
         }
     }
 
-    /// Effects and flushes, until there are none or the turn has been long enough; then the batches
-    /// for the other shards.
+    /// Effects and flushes, until there are none or the turn has been long enough. The batches for the other shards
+    /// go first: who reads a SUBACK and says so finds the group's home informed.
     fn settle(&mut self, now: Instant) {
         for _ in 0..ROUNDS_PER_TURN {
             self.carry_out_all(now);
             self.submit();
+            self.hand_over();
             if self.dirty.is_empty() {
                 break;
             }
@@ -324,12 +325,16 @@ impl Driver {
         }
         self.carry_out_all(now);
         self.submit();
-        let shared = Arc::clone(&self.shared);
+        self.hand_over();
         if self.shard.take_statistics_wanted() {
-            shared.statistics_wanted.notify_one();
+            self.shared.statistics_wanted.notify_one();
         }
-        let batches = self.outbox.iter_mut().zip(&shared.inboxes);
-        for (batch, inbox) in batches.chain(self.answers.iter_mut().zip(&shared.inboxes)) {
+    }
+
+    /// Each other shard gets its batch.
+    fn hand_over(&mut self) {
+        let batches = self.outbox.iter_mut().zip(&self.shared.inboxes);
+        for (batch, inbox) in batches.chain(self.answers.iter_mut().zip(&self.shared.inboxes)) {
             if !batch.is_empty() {
                 inbox.push(ToShard::Crossings(std::mem::take(batch)));
             }
