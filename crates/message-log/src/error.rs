@@ -39,8 +39,8 @@ pub enum LogError {
     },
     /// Another version wrote it.
     #[error(
-        "the message log: {file} has format {found}, this version reads {known}; use the version that wrote it, \
-         or a newer one"
+        "the message log: {file} has format {found}, this version reads {known}; start the version that wrote it, \
+         or move the folder away and begin without its messages"
     )]
     Format {
         /// The file.
