@@ -112,9 +112,9 @@ impl ListenerPlan {
         self.https || self.websocket
     }
 
-    /// Whether MQTT clients are asked for a certificate.
+    /// Whether MQTT clients are asked for a certificate; by that of its key a client comes back that has published a token.
     pub(crate) fn asks_certificates(&self) -> bool {
-        self.ways.allows(Way::Certificate)
+        self.ways.allows(Way::Certificate) || self.ways.allows(Way::AuthzInfo)
     }
 
     /// How it is announced at the start.

@@ -190,18 +190,36 @@ impl Link {
     }
 
     pub(crate) fn next(&mut self) -> Came {
+        let bytes = self.take(|input| {
+            let (head, body) = crate::bytes::frame(input)?;
+            (input.len() >= head + body).then_some(head + body)
+        });
+        let Some(bytes) = bytes else { return Came::End };
+        let (head, _) = crate::bytes::frame(&bytes).expect("just seen");
+        Came::Packet(bytes[0] >> 4, bytes[head..].to_vec())
+    }
+
+    /// What comes up to these bytes, and them.
+    pub(crate) fn read_until(&mut self, end: &[u8]) -> Vec<u8> {
+        let find = |input: &[u8]| input.windows(end.len()).position(|part| part == end);
+        self.take(|input| find(input).map(|at| at + end.len())).expect("it comes before the end")
+    }
+
+    pub(crate) fn read_exactly(&mut self, bytes: usize) -> Vec<u8> {
+        self.take(|input| (input.len() >= bytes).then_some(bytes)).expect("they come before the end")
+    }
+
+    /// Reads until `whole` says how many bytes are to be taken; `None` at the end of the connection.
+    fn take(&mut self, whole: impl Fn(&[u8]) -> Option<usize>) -> Option<Vec<u8>> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            if let Some((head, body)) = crate::bytes::frame(&self.input)
-                && self.input.len() >= head + body
-            {
-                let bytes: Vec<u8> = self.input.drain(..head + body).collect();
-                return Came::Packet(bytes[0] >> 4, bytes[head..].to_vec());
+            if let Some(bytes) = whole(&self.input) {
+                return Some(self.input.drain(..bytes).collect());
             }
             assert!(Instant::now() < deadline, "no word for 20 s");
             let mut buffer = [0; 4096];
             match self.stream.read(&mut buffer) {
-                Ok(0) => return Came::End,
+                Ok(0) => return None,
                 Ok(bytes) => self.input.extend_from_slice(&buffer[..bytes]),
                 Err(error)
                     if matches!(
@@ -209,7 +227,7 @@ impl Link {
                         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted
                     ) =>
                 {
-                    return Came::End;
+                    return None;
                 }
                 Err(error) => panic!("{error}"),
             }

@@ -10,6 +10,7 @@
 mod ace;
 mod attacks;
 mod audit;
+mod authz_info;
 mod bad_input;
 mod bench;
 #[path = "../conformance/bytes.rs"]
