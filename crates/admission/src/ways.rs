@@ -117,6 +117,13 @@ impl Ways {
         self.0 & 1 << way as u16 != 0
     }
 
+    /// The default over WebSocket: browsers show whatever certificate they have, which is not to be judged unless
+    /// that was asked for.
+    #[must_use]
+    pub fn default_of_web_socket() -> Self {
+        Self::default().without(Way::Certificate).without(Way::RawKey)
+    }
+
     /// Those that are open.
     pub fn iter(self) -> impl Iterator<Item = Way> {
         Way::ALL.into_iter().filter(move |way| self.allows(*way))

@@ -43,7 +43,8 @@ pub struct BridgeConfig {
     /// Connections in all. Default: the soft limit of open files at start, less a reserve.
     pub connections_max: Option<usize>,
     /// The ways in that are open over WebSocket, at each place where HTTPS is served
-    /// ([`crate::BridgeHandle::reserve_web_socket_at`]). Default: one place with [`Ways::default`].
+    /// ([`crate::BridgeHandle::reserve_web_socket_at`]). Default: one place with
+    /// [`Ways::default_of_web_socket`].
     pub web_socket_ways: Vec<Ways>,
     /// How often the numbers below `$SYS` are published to those who may listen and do; zero: never. Default 10 s.
     pub statistics_interval: Duration,
@@ -68,7 +69,7 @@ impl Default for BridgeConfig {
             handshakes_waiting_max: 512,
             logins_max: 1024,
             connections_max: None,
-            web_socket_ways: vec![Ways::default()],
+            web_socket_ways: vec![Ways::default_of_web_socket()],
             statistics_interval: Duration::from_secs(10),
             storage: None,
             shard: drawbridge_broker::ShardConfig::default(),

@@ -31,7 +31,8 @@ pub(crate) struct ListenerSettings {
     pub(crate) protocols: Option<Vec<Protocol>>,
     /// Versions of TLS. Default `["1.2", "1.3"]`; with raw keys `["1.3"]`.
     pub(crate) tls: Option<Vec<TlsVersion>>,
-    /// How MQTT clients may log in. Default all but `password` and `authz-info`.
+    /// How MQTT clients may log in. Default all but `password` and `authz-info`; over WebSocket also not `certificate` and
+    /// `raw-key`, since browsers show whatever certificate they have.
     pub(crate) ways: Option<Vec<String>>,
     /// The registry of MQTT clients that name none. Default: `default`.
     pub(crate) registry: Option<String>,
@@ -98,6 +99,8 @@ pub(crate) struct ListenerPlan {
     pub(crate) tls12: bool,
     pub(crate) tls13: bool,
     pub(crate) ways: Ways,
+    /// The same over WebSocket.
+    pub(crate) web_socket_ways: Ways,
     pub(crate) registry: Option<RegistryName>,
     pub(crate) certificates: Vec<String>,
     pub(crate) registries: BTreeMap<String, RegistryName>,
@@ -259,6 +262,10 @@ fn judge(
         tls12: tls.contains(&TlsVersion::V12),
         tls13: tls.contains(&TlsVersion::V13),
         ways,
+        web_socket_ways: match &listener.ways {
+            None => Ways::default_of_web_socket(),
+            Some(_) => ways,
+        },
         registry: default_registry,
         certificates: listener.certificates.clone(),
         registries,
@@ -296,6 +303,7 @@ mod tests {
         for plan in plans {
             assert!(!plan.ways.allows(Way::Password) && !plan.ways.allows(Way::AuthzInfo));
             assert!(plan.asks_certificates() && !plan.tls12_certificates, "{plan:?}");
+            assert_eq!(plan.web_socket_ways, plan.ways.without(Way::Certificate));
         }
     }
 
@@ -314,6 +322,7 @@ mod tests {
         assert_eq!(https.name, "https");
         assert_eq!((fleet.tls12, fleet.tls13, fleet.record_bytes_max), (false, true, Some(1024)));
         assert_eq!(fleet.ways, Ways::NONE.with(Way::Password).with(Way::Certificate));
+        assert_eq!(fleet.web_socket_ways, fleet.ways, "what is asked for by name holds there too");
         assert_eq!(fleet.registries["a.example"].as_str(), "plant");
         assert!(fleet.mqtt && fleet.https && !fleet.websocket && fleet.http());
         assert!(raw.raw_keys && !raw.tls12 && raw.ways.allows(Way::RawKey) && !raw.asks_certificates());

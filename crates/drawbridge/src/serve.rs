@@ -185,7 +185,7 @@ impl Doors {
         certificates: &Certificates,
         tickets: Option<&Arc<TicketSecrets>>,
     ) -> Result<Self, StartError> {
-        let web_sockets = listeners.iter().map(|bound| bound.plan.ways).collect();
+        let web_sockets = listeners.iter().map(|bound| bound.plan.web_socket_ways).collect();
         let mut doors = Self { mqtt: Vec::new(), https: Vec::new(), kept: Vec::new(), web_sockets };
         for (index, Bound { plan, socket }) in listeners.into_iter().enumerate() {
             let tls = TlsSettings {

@@ -13,6 +13,7 @@ mod audit;
 mod authz_info;
 mod bad_input;
 mod bench;
+mod browsers;
 #[path = "../conformance/bytes.rs"]
 #[allow(dead_code, reason = "the tests of conformance need more of it")]
 mod bytes;
