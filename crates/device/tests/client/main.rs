@@ -2,5 +2,6 @@
 
 mod broker;
 mod messages;
+mod padding;
 mod renewal;
 mod ways;

@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use drawbridge_mqtt::codec::{
-    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Qos, ReasonCode,
+    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Publish, Qos, ReasonCode,
     UserProperties, Will, WillProperties,
 };
 use drawbridge_names::TopicName;
@@ -22,10 +22,17 @@ use crate::connect::{Accepted, LIFE_PROPERTY, admit};
 use crate::key::{adopt_next_key, next_key};
 use crate::link::{Link, PACKET_BYTES_MAX};
 use crate::login::channel_binding;
+use crate::padding::Filler;
 use crate::{AceProof, Advice, Backoff, DeviceError, DeviceKey, KeyLogin, TokenSource, Way};
 use heard::{Heard, hear};
 use renewing::{Door, Renewal};
 
+/// Takes a message of any length in place of PINGREQ; it goes nowhere.
+const PING_TOPIC: &str = "$drawbridge/ping";
+/// Such a message is shorter than this, in bytes.
+const PING_BYTES: u64 = 256;
+/// So many of them go out while the server says nothing; then a PINGREQ.
+const UNANSWERED_MAX: u8 = 3;
 /// How long a PINGRESP may take.
 const PING_ANSWER: Duration = Duration::from_secs(15);
 /// The longest sleep of the worker.
@@ -61,6 +68,10 @@ struct Open {
     last_sent: Duration,
     ping_sent: Option<Duration>,
     keep_alive: Option<Duration>,
+    /// So long after the last packet of ours the next ping goes out.
+    ping_after: Duration,
+    /// Pings without an answer of their own, since the server was heard.
+    unanswered: u8,
     /// Messages that came at QoS 1, in their order, and whether the application is done: with `true`, it refused.
     owed: VecDeque<(PacketId, Option<bool>)>,
     /// Messages that came at QoS 2 over this connection and are with the application; with `true`, PUBREL has come.
@@ -338,6 +349,15 @@ impl Worker {
             will,
             properties: if old { ConnectProperties::default() } else { properties },
         };
+        let filler = match options.pad_to {
+            0 => None,
+            pad_to => Some(Filler::of(&connect, &options.way, pad_to)?),
+        };
+        let told = filler.as_ref().map(|filler| filler.told(&connect));
+        let connect = match (&filler, &told) {
+            (Some(filler), Some(told)) => filler.fill(&connect, told),
+            _ => connect,
+        };
         let accepted = admit(&mut link, connect, options.environment.as_ref(), |challenge| {
             self.answer_challenge(challenge, token.as_ref(), login.as_ref())
         })?;
@@ -351,6 +371,8 @@ impl Worker {
             last_sent: now,
             ping_sent: None,
             keep_alive: (keep_alive_s > 0).then(|| Duration::from_secs(u64::from(keep_alive_s))),
+            ping_after: Duration::ZERO,
+            unanswered: 0,
             owed: VecDeque::new(),
             held: HashMap::new(),
             ends: life.map(|life| now + life),
@@ -373,8 +395,42 @@ impl Worker {
             accepted,
         };
         self.settle_keys();
+        self.draw_ping(&mut open);
         self.begin(&mut open)?;
         Ok(open)
+    }
+
+    /// When the next ping goes out; with padding at a random time before it is due.
+    fn draw_ping(&self, open: &mut Open) {
+        open.ping_after = open.keep_alive.unwrap_or_default();
+        if self.options.pad_to > 0 {
+            open.ping_after = open.ping_after.mul_f64(0.5 + (self.random() % 500) as f64 / 1000.0);
+        }
+    }
+
+    /// Keeps the connection alive: by PINGREQ, or with padding by a message that is answered by nothing and has a random
+    /// length; but when the server has not been heard for long, by PINGREQ, which it must answer.
+    fn ping(&self, open: &mut Open, now: Duration) -> Result<(), DeviceError> {
+        self.draw_ping(open);
+        if self.options.pad_to == 0 || open.unanswered >= UNANSWERED_MAX {
+            open.ping_sent = Some(now);
+            return self.send(open, &Packet::PingReq);
+        }
+        open.unanswered += 1;
+        let payload = vec![b'0'; (self.random() % PING_BYTES) as usize];
+        let topic = TopicName::parse(PING_TOPIC).map_err(|e| DeviceError::Protocol(e.to_string()))?;
+        self.send(
+            open,
+            &Packet::Publish(Publish {
+                dup: false,
+                qos: Qos::AtMostOnce,
+                retain: false,
+                topic: Some(topic),
+                packet_id: None,
+                properties: Default::default(),
+                payload: &payload,
+            }),
+        )
     }
 
     /// The state of before goes on, or begins anew, over the new connection.
@@ -436,6 +492,7 @@ impl Worker {
                 heard.push(one);
             }
             for one in heard {
+                open.unanswered = 0;
                 self.take(open, one)?;
             }
             let more = self.give(open)?;
@@ -507,7 +564,7 @@ impl Worker {
     fn next_timer(&self, open: &Open) -> Duration {
         let ping = match (open.ping_sent, open.keep_alive) {
             (Some(sent), _) => sent + PING_ANSWER,
-            (None, Some(keep_alive)) => open.last_sent + keep_alive,
+            (None, Some(_)) => open.last_sent + open.ping_after,
             (None, None) => Duration::MAX,
         };
         let renewal = match &open.renewal {
@@ -526,10 +583,7 @@ impl Worker {
                     seconds: PING_ANSWER.as_secs(),
                 }));
             }
-            (None, Some(keep_alive)) if now >= open.last_sent + keep_alive => {
-                self.send(open, &Packet::PingReq)?;
-                open.ping_sent = Some(now);
-            }
+            (None, Some(_)) if now >= open.last_sent + open.ping_after => self.ping(open, now)?,
             _ => {}
         }
         let (renew_now, fetched) = {
