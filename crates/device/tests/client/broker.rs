@@ -22,6 +22,8 @@ pub(crate) struct Broker<T> {
     pub(crate) server: String,
     pub(crate) ca_pem: String,
     pub(crate) pin: [u8; 32],
+    /// SHA-256 of it is `x5t#S256`.
+    pub(crate) certificate: Vec<u8>,
     pub(crate) reports: Receiver<T>,
 }
 
@@ -48,6 +50,7 @@ impl<T: Send + 'static> Broker<T> {
         let certified = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("made");
         let (ca_pem, der) = (certified.cert.pem(), certified.cert.der().clone());
         let pin = sha256_of_public_key(&der).expect("a key");
+        let certificate = der.to_vec();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).expect("a key");
         let config = ServerConfig::builder_with_provider(provider)
@@ -72,7 +75,7 @@ impl<T: Send + 'static> Broker<T> {
                 script(number, &mut peer, &sender);
             }
         });
-        Self { server, ca_pem, pin, reports }
+        Self { server, ca_pem, pin, certificate, reports }
     }
 
     /// A client for it; quick to come back.

@@ -284,3 +284,55 @@ fn a_server_that_does_not_answer_a_ping_is_given_up() {
     assert!(client.wait_connected(PATIENCE));
     assert_eq!(broker.report(), 0, "the second ping comes because the first was answered");
 }
+
+#[test]
+fn messages_at_qos_2_that_the_application_has_not_read_hold_their_place_with_the_server() {
+    let broker = Broker::start(true, |_, peer, reports: &Sender<Sent>| {
+        while let Some(one) = peer.until(sent) {
+            match one {
+                Sent::Connect { .. } => peer.welcome(false),
+                Sent::Subscribe(_) => publish(peer, "once", Qos::ExactlyOnce, 9, false),
+                Sent::Ack(5, it, _) => {
+                    peer.say(&Packet::PubRel(Ack::success(id(it))));
+                    let _ = reports.send(one);
+                    // Behind PUBREL: when this has come, PUBREL has.
+                    publish(peer, "next", Qos::AtLeastOnce, 10, false);
+                }
+                Sent::Ack(..) => drop(reports.send(one)),
+                _ => {}
+            }
+        }
+    });
+    let mut options = broker.options(true);
+    options.way = Way::Certificate;
+    let client = DeviceClient::start(options).expect("starts");
+    let commands = client.commands().expect("subscribes");
+    let first = commands.receive(PATIENCE).expect("a message");
+    assert_eq!((first.payload.as_slice(), first.qos), (&b"once"[..], Qos::ExactlyOnce));
+    assert_eq!(broker.report(), Sent::Ack(5, 9, ReasonCode::Success));
+    drop(commands.receive(PATIENCE).expect("the next"));
+    assert_eq!(broker.report(), Sent::Ack(4, 10, ReasonCode::Success), "no PUBCOMP yet");
+    drop(first);
+    assert_eq!(broker.report(), Sent::Ack(7, 9, ReasonCode::Success));
+}
+
+#[test]
+fn what_made_room_for_newer_messages_is_told_and_a_listener_that_does_not_read_costs_nothing() {
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+    let endpoint =
+        drawbridge_device::Endpoint { server: format!("127.0.0.1:{port}"), tls: None, websocket: None };
+    let mut options = drawbridge_device::ClientOptions::new(endpoint, "lamp");
+    options.way = Way::Certificate;
+    let overflow = drawbridge_device::Overflow::DropOldest;
+    options.queue = Queue { messages_max: 2, overflow, ..Queue::default() };
+    let client = DeviceClient::start(options).expect("starts");
+    let events = client.events();
+    for _ in 0..1000 {
+        client.publish("a", b"", Qos::AtLeastOnce).expect("kept");
+    }
+    let told: Vec<Event> = events.try_iter().filter(|event| matches!(event, Event::Dropped { .. })).collect();
+    assert!((200..=256).contains(&told.len()), "{} events wait", told.len());
+    assert_eq!(told[0], Event::Dropped { messages: 1 });
+    assert_eq!(client.stop(Duration::from_millis(10)), 2);
+}

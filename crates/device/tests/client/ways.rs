@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use drawbridge_device::{
     ACE_EXPORTER_LABEL, AceProof, Algorithm, ClientCertificate, ClientOptions, DeviceClient, Event, Host,
-    KeyLogin, ProtocolVersion, PublicKey, SigningKey, Tls, Token, TokenSource, Way, create_key,
+    KeyLogin, ProtocolVersion, PublicKey, ServerKey, SigningKey, SymmetricKey, Tls, Token, TokenSource, Way,
+    create_key,
 };
-use drawbridge_jose::{Jws, ParseOptions, Verify, base64url_decode, base64url_encode};
+use drawbridge_jose::{Jws, ParseOptions, Verify, base64url_decode, base64url_encode, sha256};
 use drawbridge_mqtt::codec::{Auth, ConnAck, ConnAckProperties, Packet, ReasonCode};
 
 use crate::broker::{Broker, PATIENCE, Peer};
@@ -181,6 +182,93 @@ fn ace_proves_its_key_by_the_exporter_by_challenge_and_in_3_1_1() {
         assert_eq!(token, b"token-1");
         key.public_key().verify(&seen.exported, &seen.password.expect("a password")).expect("the proof");
     }
+}
+
+#[test]
+fn ace_proves_a_symmetric_key_of_the_token_by_hmac() {
+    let secret: Vec<u8> = (0..32).collect();
+    let mac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
+    let is_over =
+        |input: &[u8], pop: &[u8]| aws_lc_rs::hmac::verify(&mac, input, pop).expect("a MAC over it");
+    let key = SymmetricKey::new(secret.clone()).expect("long enough");
+    // No key of the device is needed.
+    let ace = |version, proof| {
+        let key = key.clone();
+        presented(move |options| {
+            let key = key.clone();
+            options.version = version;
+            options.way = Way::Ace(proof);
+            options.tokens = TokenSource::From(Arc::new(move || {
+                Ok(Token { bound: true, proof_key: Some(key.clone()), ..Token::new("token-1") })
+            }));
+        })
+    };
+    let seen = ace(ProtocolVersion::V5, AceProof::Exporter);
+    let data = seen.data.expect("data");
+    assert_eq!(data.len(), 9 + 32);
+    is_over(&seen.exported, &data[9..]);
+    let answer = ace(ProtocolVersion::V5, AceProof::Challenge).answer.expect("an answer to the challenge");
+    is_over(&[b"serverno", &answer[..8]].concat(), &answer[8..]);
+    let seen = ace(ProtocolVersion::V311, AceProof::Exporter);
+    is_over(&seen.exported, &seen.password.expect("a password"));
+}
+
+#[test]
+fn a_token_for_another_server_is_not_presented_at_connect_nor_at_a_renewal() {
+    let broker = Broker::start(false, |_, peer, reports| {
+        let _ = reports.send(peer.admit(false));
+        while peer.hear(|_| ()).is_some() {}
+    });
+    let own = ServerKey::from_json(
+        &serde_json::json!({ "x5t#S256": base64url_encode(&sha256(&broker.certificate)) }),
+    );
+    let own = own.expect("read");
+    let other = ServerKey::Key(key().public_key().clone());
+    let start = |servers: [ServerKey; 2]| {
+        let mut options = broker.options(false);
+        let count = Mutex::new(0);
+        options.tokens = TokenSource::From(Arc::new(move || {
+            let mut count = count.lock().expect("not poisoned");
+            *count += 1;
+            let server_key = Some(servers[usize::from(*count > 1)].clone());
+            Ok(Token { server_key, ..Token::new("token") })
+        }));
+        let client = DeviceClient::start(options).expect("starts");
+        let events = client.events();
+        (client, events)
+    };
+    let next = |events: &std::sync::mpsc::Receiver<Event>| loop {
+        match events.recv_timeout(PATIENCE).expect("an event") {
+            Event::Connected { .. } => {}
+            other => break other,
+        }
+    };
+    let refused = |events: &std::sync::mpsc::Receiver<Event>| match next(events) {
+        Event::Disconnected { why, retry_in, .. } => {
+            assert!(
+                why.contains("rs_cnf") && why.contains(key_of(&broker.certificate).thumbprint()),
+                "{why}"
+            );
+            assert!(retry_in >= std::time::Duration::from_secs(60), "a human has to mend it");
+        }
+        other => panic!("{other:?}"),
+    };
+    let (client, events) = start([other.clone(), other.clone()]);
+    refused(&events);
+    assert!(!broker.report(), "nothing was sent but the handshake");
+    drop(client);
+    let (client, events) = start([own, other]);
+    assert!(broker.report(), "the server is the one of the token");
+    assert!(client.wait_connected(PATIENCE));
+    // Not so soon that it looks like a server that ends each credential at once.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    client.renew();
+    refused(&events);
+    assert!(!broker.report(), "the new connection found the same server, and told it nothing");
+}
+
+fn key_of(certificate: &[u8]) -> PublicKey {
+    PublicKey::from_certificate_der(certificate).expect("a key")
 }
 
 #[test]

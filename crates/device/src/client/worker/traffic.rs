@@ -179,6 +179,9 @@ impl Worker {
             // A server that does not know the topic does not renew over it. MQTT 5 would hear of it by PUBACK as well.
             if code >= 0x80 {
                 open.doors.retain(|door| *door != Door::Topic);
+                if let Renewal::Sent { deadline, .. } = &mut open.renewal {
+                    *deadline = Duration::ZERO; // nobody will answer
+                }
             }
             return;
         }
