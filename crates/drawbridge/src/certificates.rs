@@ -267,6 +267,18 @@ impl Certificates {
         shown
     }
 
+    /// The key that the broker proves in TLS wherever clients of MQTT come in: `rs_cnf` of tokens by RFC 9431. `None`
+    /// when they may meet one key or another; those that pin a raw key do not ask for it.
+    ///
+    /// Source: RFC 9201 section 3.2.
+    pub(crate) fn broker_key(&self, listeners: &[Kept]) -> Option<PublicKey> {
+        let asked = listeners.iter().filter(|kept| kept.mqtt && !kept.raw_keys);
+        let shown = asked.flat_map(|kept| self.shown(&kept.labels, &kept.registries, false));
+        let mut keys = shown.map(|name| PublicKey::from_certificate_der(name.identity.shown()).ok());
+        let first = keys.next()??;
+        keys.all(|key| key.as_ref() == Some(&first)).then_some(first)
+    }
+
     /// Whether the same is shown as there.
     fn is_same(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
@@ -296,6 +308,8 @@ pub(crate) struct Kept {
     pub(crate) labels: Vec<String>,
     pub(crate) registries: BTreeMap<String, RegistryName>,
     pub(crate) raw_keys: bool,
+    /// MQTT is spoken, at once or over WebSocket.
+    pub(crate) mqtt: bool,
 }
 
 /// Reads certificates and ticket secrets anew, as long as the server runs.
@@ -340,7 +354,7 @@ impl Keeper<'_> {
     }
 
     fn take(&mut self) -> Result<bool, CertificateError> {
-        let (certificates, own) = self.sources.load(self.data, self.clock.now_ms() / 1000)?;
+        let (certificates, _) = self.sources.load(self.data, self.clock.now_ms() / 1000)?;
         let secrets = match &self.tickets {
             Some(_) => self.sources.ticket_secrets(self.data, self.random)?,
             None => Vec::new(),
@@ -359,8 +373,7 @@ impl Keeper<'_> {
                 kept.tls.replace(&shown).map_err(|error| unusable(error.to_string()))?;
             }
             // Tokens of RFC 9431 tell it.
-            let leaf = own.chain.first();
-            self.admission.set_broker_key(leaf.and_then(|leaf| PublicKey::from_certificate_der(leaf).ok()));
+            self.admission.set_broker_key(certificates.broker_key(&self.listeners));
             self.certificates = certificates;
             changed = true;
         }

@@ -20,7 +20,6 @@ use drawbridge_http::{
     HandedOver, HelloInParts, HttpCounts, HttpState, HttpsDoor, HttpsFrom, HttpsTls, ReadsHello, Served,
     TlsStart, WebSocketConnection, WebSocketDoor, WebSocketSeat,
 };
-use drawbridge_jose::PublicKey;
 use drawbridge_names::{PrincipalName, RegistryName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -208,6 +207,7 @@ impl Doors {
                 labels: plan.certificates.clone(),
                 registries: plan.registries.clone(),
                 raw_keys: plan.raw_keys,
+                mqtt: plan.mqtt || plan.websocket,
             });
             let served = Served { listener: index, api: plan.https, web_socket: plan.websocket };
             if !plan.mqtt {
@@ -304,14 +304,13 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     }
     let issuer = open_default_registry(&admission, settings, &endpoints.https).await?;
     keep_admin_token(&admission, data).await?;
-    // What tokens by RFC 9431 tell of the broker: the key of its one certificate.
-    let leaf = certificate.chain.first();
-    admission.set_broker_key(leaf.and_then(|leaf| PublicKey::from_certificate_der(leaf).ok()));
 
     let Sockets { listeners, mqtt } = sockets;
     let plans: Vec<ListenerPlan> = listeners.iter().map(|bound| bound.plan.clone()).collect();
     let addresses: Vec<_> = listeners.iter().filter_map(|bound| bound.socket.local_addr().ok()).collect();
     let doors = Doors::open(settings, listeners, &certificates, tickets.as_ref())?;
+    // What tokens by RFC 9431 tell of the broker.
+    admission.set_broker_key(certificates.broker_key(&doors.kept));
     let a_clock: Arc<dyn Clock> = clock.clone();
     let broken = Arc::new(tokio::sync::Notify::new());
     let (log, durable) =

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use drawbridge_jose::Algorithm;
+use drawbridge_jose::{Algorithm, SigningKey};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
@@ -578,6 +578,65 @@ fn a_session_ends_with_its_token_unless_a_new_one_comes() {
     let held = owner.token(&core, true, true, json!({}));
     admitted(&silent.by_user_name("lamp", &held, false), "3.1.1");
     assert_eq!(silent.next(), Came::End, "3.1.1 is closed");
+}
+
+/// Makes a certificate and its key, and answers the key's thumbprint.
+fn certificate(folder: &std::path::Path) -> String {
+    let key = SigningKey::generate(Algorithm::Es256).expect("a key");
+    let pair = rcgen::KeyPair::from_pem(&key.to_pkcs8_pem()).expect("the same");
+    let leaf = rcgen::CertificateParams::new(vec!["shop.example".to_owned()]).expect("a name");
+    std::fs::write(folder.join("key.pem"), &*key.to_pkcs8_pem()).expect("written");
+    std::fs::write(folder.join("chain.pem"), leaf.self_signed(&pair).expect("signed").pem())
+        .expect("written");
+    key.public_key().thumbprint().to_owned()
+}
+
+#[test]
+fn rs_cnf_is_the_key_that_clients_of_mqtt_meet_follows_its_certificate_and_is_left_out_where_they_may_meet_two()
+ {
+    let place = tempfile::tempdir().expect("a folder");
+    let (file, folder) = (place.path().join("settings.toml"), place.path().display());
+    for (mqtts, https, meets) in [
+        ("own", "websocket", Some("own")),
+        ("shop", "https", Some("shop")),
+        ("shop", "websocket", None),
+        ("shop\", \"own", "https", None),
+    ] {
+        let case = format!("{mqtts}, {https}");
+        let mut shop = certificate(place.path());
+        let settings = format!(
+            "[certificate.shop]\nchain_file = \"{folder}/chain.pem\"\nkey_file = \"{folder}/key.pem\"\n\
+             [listener.mqtts]\ncertificates = [\"{mqtts}\"]\n\
+             [listener.https]\nprotocols = [\"https\", \"{https}\"]\n\
+             [listener.raw]\naddress = \"127.0.0.1:0\"\nraw_keys = true\n"
+        );
+        std::fs::write(&file, settings).expect("written");
+        let core = Core::start_with(&["--config", &file.to_string_lossy()]);
+        let owner = Owner::register(&core, "lamp", Algorithm::EdDsa);
+        let told = || {
+            let kid = owner.key.public_key().thumbprint();
+            let body = owner.body(json!({ "req_cnf": { "kid": kid } })).to_string();
+            let ace = ("content-type", "application/ace+json");
+            let answer = Wire::of(&core).send("POST", "/oauth/token", &[ace], body.as_bytes());
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let key = answer.json()["rs_cnf"]["jwk"].clone();
+            (!key.is_null()).then(|| {
+                let key = drawbridge_jose::PublicKey::from_jwk(key.to_string().as_bytes()).expect("a key");
+                key.thumbprint().to_owned()
+            })
+        };
+        let own = std::fs::read_to_string(core.data().join("server.pem")).expect("there");
+        let own = CertificateDer::from_pem_slice(own.as_bytes()).expect("PEM");
+        let own = drawbridge_jose::PublicKey::from_certificate_der(&own).expect("a key");
+        let wanted = |shop: &str| {
+            meets.map(|meets| if meets == "own" { own.thumbprint().to_owned() } else { shop.to_owned() })
+        };
+        assert_eq!(told(), wanted(&shop), "{case}");
+        shop = certificate(place.path());
+        crate::harness::signal(core.pid(), "HUP");
+        core.wait_for_log(&["read anew"]);
+        assert_eq!(told(), wanted(&shop), "{case}, after a new certificate");
+    }
 }
 
 #[test]
