@@ -526,6 +526,8 @@ fn turned_away(refusal: &Refusal, now_s: u64) -> TurnedAway {
     let reason = match refusal {
         Refusal::MqttClientId(_) => RefusedReason::ClientIdRefused,
         Refusal::AuthMethod => RefusedReason::BadMethod,
+        // Judged before anything is known of the client: at this listener the method is none that is served.
+        Refusal::WayClosed { way, by: "listener" } if is_method(way) => RefusedReason::BadMethod,
         Refusal::JtiFull { .. } => RefusedReason::QuotaExceeded,
         Refusal::Unavailable(_) => RefusedReason::Unavailable,
         Refusal::RateLimited { .. } | Refusal::TooOften { .. } => RefusedReason::TooManyConnects,
@@ -554,6 +556,11 @@ fn token_reason(refusal: &Refusal) -> ReasonCode {
     }
 }
 
+/// Whether it is a way in by an authentication method of MQTT 5.
+fn is_method(way: &str) -> bool {
+    [Way::Ace, Way::TokenMethod].iter().any(|method| method.as_str() == way)
+}
+
 /// What a client of MQTT 5 is told in PUBACK when control refuses its publish.
 fn control_reason(error: &ControlError) -> ReasonCode {
     match error {
@@ -580,6 +587,22 @@ mod tests {
         assert_eq!(often.told.reason, RefusedReason::TooManyConnects);
         assert!(often.told.for_owner.is_some(), "its owner has proven who he is");
         assert_eq!(turned_away(&Refusal::Busy, 5).told.reason, RefusedReason::ServerBusy);
+    }
+
+    #[test]
+    fn a_method_that_a_listener_does_not_serve_is_a_bad_one_and_other_ways_are_refused_as_all_is() {
+        let closed = |way: Way, by| turned_away(&Refusal::WayClosed { way: way.as_str(), by }, 5).told.reason;
+        for (way, by, reason) in [
+            (Way::Ace, "listener", RefusedReason::BadMethod),
+            (Way::TokenMethod, "listener", RefusedReason::BadMethod),
+            (Way::AceUserName, "listener", RefusedReason::NotAuthorized),
+            (Way::Password, "listener", RefusedReason::NotAuthorized),
+            // Whoever hears that is proven, and still not told how it is set up.
+            (Way::Ace, "registry", RefusedReason::NotAuthorized),
+            (Way::TokenMethod, "principal", RefusedReason::NotAuthorized),
+        ] {
+            assert_eq!(closed(way, by), reason, "{way} by {by}");
+        }
     }
 
     #[test]
