@@ -36,7 +36,7 @@ fn access_token(core: &Core, identity: &DeviceIdentity) -> String {
 }
 
 /// By its owner, as RFC 7009 has it.
-fn revoke(core: &Core, identity: &DeviceIdentity, token: &str) {
+pub(crate) fn revoke(core: &Core, identity: &DeviceIdentity, token: &str) {
     let (device, issuer, jti) = (&identity.device, &identity.issuer, random_id());
     let assertion = ClientAssertion { device, issuer, now_s: now_s(), jti: &jti };
     let assertion = assertion.sign(&identity.key).expect("signs");

@@ -48,7 +48,9 @@ mod operator;
 mod plain;
 mod pop;
 mod postgres;
+mod refresh;
 mod renewal;
+mod roads;
 mod stock_clients;
 mod wire;
 #[path = "../conformance/world.rs"]

@@ -1,4 +1,4 @@
-//! A session is renewed while it goes on: by AUTH, by a publish, in both versions; nothing is lost, doubled or cut,
+//! A session is renewed while it goes on: by AUTH, by a publish, over HTTPS, in both versions; nothing is lost, doubled or cut,
 //! and nobody but the server sees the token.
 
 use std::collections::BTreeSet;
@@ -16,29 +16,35 @@ use crate::bytes::{
 };
 use crate::client::Client;
 use crate::harness::{Core, jwt, now_s, run_python};
-use crate::world::{Via, World};
+use crate::refresh::{access_token, refresh};
+use crate::wire::Wire;
+use crate::world::{Case, Via, World};
 
 const RESULT: &str = "$drawbridge/auth/result";
 const NONCE: &str = "$drawbridge/auth/nonce";
 const AUTH: &str = "$drawbridge/auth";
 const METHOD: &str = "OAUTH2-JWT";
 /// How long each token is good (up to 1 s less, since its end is a whole second), and when the next one comes.
-const LIFE: Duration = Duration::from_secs(3);
+pub(crate) const LIFE: Duration = Duration::from_secs(3);
 const EVERY: Duration = Duration::from_millis(1_400);
 /// The default of a registry: a JWT is good for so long after its `exp`.
 const SKEW_S: u64 = 60;
 /// How late an end may be in these tests, on a machine that is busy.
-const LATE: Duration = Duration::from_secs(5);
+pub(crate) const LATE: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     Auth,
     Publish,
+    /// By an access token, which comes over HTTPS.
+    Https,
 }
 
 /// Who is renewed, and every token that it ever used.
 struct Renewed<'a> {
     client: Client,
+    core: &'a Core,
+    wire: Wire,
     identity: &'a DeviceIdentity,
     way: Way,
     tokens: Vec<String>,
@@ -70,20 +76,24 @@ fn auth_again(token: &str) -> Vec<u8> {
 }
 
 impl<'a> Renewed<'a> {
-    fn join(world: &World, identity: &'a DeviceIdentity, version: Version, way: Way) -> Self {
+    fn join(world: &'a World, identity: &'a DeviceIdentity, version: Version, way: Way) -> Self {
+        let core = world.core();
         let token = short_lived(identity);
         let mut client = Client::over(world.transport(Via::Tls), version);
-        let connect = Connect::clean(&identity.device);
+        // A session that is kept, so that all there is of it is stored.
+        let connect = Connect::kept(&identity.device, version, 3_600);
         client.send(&match way {
             Way::Auth => connect
                 .with(pstr(AUTHENTICATION_METHOD, METHOD))
                 .with(pstr(AUTHENTICATION_DATA, &token))
                 .encode(version, None),
-            Way::Publish => connect.encode(version, Some(("unused", token.as_bytes()))),
+            Way::Publish | Way::Https => connect.encode(version, Some(("unused", token.as_bytes()))),
         });
         assert!(matches!(client.next(), Some(Said::ConnAck { code: 0, .. })), "{version:?} {way:?}");
         let mut renewed = Self {
             client,
+            core,
+            wire: Wire::of(core),
             identity,
             way,
             tokens: vec![token],
@@ -111,18 +121,21 @@ impl<'a> Renewed<'a> {
     }
 
     fn renew(&mut self) {
-        let token = short_lived(self.identity);
-        self.renew_with(&token);
-        self.tokens.push(token);
-    }
-
-    fn renew_with(&mut self, token: &str) {
+        let token = match self.way {
+            Way::Auth | Way::Publish => short_lived(self.identity),
+            Way::Https => access_token(self.core, self.identity),
+        };
         match self.way {
-            Way::Auth => self.client.send(&auth_again(token)),
-            Way::Publish => {
-                self.publish(AUTH, token);
+            Way::Auth => self.client.send(&auth_again(&token)),
+            Way::Publish => drop(self.publish(AUTH, &token)),
+            Way::Https => {
+                let answer = refresh(&self.wire, &token).json();
+                assert_eq!((&answer["renewed"], &answer["sessions"][0]["removed"]), (&json!(1), &json!([])));
+                self.told_s.push(LIFE.as_secs());
+                self.renewals += 1;
             }
         }
+        self.tokens.push(token);
     }
 
     /// Takes what comes within `limit`; `false` once the server has closed.
@@ -175,24 +188,28 @@ fn files_below(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
 }
 
 /// Neither a token nor its signature stands in what the server logs (all that can be said is said) or stores.
-fn nobody_kept(core: &Core, tokens: &[String]) {
+pub(crate) fn nobody_kept(core: &Core, tokens: &[String]) {
     let mut files = Vec::new();
     files_below(&core.data(), &mut files);
     assert!(files.len() > 5, "the store and the messages are there: {files:?}");
     let log = ("the log".to_owned(), core.log().into_bytes());
     let kept = files.iter().map(|path| (path.display().to_string(), fs::read(path).unwrap_or_default()));
     for (place, bytes) in std::iter::once(log).chain(kept) {
+        // Segments end with what is reserved.
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let text = String::from_utf8_lossy(&bytes[..used]);
         for token in tokens {
-            let (_, signature) = token.rsplit_once('.').expect("a JWT");
-            let needle = &signature.as_bytes()[..40];
-            assert!(!bytes.windows(needle.len()).any(|window| window == needle), "a token stands in {place}");
+            // Of a JWT its signature; an opaque one is all secret.
+            let secret = token.rsplit('.').next().expect("a part");
+            let needle = &secret[..secret.len().min(40)];
+            assert!(!text.contains(needle), "a token stands in {place}");
         }
     }
 }
 
 /// A publisher at 100 messages a second and a subscriber, both renewed every [`EVERY`] while each token is good for
 /// [`LIFE`]; then they stop, and are cut.
-fn publish_through(world: &World, version: Version, way: Way, renewals: usize) {
+fn publish_through(world: &World, version: Version, way: Way, renewals: usize) -> Vec<String> {
     let name = format!("{version:?}-{way:?}").to_lowercase();
     let core = world.core();
     let publisher = core.device(&format!("p-{name}"));
@@ -235,31 +252,53 @@ fn publish_through(world: &World, version: Version, way: Way, renewals: usize) {
     }
     let tokens = [publisher.tokens, reader.tokens].concat();
     assert_eq!(tokens.iter().collect::<BTreeSet<_>>().len(), 2 * (renewals + 1));
-    nobody_kept(core, &tokens);
+    tokens
 }
 
 fn every_way(renewals: usize) {
-    let world = World::start(&[]);
-    // Whoever listens to everything hears of no token.
-    let mut spy = Client::observer(&world);
+    let mut world = World::start(&[]);
+    // Of access tokens, which those who renew over HTTPS bring.
+    let life_s = LIFE.as_secs().to_string();
+    world.core().cli_ok(&["registry", "set", "default", "--token-life-s", &life_s]);
+    // Whoever listens to everything hears of no token, and for whoever is away none is stored.
+    let away = Connect::kept("away", Version::V5, 3_600);
+    let case = Case { version: Version::V5, via: Via::Plain };
+    let (mut client, _) = Client::join(&world, case, &away);
+    client.subscribe("#", 1);
+    client.vanish();
+    let name = crate::world::name("spy");
+    let (mut spy, _) = Client::join(&world, case, &Connect::clean(&name).keep_alive(0));
     spy.subscribe("#", 0);
     for filter in ["$drawbridge/#", AUTH, RESULT, NONCE] {
         spy.try_subscribe(filter, 0);
     }
-    let ways = [(Version::V311, Way::Publish), (Version::V5, Way::Publish), (Version::V5, Way::Auth)];
-    std::thread::scope(|scope| {
-        for (version, way) in ways {
-            let world = &world;
-            scope.spawn(move || publish_through(world, version, way, renewals));
-        }
+    let ways = [
+        (Version::V311, Way::Publish),
+        (Version::V5, Way::Publish),
+        (Version::V5, Way::Auth),
+        (Version::V311, Way::Https),
+        (Version::V5, Way::Https),
+    ];
+    let tokens = std::thread::scope(|scope| {
+        let world = &world;
+        let runs =
+            ways.map(|(version, way)| scope.spawn(move || publish_through(world, version, way, renewals)));
+        runs.into_iter().flat_map(|run| run.join().expect("it passes")).collect::<Vec<String>>()
     });
     let heard = spy.ping();
     assert!(!heard.is_empty(), "it listens");
+    let (mut client, present) = Client::join(&world, case, &away);
+    assert!(present);
+    let stored = client.all_of(&mut spy);
+    assert!(stored.len() > 1_000, "what was published waited for it: {}", stored.len());
     // Of the nonces only its own, which its subscription brings.
-    for message in heard.iter().filter(|message| message.topic != NONCE) {
+    for message in heard.iter().filter(|message| message.topic != NONCE).chain(&stored) {
         assert!(!message.topic.starts_with('$'), "{message:?}");
         assert!(message.text().parse::<usize>().is_ok(), "{message:?}");
     }
+    nobody_kept(world.core(), &tokens);
+    world.core_mut().stop();
+    nobody_kept(world.core(), &tokens);
 }
 
 /// EMQX up to 6 armed the timer of the end at CONNECT alone, so that a client which had authenticated anew was cut
@@ -321,9 +360,13 @@ fn a_token_for_less_cuts_what_it_does_not_cover_and_leaves_the_rest_alone() {
     let world = World::start(&[]);
     let core = world.core();
     let mut guest = Client::observer(&world);
-    for (version, way) in
-        [(Version::V5, Way::Auth), (Version::V5, Way::Publish), (Version::V311, Way::Publish)]
-    {
+    for (version, way) in [
+        (Version::V5, Way::Auth),
+        (Version::V5, Way::Publish),
+        (Version::V311, Way::Publish),
+        (Version::V5, Way::Https),
+        (Version::V311, Way::Https),
+    ] {
         let name = format!("s-{version:?}-{way:?}").to_lowercase();
         let identity = core.application(&name, "[[allow]]\npublish = [\"#\"]\nsubscribe = [\"#\"]\n");
         let at = |rest: &str| format!("{name}/{rest}");
@@ -338,7 +381,7 @@ fn a_token_for_less_cuts_what_it_does_not_cover_and_leaves_the_rest_alone() {
                 .with(pstr(AUTHENTICATION_METHOD, METHOD))
                 .with(pstr(AUTHENTICATION_DATA, &first))
                 .encode(version, None),
-            Way::Publish => {
+            Way::Publish | Way::Https => {
                 connect.with(user("db-expires-in", "")).encode(version, Some(("", first.as_bytes())))
             }
         });
@@ -384,6 +427,19 @@ fn a_token_for_less_cuts_what_it_does_not_cover_and_leaves_the_rest_alone() {
                 let removed = result["removed"].as_array().expect("a list").iter();
                 let removed = removed.map(|filter| format!("db-unsub={}", filter.as_str().expect("text")));
                 removed.chain(result["will"].as_str().map(|what| format!("db-will={what}"))).collect()
+            }
+            Way::Https => {
+                let answer = refresh(&Wire::of(core), &second).json();
+                let session = &answer["sessions"][0];
+                assert_eq!(
+                    (&answer["renewed"], &session["client_id"]),
+                    (&json!(1), &json!(name)),
+                    "{answer}"
+                );
+                let removed = session["removed"].as_array().expect("a list").iter();
+                let removed = removed.map(|filter| format!("db-unsub={}", filter.as_str().expect("text")));
+                let will = (session["will_dropped"] == json!(true)).then(|| "db-will=dropped".to_owned());
+                removed.chain(will).collect()
             }
         };
         let wanted = [format!("db-unsub={}", at("cut/#")), "db-will=dropped".to_owned()];

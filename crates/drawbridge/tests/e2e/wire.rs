@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http::{HeaderMap, Request, Response};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
 use crate::harness::Core;
+use crate::roads::Shown;
 
 /// An answer, whatever its status.
 #[derive(Debug)]
@@ -43,11 +44,22 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) fn of(core: &Core) -> Self {
+        Self::showing(core, None)
+    }
+
+    /// With a client certificate, if there is one.
+    pub(crate) fn showing(core: &Core, shown: Option<&Shown>) -> Self {
+        let client = shown.map(|shown| {
+            let chain = Certificate::from_der(&shown.chain).to_owned();
+            let key = PrivateKey::from_pem(shown.key.as_bytes()).expect("a key");
+            ClientCert::new_with_certs(&[chain], key)
+        });
         let pem = fs::read_to_string(core.data().join("ca.pem")).expect("the root");
         let root = Certificate::from_pem(pem.as_bytes()).expect("a certificate");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::new_with_certs(&[root]))
+            .client_cert(client)
             .unversioned_rustls_crypto_provider(provider)
             .build();
         let config = ureq::Agent::config_builder()
