@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     /// The highest number of a message when the bridge was started: those up to it are from before.
     pub(crate) restored_message_max: u64,
     pub(crate) connect_timeout: Duration,
+    /// See [`BridgeConfig::renewed_session_max`].
+    pub(crate) renewed_session_max: Option<Duration>,
     pub(crate) handshake_bytes_max: usize,
     /// What a client may send before it is admitted, in bytes of MQTT or WebSocket.
     pub(crate) early_bytes_max: usize,
@@ -159,6 +161,7 @@ impl Bridge {
             handshakes_waiting_max: config.handshakes_waiting_max,
             restored_message_max: durable.as_ref().map_or(0, |durable| durable.restored.image.message_max),
             connect_timeout: config.connect_timeout,
+            renewed_session_max: config.renewed_session_max,
             handshake_bytes_max: config.handshake_bytes_max,
             early_bytes_max: config.shard.packet_bytes_before_auth_max,
             inboxes,

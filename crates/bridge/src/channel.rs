@@ -163,6 +163,15 @@ impl Channel {
         matches!(self, Self::Tls(_, tls) if tls.is_by_certificate())
     }
 
+    /// When the client has done its last whole TLS handshake, in ms since 1970-01-01 UTC; `None` without TLS of our own.
+    pub(crate) fn handshake_ms(&self) -> Option<u64> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(_, tls) => Some(tls.since_ms()),
+            Self::WebSocket(_, inside) => Some(inside.tls.since_ms()),
+        }
+    }
+
     /// What TLS says of the connection; `None` without TLS of our own. `renewal`: the new token, if one has come.
     pub(crate) fn tls_facts(&self, renewal: Option<&[u8]>) -> Option<TlsFacts> {
         match self {

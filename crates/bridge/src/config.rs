@@ -42,6 +42,9 @@ pub struct BridgeConfig {
     pub logins_max: usize,
     /// Connections in all. Default: the soft limit of open files at start, less a reserve.
     pub connections_max: Option<usize>,
+    /// So long after the last whole TLS handshake of its client a session goes on that is renewed. `None`: as long as it
+    /// is renewed. Default 24 h.
+    pub renewed_session_max: Option<Duration>,
     /// The ways in that are open over WebSocket, at each place where HTTPS is served
     /// ([`crate::BridgeHandle::reserve_web_socket_at`]). Default: one place with
     /// [`Ways::default_of_web_socket`].
@@ -69,6 +72,7 @@ impl Default for BridgeConfig {
             handshakes_waiting_max: 512,
             logins_max: 1024,
             connections_max: None,
+            renewed_session_max: Some(Duration::from_secs(86_400)),
             web_socket_ways: vec![Ways::default_of_web_socket()],
             statistics_interval: Duration::from_secs(10),
             storage: None,

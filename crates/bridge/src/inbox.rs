@@ -217,6 +217,7 @@ pub(crate) fn admitted(connected: Connected) -> Admitted {
             .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
         leading_slash: connected.leading_slash,
         proven: connected.proven,
+        closes: None,
         ticket: match (connected.token, connected.ca) {
             (Some(TokenMark { token, issuer_kid, gateway }), _) => {
                 Some(Box::new(Ticket { token, issuer_kid, gateway }))

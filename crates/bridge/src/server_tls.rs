@@ -458,6 +458,7 @@ mod tests {
     use crate::tls::{Fed, Tls};
 
     const LATER_S: u64 = 86_400;
+    const NOW_MS: u64 = 1_795_000_000_000;
 
     #[derive(Debug)]
     struct SetClock(AtomicU64);
@@ -628,7 +629,7 @@ mod tests {
         let name = Name::try_from(name.to_owned()).expect("a name");
         let mut client = ClientConnection::new(Arc::clone(config), name).expect("a client");
         assert!(client.early_data().is_none(), "nobody was told that 0-RTT is taken");
-        let mut server = Tls::new(server, 65_536).expect("a server");
+        let mut server = Tls::new(server, 65_536, NOW_MS).expect("a server");
         let (mut plaintext, mut records) = (Vec::new(), Vec::new());
         loop {
             let mut wire = Vec::new();
@@ -699,7 +700,11 @@ mod tests {
             assert_eq!(facts.refresh_exporter, Some(bound));
         }
         let server = ServerTls::new(settings(), &[shown("own", &["localhost"], None)]).expect("TLS");
-        assert_eq!(Tls::new(&server, 65_536).expect("a server").facts(None), None, "before the handshake");
+        assert_eq!(
+            Tls::new(&server, 65_536, NOW_MS).expect("a server").facts(None),
+            None,
+            "before the handshake"
+        );
     }
 
     #[test]
@@ -896,7 +901,7 @@ mod tests {
     #[test]
     fn what_is_no_client_hello_is_refused_with_an_alert_and_its_bytes_are_bounded() {
         let server = ServerTls::new(settings(), &[shown("own", &["localhost"], None)]).expect("TLS");
-        let mut tls = Tls::new(&server, 65_536).expect("a server");
+        let mut tls = Tls::new(&server, 65_536, NOW_MS).expect("a server");
         assert!(tls.feed(b"GET / HTTP/1.1\r\n\r\n", &mut Vec::new()).is_err());
         assert!(!tls.is_handshaking());
         let mut out = Vec::new();

@@ -24,6 +24,8 @@ pub(crate) struct Tls {
     registry: Option<Box<RegistryName>>,
     /// What the peer shows is a key, not a certificate.
     raw_keys: bool,
+    /// When the peer has done its last whole handshake, in ms since 1970-01-01 UTC; of one that is resumed the ticket says it.
+    since_ms: u64,
 }
 
 enum Stage {
@@ -55,8 +57,12 @@ pub(crate) enum Fed {
 }
 
 impl Tls {
-    /// `handshake_bytes_max`: ciphertext accepted until the handshake is done.
-    pub(crate) fn new(tls: &Arc<ServerTls>, handshake_bytes_max: usize) -> Result<Self, rustls::Error> {
+    /// `handshake_bytes_max`: ciphertext accepted until the handshake is done. `now_ms`: since 1970-01-01 UTC.
+    pub(crate) fn new(
+        tls: &Arc<ServerTls>,
+        handshake_bytes_max: usize,
+        now_ms: u64,
+    ) -> Result<Self, rustls::Error> {
         let stage = match tls.only() {
             Some(config) => Stage::Session(ServerConnection::new(config)?),
             None => Stage::Hello(HelloReader::new(handshake_bytes_max), Arc::clone(tls)),
@@ -67,13 +73,20 @@ impl Tls {
             handshake_bytes_max,
             registry: None,
             raw_keys: false,
+            since_ms: now_ms,
         })
     }
 
-    /// One whose handshake is done already.
-    pub(crate) fn begun(session: ServerConnection) -> Self {
-        let stage = Stage::Session(session);
-        Self { stage, handshake_bytes_left: 0, handshake_bytes_max: 0, registry: None, raw_keys: false }
+    /// One whose handshake was done a moment ago.
+    pub(crate) fn begun(session: ServerConnection, now_ms: u64) -> Self {
+        Self {
+            stage: Stage::Session(session),
+            handshake_bytes_left: 0,
+            handshake_bytes_max: 0,
+            registry: None,
+            raw_keys: false,
+            since_ms: now_ms,
+        }
     }
 
     /// Takes in all of `ciphertext` and appends what it decrypts to `plaintext`: at most as many
@@ -136,7 +149,14 @@ impl Tls {
         self.registry = choice.registry.map(Box::new);
         self.raw_keys = choice.raw_keys;
         match hello.accepted.into_connection(choice.config) {
-            Ok(session) => self.stage = Stage::Session(session),
+            Ok(mut session) => {
+                // What the ticket says that is resumed, the next one says too.
+                let told = session.received_resumption_data().and_then(|told| <[u8; 8]>::try_from(told).ok());
+                let told_ms = told.map(u64::from_be_bytes).filter(|told_ms| *told_ms < self.since_ms);
+                self.since_ms = told_ms.unwrap_or(self.since_ms);
+                session.set_resumption_data(&self.since_ms.to_be_bytes());
+                self.stage = Stage::Session(session);
+            }
             Err((source, mut alert)) => {
                 return Err(self.refuse(HelloFault::with(source, |out| alert.write_all(out))));
             }
@@ -149,6 +169,11 @@ impl Tls {
     fn refuse(&mut self, fault: HelloFault) -> Turned {
         self.stage = Stage::Refused(fault.alert);
         Turned::Tls { handshaking: true, source: fault.source }
+    }
+
+    /// When the peer has done its last whole handshake, in ms since 1970-01-01 UTC.
+    pub(crate) fn since_ms(&self) -> u64 {
+        self.since_ms
     }
 
     fn session(&self) -> Option<&ServerConnection> {

@@ -307,6 +307,8 @@ pub struct Admitted {
     /// Whether the client has proven, in this connection, to hold the key of its credential: then it must do so
     /// at each renewal.
     pub proven: bool,
+    /// Of a renewal: when the connection ends, whatever renews its session until then. `None`: with its right.
+    pub closes: Option<Instant>,
 }
 
 /// What a session remembers of the access token that opened it.

@@ -63,6 +63,8 @@ pub enum What {
     RenewalRefused { reason: RefusedReason, for_owner: Option<String> },
     /// A session is renewed too often.
     RenewedTooOften,
+    /// A session that was renewed has gone on for as long as may be after the last whole TLS handshake.
+    HandshakeTooOld,
     /// A client that has not logged in did something else than to publish a token.
     NotLoggedIn,
     /// A token that was published at QoS 0 is not kept; admission has said why.
@@ -139,6 +141,7 @@ impl What {
             Self::StorageFull => ("DB-2045", "mqtt-storage-full"),
             Self::RenewalRefused { .. } => ("DB-2046", "mqtt-renewal-refused"),
             Self::RenewedTooOften => ("DB-2047", "mqtt-renewed-too-often"),
+            Self::HandshakeTooOld => ("DB-2049", "mqtt-handshake-too-old"),
             Self::NotLoggedIn | Self::TokenNotKept { .. } => ("DB-2048", "mqtt-not-logged-in"),
         })
     }
@@ -186,6 +189,9 @@ impl fmt::Display for What {
             Self::RenewalRefused { reason, for_owner: None } => write!(f, "not renewed ({reason:?})"),
             Self::RenewedTooOften => f.write_str(
                 "the session is renewed too often; renew when half of the time that is left is over",
+            ),
+            Self::HandshakeTooOld => f.write_str(
+                "the session was renewed until its last whole TLS handshake was too long ago; connect again",
             ),
             Self::NotLoggedIn => f.write_str(
                 "the client has not logged in, and may only publish a token to `authz-info`; then let it come with the key of that token",

@@ -135,6 +135,42 @@ fn a_session_that_is_renewed_outlives_its_first_right_and_ends_with_its_last() {
 }
 
 #[test]
+fn a_session_is_renewed_until_its_connection_is_too_old_and_never_beyond() {
+    let mut net = Net::new(1);
+    let (renewed, other) = (by_method(&mut net), until(&net, 2, 100));
+    let other = net.join(0, V5, other);
+    let closes = Some(net.now + seconds(15));
+    for pass in [6, 6] {
+        net.pass(seconds(pass));
+        net.send(renewed, &auth(ReasonCode::ReAuthenticate, b"new token"));
+        let admitted = Admitted { closes, ..until(&net, 1, 10) };
+        net.renewed(renewed, Ok(admitted));
+        let left = (15_u64 - net.now.duration_since(net.base).as_secs()).min(10).to_string();
+        let got = net.got(renewed);
+        assert!(
+            matches!(&got[..], [Got::Auth { reason: ReasonCode::Success, user, .. }]
+                if *user == [("db-expires-in".to_owned(), left.clone())]),
+            "{left}: {got:?}"
+        );
+    }
+    net.pass(seconds(4));
+    let got = net.got(renewed);
+    assert!(matches!(got[..], [Got::Disconnect { reason: ReasonCode::NotAuthorized, .. }]), "{got:?}");
+    assert_eq!((net.reported("DB-2049"), net.reported("DB-2034")), (1, 0));
+    // A renewal that comes too late for that is none.
+    net.publish(other, AUTH_TOPIC, b"new token", QOS1);
+    let late = Admitted { closes: Some(net.now), ..until(&net, 2, 1_000) };
+    net.renewed(other, Ok(late));
+    let got = net.got(other);
+    assert!(matches!(got[..], [Got::PubAck { reason: ReasonCode::NotAuthorized, .. }]), "{got:?}");
+    assert_eq!(net.clients[other].closed, None, "it has its old right until that ends");
+    // On the next connection it is asked anew.
+    let again = net.join(0, V5, until(&net, 1, 100));
+    net.pass(seconds(50));
+    assert_eq!(net.clients[again].closed, None);
+}
+
+#[test]
 fn a_second_step_is_asked_of_a_renewal_and_what_comes_out_of_turn_ends_it() {
     let mut net = Net::new(1);
     let client = by_method(&mut net);

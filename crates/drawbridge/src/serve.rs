@@ -506,6 +506,8 @@ fn bridge_config(
         handshake_time_per_turn: Duration::from_micros(bridge.handshake_us_per_turn),
         handshakes_waiting_max: bridge.handshakes_waiting_max,
         logins_max: bridge.logins_max,
+        renewed_session_max: (bridge.renewed_session_s_max > 0)
+            .then(|| Duration::from_secs(bridge.renewed_session_s_max)),
         statistics_interval: Duration::from_secs(bridge.statistics_s),
         storage: Some(durable),
         ..BridgeConfig::default()

@@ -107,6 +107,9 @@ pub(crate) struct BridgeSettings {
     pub(crate) handshakes_waiting_max: usize,
     /// Logins judged at once; beyond it CONNECT is refused unread. Default 1024.
     pub(crate) logins_max: usize,
+    /// Seconds from the last whole TLS handshake of a client to the end of its session, however often that is renewed;
+    /// 0: no end but that of its token. Default 86,400.
+    pub(crate) renewed_session_s_max: u64,
     /// Seconds from one publishing of the numbers below `$SYS` to the next; 0: never. Default 10.
     pub(crate) statistics_s: u64,
     /// Largest packet from an admitted client, in bytes. Default 262,144.
@@ -126,6 +129,7 @@ impl Default for BridgeSettings {
             handshake_us_per_turn: 2000,
             handshakes_waiting_max: 512,
             logins_max: 1024,
+            renewed_session_s_max: 86_400,
             statistics_s: 10,
             packet_bytes_max: 256 * 1024,
             waiting_bytes_max: 64 * 1024 * 1024,

@@ -693,6 +693,7 @@ fn admitted(who: u8) -> Admitted {
         sessions_max: 4,
         leading_slash: false,
         proven: false,
+        closes: None,
         ticket: None,
     }
 }

@@ -146,7 +146,8 @@ impl Driver {
         let Some(gate) = shared.doors.get(door).map(|door| &door.gate) else { return };
         let conn = self.shard.open(now, now + shared.connect_timeout);
         let slot = conn.slot() as usize;
-        let set_up = prepare(&shared.doors, door, shared.handshake_bytes_max, &mut socket).and_then(|tls| {
+        let (bytes_max, now_ms) = (shared.handshake_bytes_max, shared.clock.now_ms());
+        let set_up = prepare(&shared.doors, door, bytes_max, now_ms, &mut socket).and_then(|tls| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(&mut socket, Token(slot), interest)?;
             Ok(tls)
@@ -215,13 +216,16 @@ fn prepare(
     doors: &[crate::bridge::Door],
     door: usize,
     handshake_bytes_max: usize,
+    now_ms: u64,
     socket: &mut TcpStream,
 ) -> std::io::Result<Option<Tls>> {
     // Without it CONNACK waits for the client's delayed ACK: 40 ms at each connect.
     socket.set_nodelay(true)?;
     keep_alive(socket)?;
     match doors.get(door).and_then(|door| door.tls.as_ref()) {
-        Some(config) => Tls::new(config, handshake_bytes_max).map(Some).map_err(std::io::Error::other),
+        Some(config) => {
+            Tls::new(config, handshake_bytes_max, now_ms).map(Some).map_err(std::io::Error::other)
+        }
         None => Ok(None),
     }
 }
@@ -242,7 +246,7 @@ mod tests {
         let _client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
         let (accepted, _) = listener.accept().expect("accepted");
         let mut socket = TcpStream::from_std(accepted);
-        prepare(&[], 0, 0, &mut socket).expect("prepared");
+        prepare(&[], 0, 0, 0, &mut socket).expect("prepared");
         let socket = SockRef::from(&socket);
         assert!(socket.keepalive().expect("asked") && socket.tcp_nodelay().expect("asked"));
         assert_eq!(socket.tcp_keepalive_time().expect("asked"), KEEP_ALIVE);

@@ -208,7 +208,8 @@ impl Driver {
             return self.journal.refused(now, turned.code(), turned.word(), peer, &turned);
         }
         let early_bytes_max = self.shared.early_bytes_max;
-        let channel = Channel::web_socket(socket, Tls::begun(session), early_bytes_max);
+        let channel =
+            Channel::web_socket(socket, Tls::begun(session, self.shared.clock.now_ms()), early_bytes_max);
         let conn = self.shard.open(now, now + self.shared.connect_timeout);
         let mut socket = Socket::new(conn, channel, counted);
         socket.registry = registry.map(Box::new);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use drawbridge_admission::{
     ACE_METHOD, AceFault, Challenged, ConnectRequest, Connected, NewCredential, Peer, Refusal,
@@ -325,6 +325,7 @@ impl Driver {
         let settles = settles
             .map(|connected| (connected.registry.clone(), connected.name.clone(), connected.kid.clone()));
         let answer = self.last_look(conn, answer);
+        let answer = answer.map(|admitted| Admitted { closes: self.closes(now, conn), ..admitted });
         self.judged = None;
         self.shard.renewed(now, conn, answer, &mut self.effects);
         if let Some((registry, name, Some(kid))) = settles {
@@ -343,7 +344,16 @@ impl Driver {
         const GONE: &str = "the session has ended, or what the token stands for has changed";
         let admitted = self.last_look(conn, Ok(connected)).map_err(|_| GONE)?;
         self.judged = None;
+        let admitted = Admitted { closes: self.closes(now, conn), ..admitted };
         self.shard.refresh(now, conn, admitted, &mut self.effects)
+    }
+
+    /// When a session ends that is renewed on this connection: so long after the last whole TLS handshake.
+    fn closes(&mut self, now: Instant, conn: ConnId) -> Option<Instant> {
+        let max = self.shared.renewed_session_max?;
+        let now_ms = self.shared.clock.now_ms();
+        let since_ms = self.socket(conn)?.channel.handshake_ms()?;
+        Some(now + max.saturating_sub(Duration::from_millis(now_ms.saturating_sub(since_ms))))
     }
 
     fn last_look(

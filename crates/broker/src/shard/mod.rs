@@ -367,7 +367,8 @@ impl Shard {
                 }
                 // I5: the timer ends the session; this check makes the end exact.
                 if session.has_ended(now) {
-                    self.end(now, conn, What::Expired, fx);
+                    let what = session.why_ended(now);
+                    self.end(now, conn, what, fx);
                     return input.len();
                 }
             } else if state.uploading.as_ref().is_some_and(|uploading| uploading.is_judged()) {

@@ -74,6 +74,10 @@ pub struct Refreshed {
     pub will_dropped: bool,
 }
 
+/// A new token does not make a connection younger.
+const HANDSHAKE_TOO_OLD: &str =
+    "the last whole TLS handshake is too long ago for the session to go on; connect anew";
+
 impl Lost {
     fn nothing(&self) -> bool {
         self.filters.is_empty() && !self.will
@@ -243,6 +247,9 @@ impl Shard {
         if admitted.ends.is_some_and(|ends| ends <= now) {
             return Err("the token has expired");
         }
+        if admitted.closes.is_some_and(|closes| closes <= now) {
+            return Err(HANDSHAKE_TOO_OLD);
+        }
         let renewal = session.renewal.get_or_insert_default();
         if renewal.underway.is_some() || renewal.began.is_some_and(|began| now < began + interval) {
             self.report(conn, What::RenewedTooOften, fx);
@@ -273,10 +280,14 @@ impl Shard {
         let renewal = session.renewal.as_mut();
         let Some(way) = renewal.and_then(|renewal| renewal.underway.take()) else { return };
         let outcome = outcome.and_then(|admitted| {
-            if session.is_of(&admitted) && admitted.ends.is_none_or(|ends| ends > now) {
+            let why = if admitted.closes.is_some_and(|closes| closes <= now) {
+                HANDSHAKE_TOO_OLD
+            } else if session.is_of(&admitted) && admitted.ends.is_none_or(|ends| ends > now) {
                 return Ok(admitted);
-            }
-            let for_owner = Some("the new token is another's, or has expired".to_owned());
+            } else {
+                "the new token is another's, or has expired"
+            };
+            let for_owner = Some(why.to_owned());
             Err(Refused { reason: RefusedReason::NotAuthorized, for_owner, server_time_s: None, hint: None })
         });
         match outcome {
@@ -318,7 +329,8 @@ impl Shard {
         }
         let session = &mut self.sessions[slot as usize];
         session.publisher.policy_epoch = admitted.policy_epoch;
-        session.ends = admitted.ends;
+        session.ends = [admitted.ends, admitted.closes].into_iter().flatten().min();
+        session.closes = admitted.closes;
         session.kid = admitted.kid;
         session.ticket = admitted.ticket;
         session.proven |= admitted.proven;

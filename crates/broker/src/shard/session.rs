@@ -74,6 +74,8 @@ pub(super) struct Session {
     pub(super) will: Option<Box<StoredWill>>,
     /// Whether its client has proven to hold the key of its credential.
     pub(super) proven: bool,
+    /// When its connection ends, whatever renews it; never before `ends`.
+    pub(super) closes: Option<Instant>,
     /// What there is to a session that is renewed now, or was.
     pub(super) renewal: Option<Box<Renewal>>,
     /// What there is to a session that outlives its connection.
@@ -224,6 +226,7 @@ impl Session {
             controls: 0,
             will: None,
             proven: admitted.proven,
+            closes: None,
             renewal: None,
             stored: None,
         }
@@ -247,12 +250,21 @@ impl Session {
         self.owner_epoch = owner_epoch;
         self.leading_slash = admitted.leading_slash;
         self.proven = admitted.proven;
+        self.closes = None;
         self.will = will;
     }
 
     /// Whether the right of the session has ended (I5). One that is away has none that could.
     pub(super) fn has_ended(&self, now: Instant) -> bool {
         self.conn.is_some() && self.ends.is_some_and(|ends| ends <= now)
+    }
+
+    /// Why the right of the session has ended.
+    pub(super) fn why_ended(&self, now: Instant) -> What {
+        match self.closes {
+            Some(closes) if closes <= now => What::HandshakeTooOld,
+            _ => What::Expired,
+        }
     }
 
     /// Whether messages must queue: some wait already, and order must hold.

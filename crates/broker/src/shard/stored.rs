@@ -744,6 +744,7 @@ impl StoredSession {
             sessions_max: 0,
             leading_slash: self.leading_slash,
             proven: false,
+            closes: None,
             ticket: None,
         }
     }

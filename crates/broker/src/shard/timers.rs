@@ -116,7 +116,10 @@ impl Shard {
                 self.report(conn, What::ConnectTimeout, fx);
                 self.close(conn, Close::Silent, fx);
             }
-            Some(session) if session.has_ended(now) => self.end(now, conn, What::Expired, fx),
+            Some(session) if session.has_ended(now) => {
+                let what = session.why_ended(now);
+                self.end(now, conn, what, fx);
+            }
             // It is not listened to for a reason of ours.
             Some(session)
                 if (session.is_held() || self.held_back.contains(&conn))

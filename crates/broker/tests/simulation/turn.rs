@@ -318,6 +318,7 @@ impl Sim {
             sessions_max: 100,
             leading_slash: false,
             proven: false,
+            closes: None,
             ticket: None,
         })
     }

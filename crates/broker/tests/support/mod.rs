@@ -727,6 +727,7 @@ pub fn app(uid: u64) -> Admitted {
         sessions_max: 100,
         leading_slash: false,
         proven: false,
+        closes: None,
         ticket: None,
     }
 }

@@ -580,6 +580,58 @@ fn a_session_ends_with_its_token_unless_a_new_one_comes() {
     assert_eq!(silent.next(), Came::End, "3.1.1 is closed");
 }
 
+#[test]
+fn however_often_it_is_renewed_a_session_ends_once_its_last_whole_handshake_is_too_old() {
+    let place = tempfile::tempdir().expect("a folder");
+    let file = place.path().join("settings.toml");
+    std::fs::write(&file, "[bridge]\nrenewed_session_s_max = 8\n").expect("written");
+    let core = Core::start_with(&["--config", &file.to_string_lossy()]);
+    let owner = Owner::register(&core, "lamp", Algorithm::EdDsa);
+    let (door, gate) = (core.device("door"), core.device("gate"));
+    let resuming = config(&core, &rustls::version::TLS13);
+    let connect = |device: &drawbridge_device::DeviceIdentity| {
+        let mut link = Link::open(&core, &fresh(&resuming));
+        let jwt = crate::harness::connect_jwt(device, crate::harness::now_s() - 1, 600);
+        admitted(&link.ask(&connect_4(&device.device, "unused", jwt.as_bytes(), None)), "by a JWT");
+        link
+    };
+    let mut untouched = connect(&gate);
+    // 3.1.1, by a publish: the new JWT is good for 10 minutes.
+    let mut old = connect(&door);
+    let jwt = crate::harness::connect_jwt(&door, crate::harness::now_s(), 600);
+    let renewal = [&field(b"$drawbridge/auth")[..], &[0, 9], jwt.as_bytes()].concat();
+    assert_eq!(old.ask(&packet(0x32, &renewal)).reason(), (PUBACK, 0));
+    // MQTT 5, by AUTH: the new token is good for an hour.
+    let mut link = Link::open(&core, &resuming);
+    let held = owner.token(&core, false, true, json!({}));
+    admitted(&link.by_challenge("lamp", &held), "by a challenge");
+    let renew = |link: &mut Link| {
+        let next = owner.token(&core, false, true, json!({}));
+        let asked = link.ask(&auth(0x19, &form(&next.token, &[])));
+        link.answer(&asked, &next)
+    };
+    let came = renew(&mut link);
+    assert_eq!(came.reason(), (AUTH, 0));
+    let Came::Packet(_, body) = &came else { unreachable!() };
+    let told = [&field(b"db-expires-in")[..], &[0, 1]].concat();
+    assert!(body.windows(told.len()).any(|window| window == told), "one digit of seconds: {body:02x?}");
+    assert_eq!(link.next().reason(), (DISCONNECT, NOT_AUTHORIZED), "the end of its connection");
+    assert_eq!(link.next(), Came::End);
+    assert_eq!(old.next(), Came::End, "3.1.1");
+    core.wait_for_log(&["DB-2049"]);
+    // Who was not renewed has what it was given.
+    assert_eq!(untouched.ask(&[0xc0, 0]), Came::Packet(13, Vec::new()));
+    // A ticket tells when the whole handshake was.
+    let mut link = Link::open(&core, &resuming);
+    assert!(link.resumed());
+    admitted(&link.by_challenge("lamp", &held), "over a resumed handshake");
+    assert_eq!(renew(&mut link).reason(), (DISCONNECT, NOT_AUTHORIZED), "no renewal");
+    core.wait_for_log(&["too long ago"]);
+    let mut link = Link::open(&core, &fresh(&resuming));
+    admitted(&link.by_challenge("lamp", &held), "over a whole handshake");
+    assert_eq!(renew(&mut link).reason(), (AUTH, 0), "a renewal");
+}
+
 /// Makes a certificate and its key, and answers the key's thumbprint.
 fn certificate(folder: &std::path::Path) -> String {
     let key = SigningKey::generate(Algorithm::Es256).expect("a key");
