@@ -1,20 +1,24 @@
 """A device that stays connected while its credential is replaced: stock paho-mqtt and PyJWT, MQTT 3.1.1 or 5.
 
-    renew.py IDENTITY_FOLDER [--life SECONDS] [--version 3.1.1|5] [--renewals N] [--never]
+    renew.py IDENTITY_FOLDER [--life SECONDS] [--version 3.1.1|5] [--renewals N] [--clockless] [--never]
 
 It publishes a count to devices/NAME/events/count ten times a second. In time it signs a new JWT and publishes it,
 at QoS 1, to $drawbridge/auth; what became of it comes on $drawbridge/auth/result. The connection, its subscriptions
-and what is under way go on. With --never it does not renew, and is cut off when its JWT ends.
+and what is under way go on. With --clockless the device does not know the time (`clock` of its record is `none`): a
+nonce of the server stands for it, over HTTPS for the first JWT, on $drawbridge/auth/nonce for each that renews. With
+--never it does not renew, and is cut off when its JWT ends.
 """
 
 import argparse
 import json
 import pathlib
 import queue
+import secrets
 import ssl
 import sys
 import threading
 import time
+import urllib.request
 
 import jwt
 import paho.mqtt.client as mqtt
@@ -24,19 +28,31 @@ arguments.add_argument("folder", type=pathlib.Path)
 arguments.add_argument("--life", type=int, default=3600, help="of each JWT, in seconds")
 arguments.add_argument("--version", choices=["3.1.1", "5"], default="3.1.1")
 arguments.add_argument("--renewals", type=int, default=0, help="end after so many; 0: never")
+arguments.add_argument("--clockless", action="store_true", help="sign with nonces of the server instead of the time")
 arguments.add_argument("--never", action="store_true", help="do not renew")
 options = arguments.parse_args()
 
 device = json.loads((options.folder / "device.json").read_text())
 key = (options.folder / "key.pem").read_text()
 name = device["device"]
-results, ended = queue.Queue(), threading.Event()
+results, nonces, ended = queue.Queue(), queue.Queue(), threading.Event()
 
 
-def new_jwt():
-    now = int(time.time())
+def new_jwt(nonce):
+    now = 0 if options.clockless else int(time.time())
     claims = {"sub": name, "aud": device["bridge_audience"], "iat": now, "exp": now + options.life}
+    # Good with a clock, too: whoever stole it could use it for the 60 s of its nonce, and once.
+    if nonce:
+        claims.update(nonce=nonce, jti=secrets.token_urlsafe(16))
     return jwt.encode(claims, key, algorithm="ES256")
+
+
+def nonce_over_https():
+    context = ssl.create_default_context(cafile=str(options.folder / "ca.pem"))
+    registry = "" if device["registry"] == "default" else "/r/" + device["registry"]
+    url = f"https://{device['https']}{registry}/oauth/challenge"
+    with urllib.request.urlopen(url, data=b"", context=context, timeout=10) as answer:
+        return json.load(answer)["nonce"]
 
 
 def on_connect(client, userdata, flags, reason, properties):
@@ -48,6 +64,8 @@ def on_connect(client, userdata, flags, reason, properties):
 def on_message(client, userdata, message):
     if message.topic == "$drawbridge/auth/result":
         results.put(json.loads(message.payload))
+    elif message.topic == "$drawbridge/auth/nonce":
+        nonces.put(message.payload.decode())
 
 
 client = mqtt.Client(
@@ -55,7 +73,7 @@ client = mqtt.Client(
     client_id=name,
     protocol=mqtt.MQTTv5 if options.version == "5" else mqtt.MQTTv311,
 )
-client.username_pw_set("unused", new_jwt())
+client.username_pw_set("unused", new_jwt(nonce_over_https() if options.clockless else None))
 client.tls_set(str(options.folder / "ca.pem"), tls_version=ssl.PROTOCOL_TLS_CLIENT)
 client.on_connect, client.on_message = on_connect, on_message
 client.on_disconnect = lambda *_: ended.set()
@@ -77,7 +95,13 @@ while not ended.is_set() and (options.renewals == 0 or renewed < options.renewal
     count += 1
     client.publish(f"devices/{name}/events/count", str(count), qos=1)
     if not options.never and time.monotonic() >= renew_at and not waiting:
-        waiting.append(client.publish("$drawbridge/auth", new_jwt(), qos=1))
+        nonce = None
+        if options.clockless:
+            while not nonces.empty():
+                nonces.get()  # of the last renewal: it may be over
+            client.subscribe("$drawbridge/auth/nonce", 0)  # each subscription brings one
+            nonce = nonces.get(timeout=5)
+        waiting.append(client.publish("$drawbridge/auth", new_jwt(nonce), qos=1))
     try:
         result = results.get(timeout=0.1)
     except queue.Empty:

@@ -5,10 +5,13 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use drawbridge_device::Qos;
 use drawbridge_jose::{Algorithm, SigningKey};
 use serde_json::Value;
 
-use crate::harness::{Background, Core, DRAWBRIDGE, connect, version_of, wait_for};
+use crate::harness::{
+    Background, Core, DRAWBRIDGE, connect, connect_jwt, connect_with, now_s, version_of, wait_for,
+};
 use crate::invariants::settings;
 
 #[test]
@@ -36,7 +39,7 @@ fn exit_codes_tell_usage_denied_not_found_unavailable_and_conflict_apart() {
 }
 
 /// A line of every command, in an order in which each succeeds. `KID` is the key in `second.jwk`.
-const EVERY_COMMAND: [&str; 50] = [
+const EVERY_COMMAND: [&str; 57] = [
     "device add lamp --out ids/lamp",
     "device add own --key second.jwk --out ids/own",
     "device delete own",
@@ -44,6 +47,9 @@ const EVERY_COMMAND: [&str; 50] = [
     "device show lamp",
     "device block lamp",
     "device unblock lamp",
+    "device set lamp --ways certificate,device-jwt,access-token,ace",
+    "registry set default --ways all",
+    "registry set default --register-certificates gauge-* --register-at-once",
     "policy set all all.toml",
     "policy show all",
     "policy list",
@@ -70,6 +76,10 @@ const EVERY_COMMAND: [&str; 50] = [
     "pub devices/lamp/state on --as ids/lamp",
     "state list lamp",
     "device run lamp --as ids/lamp --count 1",
+    "pub devices/lamp/events/x hi --as ids/lamp --bound",
+    "pub devices/lamp/events/x hi --as ids/lamp --method ace-challenge",
+    "pub devices/lamp/events/x hi --as ids/lamp --method ace --symmetric",
+    "device refresh lamp --as ids/lamp",
     "device import gw.ndjson",
     "gateway link gw lamp",
     "gateway list gw",
@@ -509,4 +519,93 @@ fn a_name_with_a_percent_sign_is_kept_byte_for_byte() {
     core.cli_ok(&["config", "set", "pump%2F1~a.b", "x"]);
     core.cli_ok(&["device", "block", "pump%2F1~a.b"]);
     core.cli_ok(&["device", "delete", "pump%2F1~a.b"]);
+}
+
+#[test]
+fn the_ways_of_registry_and_device_and_who_may_register_are_set_shown_and_taken_back() {
+    let core = Core::start();
+    core.device("lamp");
+    let folder = core.identity_folder("lamp").to_string_lossy().into_owned();
+    let show = |kind: &str, name: &str| -> serde_json::Value {
+        serde_json::from_str(&core.cli_ok(&[kind, "show", name, "--json"])).expect("JSON")
+    };
+    let publishes = |way: &[&str]| {
+        let mut words = vec!["pub", "devices/lamp/events/x", "hi", "--as", &folder];
+        words.extend(way);
+        core.cli(&words).status.code()
+    };
+    assert_eq!(publishes(&[]), Some(0));
+    // Of a device: the narrower of both counts.
+    core.cli_ok(&["device", "set", "lamp", "--ways", "certificate,access-token"]);
+    assert_eq!(show("device", "lamp")["ways"], serde_json::json!(["access-token", "certificate"]));
+    assert_eq!(publishes(&[]), Some(3), "a JWT of its own");
+    assert_eq!(publishes(&["--method", "access-token"]), Some(0));
+    core.cli_ok(&["registry", "set", "default", "--ways", "certificate,device-jwt"]);
+    assert_eq!(show("registry", "default")["ways"], serde_json::json!(["device-jwt", "certificate"]));
+    assert_eq!(publishes(&["--method", "access-token"]), Some(3), "the registry closes it");
+    assert_eq!(publishes(&["--self-signed"]), Some(0), "which both leave open");
+    for (kind, name) in [("registry", "default"), ("device", "lamp")] {
+        core.cli_ok(&[kind, "set", name, "--ways", "all"]);
+        assert!(show(kind, name)["ways"].is_null(), "{kind}");
+    }
+    assert_eq!(publishes(&[]), Some(0));
+    for bad in ["windows", "certificate,windows", ""] {
+        let output = core.cli(&["device", "set", "lamp", "--ways", bad]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{bad}: {told}");
+        assert!(told.contains("device-jwt"), "the words are named: {told}");
+    }
+    // Certificates that register their devices.
+    let fingerprint = "ab".repeat(32);
+    core.cli_ok(&[
+        "registry",
+        "set",
+        "default",
+        "--register-certificates",
+        "gauge-*",
+        "--register-ca",
+        &fingerprint,
+        "--register-at-once",
+        "--register-policy",
+        "device",
+        "--register-pending-max",
+        "7",
+        "--register-hourly-max",
+        "9",
+    ]);
+    let set = show("registry", "default")["certificate_registration"].clone();
+    for (member, wanted) in [
+        ("cas", serde_json::json!([fingerprint])),
+        ("auto", true.into()),
+        ("policy", "device".into()),
+        ("pending_max", 7.into()),
+        ("hourly_max", 9.into()),
+    ] {
+        assert_eq!(set[member], wanted, "{member} of {set}");
+    }
+    core.cli_ok(&["registry", "set", "default", "--register-certificates", "none"]);
+    assert!(show("registry", "default")["certificate_registration"].is_null());
+    assert_eq!(core.cli(&["registry", "set", "default", "--register-at-once"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_session_is_renewed_from_outside_of_its_connection_and_outlives_the_token_that_opened_it() {
+    let core = Core::start();
+    core.cli_ok(&["registry", "set", "default", "--clock-skew-s", "0"]);
+    let lamp = core.device("lamp");
+    let folder = core.identity_folder("lamp").to_string_lossy().into_owned();
+    assert!(core.cli_ok(&["device", "refresh", "lamp", "--as", &folder]).contains("no session"));
+    let jwt = connect_jwt(&lamp, now_s(), 8);
+    let mut client = connect_with(&lamp, &jwt).expect("admitted");
+    let other = core.cli_ok(&["device", "refresh", "lamp", "--as", &folder, "-i", "lamp:other"]);
+    assert!(other.contains("no session"), "another session is meant: {other}");
+    let text = core.cli_ok(&["device", "refresh", "lamp", "--as", &folder, "-i", "lamp"]);
+    assert!(text.contains("renewed lamp until 20"), "{text}");
+    std::thread::sleep(Duration::from_secs(10));
+    client
+        .publish("devices/lamp/events/x", b"still here", Qos::AtLeastOnce, false)
+        .expect("the session goes on");
+    // Whose folder it is not is told so.
+    let wrong = core.cli(&["device", "refresh", "door", "--as", &folder]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use drawbridge_device::{
-    AceProof, ApiClient, ClientCertificate, ClientOptions, DeviceClient, DeviceError, DeviceIdentity, Event,
-    Host, ProtocolVersion, Qos, TokenSource, Way,
+    AceProof, ApiClient, ClientCertificate, ClientOptions, DeviceClient, DeviceError, DeviceIdentity,
+    DeviceKey, Endpoint, Event, Host, ProtocolVersion, PublicKey, Qos, Tls, TokenSource, Way,
 };
 use drawbridge_jose::{Algorithm, Sign, SigningKey};
 use serde_json::Value;
@@ -79,6 +79,7 @@ fn the_client_enters_by_every_way_it_has_and_its_message_arrives() {
     let jwt = |bound| TokenSource::DeviceJwt { life_s: 600, bound };
     let access = TokenSource::AccessToken { scope: None, bound: false };
     let ace = || TokenSource::AceToken { scope: None };
+    let symmetric = || TokenSource::AceSymmetric { scope: None };
     let method = |name: &str| Way::Method(name.to_owned());
     let (old, new) = (ProtocolVersion::V311, ProtocolVersion::V5);
     let rows = [
@@ -91,6 +92,9 @@ fn the_client_enters_by_every_way_it_has_and_its_message_arrives() {
         ("ace, exporter", new, Way::Ace(AceProof::Exporter), ace()),
         ("ace, challenge", new, Way::Ace(AceProof::Challenge), ace()),
         ("ace of 3.1.1", old, Way::Ace(AceProof::Exporter), ace()),
+        ("HS256, exporter", new, Way::Ace(AceProof::Exporter), symmetric()),
+        ("HS256, challenge", new, Way::Ace(AceProof::Challenge), symmetric()),
+        ("HS256 of 3.1.1", old, Way::Ace(AceProof::Exporter), symmetric()),
     ];
     for only_1_2 in [false, true] {
         for websocket in [false, true] {
@@ -128,11 +132,15 @@ fn sessions_go_on_over_renewals_by_every_door_without_a_message_lost_or_doubled(
     reader.subscribe("devices/lamp/events/#").expect("granted");
     let access = TokenSource::AccessToken { scope: None, bound: false };
     let ace = TokenSource::AceToken { scope: None };
+    let symmetric = TokenSource::AceSymmetric { scope: None };
     let rows = [
         ("the topic, 3.1.1", ProtocolVersion::V311, Way::Token, access.clone()),
         ("the topic, 5", ProtocolVersion::V5, Way::Token, access.clone()),
         ("AUTH of one round", ProtocolVersion::V5, Way::Method("OAUTH2-JWT".to_owned()), access),
-        ("AUTH of ace", ProtocolVersion::V5, Way::Ace(AceProof::Exporter), ace),
+        ("AUTH of ace", ProtocolVersion::V5, Way::Ace(AceProof::Exporter), ace.clone()),
+        ("the topic, ace of 3.1.1", ProtocolVersion::V311, Way::Ace(AceProof::Exporter), ace),
+        ("AUTH, HS256", ProtocolVersion::V5, Way::Ace(AceProof::Challenge), symmetric.clone()),
+        ("the topic, HS256 of 3.1.1", ProtocolVersion::V311, Way::Ace(AceProof::Exporter), symmetric),
     ];
     for (name, version, way, tokens) in rows {
         let mut options = ClientOptions::of(load(&core, "lamp")).expect("options");
@@ -215,22 +223,25 @@ fn commands_answer_when_the_device_is_done_and_configs_and_states_arrive() {
     let _ = client.stop(PATIENCE);
 }
 
+/// A clock at 1970.
+struct Unset;
+
+impl drawbridge_device::Environment for Unset {
+    fn now_s(&self) -> u64 {
+        17
+    }
+    fn elapsed(&self) -> Duration {
+        drawbridge_device::Host.elapsed()
+    }
+    fn random(&self, bytes: &mut [u8]) {
+        drawbridge_device::Host.random(bytes);
+    }
+}
+
 #[test]
 fn a_clock_at_1970_and_a_client_that_has_to_wait_for_its_server() {
     let mut core = Core::start();
     drop(core.device("lamp"));
-    struct Unset;
-    impl drawbridge_device::Environment for Unset {
-        fn now_s(&self) -> u64 {
-            17
-        }
-        fn elapsed(&self) -> Duration {
-            drawbridge_device::Host.elapsed()
-        }
-        fn random(&self, bytes: &mut [u8]) {
-            drawbridge_device::Host.random(bytes);
-        }
-    }
     let options = || {
         let mut options = ClientOptions::of(load(&core, "lamp")).expect("options");
         options.environment = std::sync::Arc::new(Unset);
@@ -301,6 +312,13 @@ fn plain_paho_renews_over_the_topic_and_is_cut_off_when_it_does_not() {
             wanted += 1;
         }
         assert!(wanted > 50, "{wanted}");
+        core.cli_ok(&["device", "set", "lamp", "--clock", "none"]);
+        let clockless =
+            [folder.as_str(), "--life", "3", "--version", version, "--renewals", "2", "--clockless"];
+        let text = run_python(script, &clockless);
+        assert!(text.contains("2 renewals, the same connection"), "{text}");
+        core.cli_ok(&["device", "set", "lamp", "--clock", "good"]);
+        while reader.receive(Duration::from_millis(300)).expect("open").is_some() {}
         let text = run_python(script, &[folder.as_str(), "--life", "3", "--version", version, "--never"]);
         assert!(text.contains("cut off after"), "{text}");
         while reader.receive(Duration::from_millis(300)).expect("open").is_some() {}
@@ -369,4 +387,141 @@ fn a_certificate_of_the_registered_key_that_the_library_made_opens_a_session_alo
     options.way = Way::Certificate;
     let refused = DeviceClient::start(options).expect("starts").connected(PATIENCE).expect_err("refused");
     assert!(matches!(refused, DeviceError::Refused { .. }), "{refused:?}");
+}
+
+/// A client of the device whose clock stands at 1970.
+fn without_clock(core: &Core, name: &str) -> ClientOptions {
+    let mut options = ClientOptions::of(load(core, name)).expect("options");
+    options.environment = std::sync::Arc::new(Unset);
+    options
+}
+
+#[test]
+fn a_device_without_a_clock_renews_over_its_connection_by_the_nonce_of_the_server() {
+    let core = Core::start();
+    drop(core.device("lamp"));
+    core.cli_ok(&["device", "set", "lamp", "--clock", "none"]);
+    let (old, new) = (ProtocolVersion::V311, ProtocolVersion::V5);
+    let rows = [
+        ("cb, 3.1.1", old, Way::Token, true),
+        ("cb, 5", new, Way::Token, true),
+        ("cb, AUTH", new, Way::Method("OAUTH2-JWT".to_owned()), true),
+        // Its TLS exports nothing: it comes in by a token over HTTPS, and renews by itself.
+        ("no exporter, 3.1.1", old, Way::Token, false),
+        ("no exporter, 5", new, Way::Token, false),
+    ];
+    for (name, version, way, bound) in rows {
+        // Without `cb` the first connection is refused, and the token over HTTPS decides when to renew.
+        core.cli_ok(&["registry", "set", "default", "--token-life-s", "3"]);
+        let mut options = without_clock(&core, "lamp");
+        (options.version, options.way) = (version, way);
+        options.tokens = TokenSource::DeviceJwt { life_s: 5, bound };
+        let client = DeviceClient::start(options).expect("starts");
+        assert!(client.wait_connected(PATIENCE), "{name}");
+        let events = client.events();
+        for _ in 0..2 {
+            match events.recv_timeout(PATIENCE).expect("an event") {
+                Event::Renewed { life: Some(life), .. } => {
+                    // Of the JWT, and not of an access token.
+                    assert!(
+                        life > Duration::from_secs(3) && life <= Duration::from_secs(5),
+                        "{name}: {life:?}"
+                    );
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        client.telemetry("x", name.as_bytes()).expect("taken").wait(PATIENCE).expect("acknowledged");
+        assert_eq!(client.stop(PATIENCE), 0);
+    }
+}
+
+#[test]
+fn a_token_of_one_server_is_not_presented_to_another() {
+    let (own, other) = (Core::start(), Core::start());
+    drop((own.device("lamp"), other.device("lamp")));
+    for proof in [AceProof::Exporter, AceProof::Challenge] {
+        let mut options = ClientOptions::of(load(&own, "lamp")).expect("options");
+        (options.way, options.tokens) = (Way::Ace(proof), TokenSource::AceToken { scope: None });
+        drop(started(options.clone()));
+        // It has been led astray, to one whose certificate it believes.
+        options.endpoint = ClientOptions::of(load(&other, "lamp")).expect("options").endpoint;
+        let refused = DeviceClient::start(options).expect("starts").connected(PATIENCE).expect_err("another");
+        assert!(matches!(refused, DeviceError::OtherServer { .. }), "{refused:?}");
+    }
+}
+
+#[test]
+fn raw_public_keys_let_in_the_device_that_has_one_and_are_spoken_to_no_other_server() {
+    let settings = tempfile::NamedTempFile::new().expect("a file");
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+    let raw = format!("127.0.0.1:{port}");
+    std::fs::write(settings.path(), format!("[listener.raw]\naddress = \"{raw}\"\nraw_keys = true\n"))
+        .expect("written");
+    let core = Core::start_with(&["--config", &settings.path().to_string_lossy()]);
+    let lamp = core.device("lamp");
+    let pem = std::fs::read_to_string(core.data().join("raw-key.pub.pem")).expect("for everybody to read");
+    let server = PublicKey::from_pem(&pem).expect("a key");
+    let options = |trusted: &PublicKey, shown: Option<std::sync::Arc<dyn DeviceKey>>, way: Way, version| {
+        let mut options = ClientOptions::of(load(&core, "lamp")).expect("options");
+        let mut tls = Tls::with_raw_key(trusted);
+        tls.certificate = shown.map(|key| ClientCertificate::raw_key(key).expect("such keys are shown"));
+        options.endpoint = Endpoint { server: raw.clone(), tls: Some(tls), websocket: None };
+        (options.way, options.version) = (way, version);
+        options
+    };
+    let own =
+        || -> Option<std::sync::Arc<dyn DeviceKey>> { Some(std::sync::Arc::new(load(&core, "lamp").key)) };
+    for version in [ProtocolVersion::V311, ProtocolVersion::V5] {
+        for way in [Way::Certificate, Way::Token] {
+            let client = started(options(&server, own(), way, version));
+            client.telemetry("way", b"raw key").expect("taken").wait(PATIENCE).expect("acknowledged");
+            assert_eq!(client.stop(PATIENCE), 0);
+        }
+    }
+    // A key that nobody registered lets nobody in; and of another server nothing is believed.
+    let stranger: std::sync::Arc<dyn DeviceKey> =
+        std::sync::Arc::new(drawbridge_device::create_key(Algorithm::EdDsa).expect("a key"));
+    let refused =
+        |options| DeviceClient::start(options).expect("starts").connected(PATIENCE).expect_err("refused");
+    let told = refused(options(&server, Some(stranger), Way::Certificate, ProtocolVersion::V5));
+    assert!(matches!(told, DeviceError::Refused { .. }), "{told:?}");
+    let told = refused(options(lamp.public_key(), own(), Way::Certificate, ProtocolVersion::V5));
+    assert!(matches!(told, DeviceError::Tls { .. }), "{told:?}");
+    let mut old = options(&server, own(), Way::Certificate, ProtocolVersion::V5);
+    old.endpoint.tls.as_mut().expect("TLS").only_1_2 = true;
+    assert!(refused(old).to_string().contains("TLS 1.3"));
+    // The command line has it too.
+    let folder = core.identity_folder("lamp").to_string_lossy().into_owned();
+    let key = core.data().join("raw-key.pub.pem").to_string_lossy().into_owned();
+    core.cli_ok(&["pub", "devices/lamp/events/x", "hi", "--as", &folder, "--mqtts", &raw, "--raw-key", &key]);
+}
+
+#[test]
+fn a_key_is_rotated_in_its_folder_and_a_process_that_dies_between_the_halves_finds_its_way() {
+    let core = Core::start();
+    drop(core.device("lamp"));
+    let folder = core.identity_folder("lamp");
+    let key = || drawbridge_device::load_key(&folder.join("key.pem")).expect("a key");
+    let first = key();
+    let client = started(ClientOptions::load(&folder).expect("options"));
+    let events = client.events();
+    client.rotate_key_in_folder(Algorithm::EdDsa).expect("replaced");
+    let after = events.recv_timeout(PATIENCE).expect("an event");
+    assert!(matches!(after, Event::Renewed { .. }), "in place: {after:?}");
+    let second = key();
+    assert_ne!(second.public_key(), first.public_key());
+    assert_eq!(client.stop(PATIENCE), 0);
+    // The server has the third; the process died before it was `key.pem`.
+    let third = drawbridge_device::create_key(Algorithm::Es256).expect("a key");
+    drawbridge_device::store_key(&folder.join("next-key.pem"), &third).expect("stored");
+    core.api().replace_key(&load(&core, "lamp"), &third).expect("replaced");
+    let issuer = load(&core, "lamp").issuer;
+    core.api().token("lamp", &issuer, None, &third).expect("it has proved itself: the second is dead");
+    let client = DeviceClient::start(ClientOptions::load(&folder).expect("options")).expect("starts");
+    assert!(client.wait_connected(PATIENCE));
+    client.telemetry("x", b"1").expect("taken").wait(PATIENCE).expect("acknowledged");
+    assert_eq!(key().public_key(), third.public_key());
+    assert!(!folder.join("next-key.pem").exists());
 }
