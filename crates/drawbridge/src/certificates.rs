@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use drawbridge_admission::{Admission, Clock};
+use drawbridge_admission::{Admission, AesSeal, Clock, Seal as _, SecretPlace};
 use drawbridge_bridge::{ServerIdentity, ServerName, ServerTls, TicketSecrets};
 use drawbridge_jose::PublicKey;
 use drawbridge_names::RegistryName;
@@ -13,6 +13,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use crate::data::{DataError, DataFolder, Mode};
 use crate::pki::{self, PkiError};
@@ -25,6 +26,8 @@ const RAW: &str = "raw";
 const RAW_KEY: &str = "raw-key.pem";
 const RAW_KEY_PUBLIC: &str = "raw-key.pub.pem";
 const TICKET_SECRET: &str = "ticket.secret";
+/// Before what the sealing key has made of it, in hex.
+const SEALED: &str = "sealed:";
 
 /// `[certificate.NAME]`
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -88,6 +91,18 @@ pub(crate) enum CertificateError {
         /// What is wrong with it.
         why: String,
     },
+    /// The secret of tickets is sealed, and does not open.
+    #[error(
+        "[DB-6027] {}: {why}; name the sealing key that was there when it was made (`seal.key_file`, \
+         `seal.previous_key_file`), or remove the file: then each client does one whole handshake",
+        path.display()
+    )]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+        /// Why it does not open.
+        why: String,
+    },
 }
 
 /// Something to show, and the names for which it is.
@@ -106,6 +121,8 @@ pub(crate) struct Sources {
     pub(crate) names: Vec<String>,
     pub(crate) files: BTreeMap<String, CertificateSettings>,
     pub(crate) tickets: TicketSettings,
+    /// Seals the secret of tickets in the data folder, if its key is kept apart from that.
+    pub(crate) seal: Option<Arc<AesSeal>>,
 }
 
 impl Sources {
@@ -140,21 +157,67 @@ impl Sources {
             let text = std::fs::read_to_string(path);
             let text = text
                 .map_err(|error| CertificateError::Tickets { path: path.clone(), why: error.to_string() })?;
-            return read_secrets(path, &zeroize::Zeroizing::new(text));
+            return read_secrets(path, &Zeroizing::new(text));
         }
         if let Some(text) = data.read(TICKET_SECRET)? {
-            return read_secrets(&data.path(TICKET_SECRET), &zeroize::Zeroizing::new(text));
+            return self.own_ticket_secrets(data, Zeroizing::new(text), random);
         }
         let mut secret = [0; 32];
         random.fill(&mut secret);
-        let mut line = zeroize::Zeroizing::new(String::new());
+        let mut line = Zeroizing::new(String::new());
         for byte in secret {
             line.push_str(&format!("{byte:02x}"));
         }
         line.push('\n');
+        let line = self.sealed(&line, random).unwrap_or(line);
         data.replace(TICKET_SECRET, line.as_bytes(), Mode::Private)?;
         Ok(vec![secret])
     }
+
+    /// Those of the data folder: sealed, or as they are. What can be sealed and is not, or by the key before, is sealed.
+    fn own_ticket_secrets(
+        &self,
+        data: &DataFolder,
+        text: Zeroizing<String>,
+        random: &dyn drawbridge_admission::Random,
+    ) -> Result<Vec<[u8; 32]>, CertificateError> {
+        let path = data.path(TICKET_SECRET);
+        let wrong = |why: &str| CertificateError::Sealed { path: path.clone(), why: why.to_owned() };
+        let (plain, is_current) = match text.trim().strip_prefix(SEALED) {
+            None => (text, false),
+            Some(digits) => {
+                let seal = self.seal.as_ref();
+                let seal = seal.ok_or_else(|| wrong("it is sealed, and no sealing key is configured"))?;
+                let sealed = bytes_of(digits).ok_or_else(|| wrong("it is damaged"))?;
+                let plain = seal.open(place(), &sealed).map_err(|fault| wrong(&fault.to_string()))?;
+                let plain = String::from_utf8(plain.to_vec()).map_err(|_| wrong("it is damaged"))?;
+                (Zeroizing::new(plain), seal.is_current(&sealed))
+            }
+        };
+        let secrets = read_secrets(&path, &plain)?;
+        if !is_current && let Some(sealed) = self.sealed(&plain, random) {
+            data.replace(TICKET_SECRET, sealed.as_bytes(), Mode::Private)?;
+        }
+        Ok(secrets)
+    }
+
+    /// As it stands in the file, if there is a key to seal it by.
+    fn sealed(&self, plain: &str, random: &dyn drawbridge_admission::Random) -> Option<Zeroizing<String>> {
+        let sealed = self.seal.as_ref()?.seal(place(), plain.as_bytes(), random);
+        let digits: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(Zeroizing::new(format!("{SEALED}{digits}\n")))
+    }
+}
+
+/// Where the secret of tickets is sealed for: it opens nowhere else.
+fn place() -> SecretPlace<'static> {
+    static REGISTRY: LazyLock<RegistryName> = LazyLock::new(RegistryName::default_registry);
+    SecretPlace { registry: &REGISTRY, name: "tls-ticket-secret" }
+}
+
+fn bytes_of(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 fn read_secrets(path: &Path, text: &str) -> Result<Vec<[u8; 32]>, CertificateError> {
@@ -196,7 +259,7 @@ fn load(label: &str, files: &CertificateSettings) -> Result<Loaded, CertificateE
         let parsed = parsed.map_err(|error| wrong(&files.chain_file, error.to_string()))?;
         names = parsed.valid_dns_names().map(str::to_owned).collect();
     }
-    let pem = zeroize::Zeroizing::new(read(&files.key_file)?);
+    let pem = Zeroizing::new(read(&files.key_file)?);
     let key =
         PrivateKeyDer::from_pem_slice(&pem).map_err(|error| wrong(&files.key_file, error.to_string()))?;
     let identity =
@@ -217,7 +280,7 @@ fn raw_key(data: &DataFolder) -> Result<ServerIdentity, CertificateError> {
             pem
         }
     };
-    let pem = zeroize::Zeroizing::new(pem);
+    let pem = Zeroizing::new(pem);
     let pair = KeyPair::from_pem(&pem).map_err(|error| broken(error.to_string()))?;
     let public = pair.public_key_pem();
     if data.read(RAW_KEY_PUBLIC)?.as_ref() != Some(&public) {
@@ -378,5 +441,54 @@ impl Keeper<'_> {
             changed = true;
         }
         Ok(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edge::SystemRandom;
+
+    fn secrets(data: &DataFolder, seal: Option<AesSeal>) -> Result<Vec<[u8; 32]>, String> {
+        let (names, files, tickets) = (Vec::new(), BTreeMap::new(), TicketSettings::default());
+        let sources = Sources { names, files, tickets, seal: seal.map(Arc::new) };
+        sources.ticket_secrets(data, &SystemRandom).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_secret_of_tickets_is_sealed_where_its_key_is_kept_apart_and_opens_by_that_alone() {
+        let place = tempfile::tempdir().expect("a folder");
+        let data = DataFolder::open(place.path()).expect("opens");
+        let file = || std::fs::read_to_string(data.path(TICKET_SECRET)).expect("there");
+        let first = secrets(&data, None).expect("made");
+        let digits: String = first[0].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(file().trim(), digits, "nothing to seal it by");
+        // What was there before a key was named is sealed by it, and stays the same.
+        assert_eq!(secrets(&data, Some(AesSeal::new([1; 32]))), Ok(first.clone()));
+        let sealed = file();
+        assert!(sealed.starts_with(SEALED) && !sealed.contains(&digits), "{sealed}");
+        assert_eq!(secrets(&data, Some(AesSeal::new([1; 32]))), Ok(first.clone()));
+        assert_eq!(file(), sealed, "once");
+        for other in [None, Some(AesSeal::new([2; 32]))] {
+            let fault = secrets(&data, other).expect_err("another key, or none");
+            assert!(fault.contains("DB-6027") && fault.contains(TICKET_SECRET), "{fault}");
+            assert_eq!(file(), sealed, "nothing is replaced");
+        }
+        // The next key seals it anew.
+        let both = AesSeal::with_previous([2; 32], Some([1; 32]));
+        assert_eq!(secrets(&data, Some(both)), Ok(first.clone()));
+        assert_eq!(secrets(&data, Some(AesSeal::new([2; 32]))), Ok(first));
+        std::fs::write(data.path(TICKET_SECRET), format!("{SEALED}00\n")).expect("written");
+        assert!(secrets(&data, Some(AesSeal::new([2; 32]))).expect_err("damaged").contains("DB-6027"));
+        // One that is made is sealed at once.
+        std::fs::remove_file(data.path(TICKET_SECRET)).expect("removed");
+        secrets(&data, Some(AesSeal::new([2; 32]))).expect("made");
+        assert!(file().starts_with(SEALED));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = std::fs::metadata(data.path(TICKET_SECRET)).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
     }
 }

@@ -30,7 +30,7 @@ use crate::listeners::{self, Bound, ListenerPlan};
 use crate::metrics::Metrics;
 use crate::pki::ServerCertificate;
 use crate::settings::Settings;
-use crate::store::{OpenStore, seal_key};
+use crate::store::{OpenStore, seal_key, seal_key_is_apart};
 use crate::{demo, journal, messages};
 
 /// How often the server looks after what is due without anybody asking.
@@ -278,17 +278,15 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
     let endpoints = sockets.endpoints()?;
     let clock = Arc::new(SystemClock);
     let random = Arc::new(SystemRandom);
+    let url = settings.store.url.as_ref();
+    let sealer = Arc::new(seal_key(data, &settings.seal, url, &*random)?);
     let sources = Sources {
         names: settings.serve.names.clone(),
         files: settings.certificate.clone(),
         tickets: settings.tickets.clone(),
+        seal: seal_key_is_apart(&settings.seal).then(|| Arc::clone(&sealer)),
     };
     let (certificates, certificate) = sources.load(data, clock.now_ms() / 1000)?;
-    let life_s = settings.tickets.life_s;
-    let secrets = if life_s > 0 { sources.ticket_secrets(data, &*random)? } else { Vec::new() };
-    let tickets = (life_s > 0).then(|| TicketSecrets::new(&secrets, life_s, clock.clone()));
-    let url = settings.store.url.as_ref();
-    let sealer = Arc::new(seal_key(data, &settings.seal, url, &*random)?);
     let opened = OpenStore::open(data, url, &*random).await?;
     let admission = Admission::open(
         opened.store.clone(),
@@ -298,6 +296,9 @@ async fn serve(data: &DataFolder, settings: &Settings, is_demo: bool) -> Result<
         settings.admission.clone(),
     )
     .await?;
+    let life_s = settings.tickets.life_s;
+    let secrets = if life_s > 0 { sources.ticket_secrets(data, &*random)? } else { Vec::new() };
+    let tickets = (life_s > 0).then(|| TicketSecrets::new(&secrets, life_s, clock.clone()));
     if settings.seal.previous_key_file.is_some() {
         let secrets = admission.reseal(&Actor::Server).await?;
         tracing::info!(secrets, "sealed anew; `seal.previous_key_file` is needed no more");

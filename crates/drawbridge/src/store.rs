@@ -180,20 +180,30 @@ pub(crate) fn seal_key(
     Ok(AesSeal::with_previous(*key, Some(*previous)))
 }
 
+/// Whether the key is kept apart from the data folder, so that what lies there is worth sealing.
+pub(crate) fn seal_key_is_apart(settings: &SealSettings) -> bool {
+    settings.key_file.is_some() || std::env::var_os(SEAL_KEY_ENV).is_some() || credential_file().is_some()
+}
+
+/// The credential of systemd, if there is one.
+fn credential_file() -> Option<PathBuf> {
+    let file = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(SEAL_CREDENTIAL);
+    file.exists().then_some(file)
+}
+
 fn current_seal_key(
     data: &DataFolder,
     settings: &SealSettings,
     url: Option<&StoreUrl>,
     random: &dyn Random,
 ) -> Result<Zeroizing<[u8; 32]>, StartError> {
-    let credential = || Some(PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(SEAL_CREDENTIAL));
     if let Some(file) = &settings.key_file {
         return key_of(&read_key(file)?, &file.display().to_string());
     }
     if let Ok(text) = std::env::var(SEAL_KEY_ENV) {
         return key_of(&Zeroizing::new(text), SEAL_KEY_ENV);
     }
-    if let Some(file) = credential().filter(|file| file.exists()) {
+    if let Some(file) = credential_file() {
         return key_of(&read_key(&file)?, &file.display().to_string());
     }
     let place = data.path(SEAL_KEY_FILE);
