@@ -126,6 +126,11 @@ impl Core {
         (status.code(), self.log())
     }
 
+    /// Further arguments of `serve`, from the next start on.
+    pub(crate) fn also(&mut self, args: &[&str]) {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+    }
+
     /// Starts it again on the same folder.
     pub(crate) fn run_again(&mut self) {
         assert!(self.child.is_none(), "stop it first");
