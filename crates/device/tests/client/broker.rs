@@ -129,6 +129,31 @@ impl Peer {
         };
     }
 
+    /// Reads one request of HTTP and answers it; false when the client is gone.
+    pub(crate) fn answer_http(&mut self, status: &str, fields: &str, body: &str) -> bool {
+        let Stream::Tls(tls) = &mut self.stream else { panic!("no TLS") };
+        let mut request = Vec::new();
+        loop {
+            let text = String::from_utf8_lossy(&request).to_ascii_lowercase();
+            if let Some((head, rest)) = text.split_once("\r\n\r\n") {
+                let length = head.split_once("content-length: ").and_then(|(_, rest)| rest.lines().next());
+                if rest.len() >= length.map_or(0, |length| length.trim().parse().expect("a number")) {
+                    break;
+                }
+            }
+            let mut chunk = [0; 4096];
+            match tls.read(&mut chunk) {
+                Ok(0) | Err(_) => return false,
+                Ok(n) => request.extend_from_slice(&chunk[..n]),
+            }
+        }
+        let answer = format!(
+            "HTTP/1.1 {status}\r\n{fields}connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        tls.write_all(answer.as_bytes()).and_then(|()| tls.flush()).is_ok()
+    }
+
     /// Lets the client in.
     pub(crate) fn welcome(&mut self, session_present: bool) {
         let properties = Default::default();
