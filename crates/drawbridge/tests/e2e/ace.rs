@@ -644,8 +644,7 @@ fn certificate(folder: &std::path::Path) -> String {
 }
 
 #[test]
-fn rs_cnf_is_the_key_that_clients_of_mqtt_meet_follows_its_certificate_and_is_left_out_where_they_may_meet_two()
- {
+fn rs_cnf_follows_the_certificate_that_mqtt_clients_meet_and_is_left_out_where_they_may_meet_two() {
     let place = tempfile::tempdir().expect("a folder");
     let (file, folder) = (place.path().join("settings.toml"), place.path().display());
     for (mqtts, https, meets) in [
