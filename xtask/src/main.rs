@@ -46,6 +46,7 @@ const RULES: &[(&str, Rule)] = &[
     ("decision notes are numbered once", texts::decision_notes),
     ("every dependency has its reason", texts::dependencies_have_reasons),
     ("every threat names tests that are there", texts::threats_have_tests),
+    ("every row of rights by RFC 9431 names tests that are there", texts::rights_have_tests),
     ("every statement of MQTT names tests that are there", conformance::statements_have_tests),
     ("every mutation of MQTT can be made", mutations::mutations_can_be_made),
     ("every link between documents leads somewhere", texts::links_lead_somewhere),

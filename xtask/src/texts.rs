@@ -138,19 +138,28 @@ pub(crate) fn dependencies_have_reasons(house: &House) -> Vec<String> {
 
 /// Every threat of the threat model names tests, and every test that it names is one.
 pub(crate) fn threats_have_tests(house: &House) -> Vec<String> {
-    const MODEL: &str = "docs/threat-model.md";
-    let Some(model) = house.text(MODEL) else {
-        return vec![format!("{MODEL} is missing (or git does not track it)")];
+    rows_have_tests(house, "docs/threat-model.md", "## Threats")
+}
+
+/// Each row of the profile's table of rights, RFC 9431.
+pub(crate) fn rights_have_tests(house: &House) -> Vec<String> {
+    rows_have_tests(house, "docs/decisions/0031-ace.md", "## Rights during the session")
+}
+
+/// Each row of the table below a heading has 3 cells, the last of which names tests.
+fn rows_have_tests(house: &House, document: &str, heading: &str) -> Vec<String> {
+    let Some(model) = house.text(document) else {
+        return vec![format!("{document} is missing (or git does not track it)")];
     };
     let tests: BTreeSet<&str> = house
         .texts()
         .filter(|(path, _)| path.ends_with(".rs"))
         .flat_map(|(_, text)| tests_of(text))
         .collect();
-    let threats = model.lines().skip_while(|line| *line != "## Threats").skip(1);
-    let threats = threats.take_while(|line| !line.starts_with("## "));
+    let lines = model.lines().skip_while(|line| *line != heading).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with("## "));
     // Behind the heading of the table and the line below it.
-    let rows: Vec<&str> = threats.filter(|line| line.starts_with('|')).skip(2).collect();
+    let rows: Vec<&str> = lines.filter(|line| line.starts_with('|')).skip(2).collect();
     let mut faults = Vec::new();
     for row in &rows {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
@@ -163,14 +172,14 @@ pub(crate) fn threats_have_tests(house: &House) -> Vec<String> {
             .filter(|name| !name.is_empty())
             .collect();
         if cells.len() != 3 || named.is_empty() {
-            faults.push(format!("{MODEL}: {:?} names no test", cells[0].trim()));
+            faults.push(format!("{document}: {:?} names no test", cells[0].trim()));
         }
         for name in named.into_iter().filter(|name| !tests.contains(name)) {
-            faults.push(format!("{MODEL}: there is no test `{name}`"));
+            faults.push(format!("{document}: there is no test `{name}`"));
         }
     }
     if rows.is_empty() {
-        faults.push(format!("{MODEL} has no table under `## Threats`"));
+        faults.push(format!("{document} has no table under `{heading}`"));
     }
     faults
 }
@@ -334,6 +343,7 @@ mod tests {
     #[test]
     fn every_threat_names_tests_that_are_there() {
         assert_eq!(threats_have_tests(&house()), NONE);
+        assert_eq!(rights_have_tests(&house()), NONE);
     }
 
     #[test]
