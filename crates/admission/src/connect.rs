@@ -253,8 +253,14 @@ impl Admission {
 
     async fn judge_connect(&self, request: &ConnectRequest<'_>) -> Result<Verdict, Refusal> {
         let way = match request.way()? {
-            // A token that was published for this key says more of it than the key alone, and is a way of its own.
-            Way::Certificate | Way::RawKey if self.has_kept_token(request) => Way::AuthzInfo,
+            // A token that was published for this key says more of it than the key alone, and is a way of its own. Where
+            // the key alone opens nothing, it is the token that is missing.
+            by_key @ (Way::Certificate | Way::RawKey)
+                if self.has_kept_token(request)
+                    || (request.ways.allows(Way::AuthzInfo) && !request.ways.allows(by_key)) =>
+            {
+                Way::AuthzInfo
+            }
             way => way,
         };
         if way == Way::Anonymous {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use drawbridge_admission::{
     Actor, Clock as _, ConnectRequest, Connected, LoginRequest, NewApplication, NewRegistry, Peer, Refusal,
+    Ways,
 };
 use drawbridge_jose::base64url_encode;
 use drawbridge_names::{MqttClientId, PrincipalName, RegistryName, TopicFilter, TopicName};
@@ -193,7 +194,8 @@ async fn i14_no_credential_is_taken_without_confidentiality_and_nobody_gets_in_w
     world.admission.block(&world.registry, &backend, None, &Actor::Admin).await.expect("blocked");
     assert_eq!(judge(&anonymous).await.expect_err("blocked"), Refusal::NoCredential);
     let id = MqttClientId::parse("x").expect("a client id");
-    let nobody = ConnectRequest { username: None, ..request(&id, None) };
+    // As a listener is without a word: where `authz-info` is open, such a client may publish a token.
+    let nobody = ConnectRequest { username: None, ways: Ways::default(), ..request(&id, None) };
     assert_eq!(world.admission.connect(nobody).await.expect_err("switched off"), Refusal::NoCredential);
 }
 
