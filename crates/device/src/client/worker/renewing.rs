@@ -190,7 +190,8 @@ impl Worker {
                     }),
                 )?;
             }
-            Some(Door::Reconnect) | None => {}
+            // The other door was closed while the token was fetched.
+            Some(Door::Reconnect) | None => return Err(End::Again),
         }
         open.renewal = Renewal::Sent { token, deadline };
         Ok(())
