@@ -19,7 +19,7 @@ pub struct Queue {
     /// What happens to one more.
     pub overflow: Overflow,
     /// A folder in which messages of QoS 1 and 2 are kept until they are acknowledged, so that they outlive the
-    /// process and a power cut. It belongs to one client. Each message costs a file and two syncs.
+    /// process and a power cut. It belongs to one client at a time; a second is refused. Each message costs a file and two syncs.
     pub folder: Option<std::path::PathBuf>,
 }
 
@@ -319,6 +319,7 @@ impl Outbox {
         for entry in self.entries.drain(..) {
             entry.delivery.end(End::Stopped);
         }
+        self.store = None; // the next client may have it
         self.bytes = 0;
     }
 
@@ -446,6 +447,8 @@ mod tests {
         let mut second = outbox(queue.clone());
         push(&mut second, "c", Qos::AtLeastOnce);
         assert_eq!(sent(&mut second, 9), [("b".into(), Some(1), false), ("c".into(), Some(2), false)]);
+        let refused = Outbox::open(queue.clone()).expect_err("one client at a time");
+        assert!(matches!(refused, DeviceError::File { .. }), "{refused:?}");
         second.stop();
         assert_eq!(outbox(queue).len(), 2, "a stop loses nothing");
     }

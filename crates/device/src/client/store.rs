@@ -13,6 +13,8 @@ use crate::DeviceError;
 pub(crate) struct Store {
     folder: PathBuf,
     next: u64,
+    /// Locked as long as it is open.
+    _lock: File,
 }
 
 /// One message as it was kept.
@@ -32,6 +34,12 @@ impl Store {
     pub(crate) fn open(folder: &Path) -> Result<(Self, Vec<(u64, Kept)>), DeviceError> {
         let fault = |path: &Path, why: String| DeviceError::File { path: path.to_owned(), why };
         fs::create_dir_all(folder).map_err(|e| fault(folder, e.to_string()))?;
+        // Two clients would give the same numbers, and one would write over what the other has kept.
+        let path = folder.join("lock");
+        let lock = File::create(&path).map_err(|e| fault(&path, e.to_string()))?;
+        lock.try_lock().map_err(|e| {
+            fault(folder, format!("{e}; another client has this queue: give each a folder of its own"))
+        })?;
         let mut kept = Vec::new();
         for entry in fs::read_dir(folder).map_err(|e| fault(folder, e.to_string()))? {
             let path = entry.map_err(|e| fault(folder, e.to_string()))?.path();
@@ -50,7 +58,7 @@ impl Store {
         }
         kept.sort_by_key(|(number, _)| *number);
         let next = kept.last().map_or(0, |(number, _)| number + 1);
-        Ok((Self { folder: folder.to_owned(), next }, kept))
+        Ok((Self { folder: folder.to_owned(), next, _lock: lock }, kept))
     }
 
     /// Writes one, synced; answers its number.

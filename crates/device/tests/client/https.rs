@@ -8,6 +8,7 @@ use drawbridge_device::{
 };
 
 use crate::broker::{Broker, PATIENCE};
+use crate::renewal::{Brought, give_nonces};
 use crate::ways::{key, login};
 
 /// A token endpoint that answers everybody so.
@@ -75,4 +76,32 @@ fn a_token_that_cannot_be_checked_or_proven_is_not_used() {
     options.tokens = TokenSource::AceToken { scope: None };
     let refused = DeviceClient::start(options).expect("starts").connected(PATIENCE).expect_err("refused");
     assert!(refused.to_string().contains("mqtt_tls"), "{refused}");
+}
+
+#[test]
+fn a_jwt_of_ours_that_renews_nothing_is_followed_by_an_access_token_and_that_by_a_jwt() {
+    let (_server, api) = token_endpoint("200 OK", "", r#"{"access_token":"at-1","expires_in":3600}"#);
+    let broker = Broker::start(true, |number, peer, reports: &Sender<Brought>| {
+        assert_eq!(number, 0, "one connection");
+        peer.admit(false);
+        let mut count = 0;
+        give_nonces(peer, true, reports, &mut || {
+            count += 1;
+            let ok = count == 3;
+            format!(r#"{{"ok":{ok},"error":"not-authorized"}}"#)
+        });
+    });
+    let key = key();
+    let mut options = broker.options(true);
+    options.login = Some(KeyLogin { api: Some(api), ..login(&key) });
+    options.tokens = TokenSource::DeviceJwt { life_s: 3, bound: false };
+    let client = DeviceClient::start(options).expect("starts");
+    let events = client.events();
+    let mut failed = 0;
+    while !matches!(events.recv_timeout(PATIENCE).expect("an event"), Event::Renewed { .. }) {
+        failed += 1;
+        assert!(failed <= 4, "connected, and twice not renewed");
+    }
+    let brought = [(); 3].map(|()| broker.report().0);
+    assert_eq!(brought.each_ref().map(|token| token == b"at-1"), [false, true, false]);
 }

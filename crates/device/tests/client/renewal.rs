@@ -304,10 +304,10 @@ fn claims(jwt: &[u8], key: &SigningKey) -> drawbridge_jose::Claims {
 }
 
 /// A JWT of ours that came, and over which filters the client has asked for a nonce before.
-type Brought = (Vec<u8>, usize);
+pub(crate) type Brought = (Vec<u8>, usize);
 
 /// Gives a nonce for each subscription, and says how each renewal went; `granted`: there are nonces. Reports the JWTs.
-fn give_nonces(
+pub(crate) fn give_nonces(
     peer: &mut Peer,
     granted: bool,
     reports: &Sender<Brought>,

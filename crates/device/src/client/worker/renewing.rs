@@ -111,19 +111,14 @@ impl Worker {
     /// Where the token of a renewal comes from. A JWT of ours with a nonce of the connection says nothing of our clock, so
     /// it is tried also where it did not open the session; not by AUTH, where a refusal ends the session.
     fn source_of_renewal(&self, open: &Open) -> TokenSource {
-        match &self.options.tokens {
-            TokenSource::DeviceJwt { life_s, bound }
-                if !self.over_https
-                    || open.doors.first() == Some(&Door::Topic)
-                        && !open.own_refused
-                        && !open.without_nonce =>
-            {
-                let shows_key =
-                    self.options.endpoint.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
-                TokenSource::DeviceJwt { life_s: *life_s, bound: *bound || shows_key }
-            }
-            _ => self.source(),
+        let TokenSource::DeviceJwt { life_s, bound } = &self.options.tokens else { return self.source() };
+        let shows_key = self.options.endpoint.tls.as_ref().is_some_and(|tls| tls.certificate.is_some());
+        let bound = *bound || shows_key;
+        let by_nonce = open.doors.first() == Some(&Door::Topic) && !open.without_nonce;
+        if !open.own_refused && (!self.over_https || by_nonce) {
+            return TokenSource::DeviceJwt { life_s: *life_s, bound };
         }
+        TokenSource::AccessToken { scope: None, bound }
     }
 
     /// Subscribes to nonces, once more: each subscription brings one.
