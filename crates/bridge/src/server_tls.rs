@@ -910,7 +910,7 @@ mod tests {
         }
         assert_eq!(out.first(), Some(&21));
         // A ClientHello that never ends, in as many records as it takes.
-        let mut tls = Tls::new(&server, 8192).expect("a server");
+        let mut tls = Tls::new(&server, 8192, NOW_MS).expect("a server");
         let mut record = vec![22, 3, 1, 4, 0, 1, 0, 0xff, 0xff];
         record.resize(5 + 1024, 0);
         let mut fed = Ok(Fed::Open);
