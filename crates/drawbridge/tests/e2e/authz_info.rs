@@ -106,7 +106,7 @@ impl ServerCertVerifier for Pinned {
 }
 
 /// A client of the listener with raw keys.
-fn with_raw_key(core: &Core, key: &SigningKey) -> Arc<ClientConfig> {
+pub(crate) fn with_raw_key(core: &Core, key: &SigningKey) -> Arc<ClientConfig> {
     let pinned = core.data().join("raw-key.pub.pem");
     let spki = SubjectPublicKeyInfoDer::from_pem_file(pinned).expect("the key to pin");
     let provider = Arc::new(aws_lc_rs::default_provider());

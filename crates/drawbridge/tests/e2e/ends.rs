@@ -133,13 +133,12 @@ fn every_end(world: &World, via: Via, version: Version) {
 /// How a session came to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Entered {
-    ByJwt,
-    ByToken,
-    ByMethod,
-    ByCertificate,
-    ByPassword,
+    Jwt,
+    Token,
+    Method,
+    Certificate,
+    Password,
 }
-use Entered::{ByCertificate, ByJwt, ByMethod, ByPassword, ByToken};
 
 /// Whatever way it came in: the credential that it stands on is taken away, or its owner blocked, or its policy.
 #[test]
@@ -161,33 +160,33 @@ fn i6_a_session_ends_with_its_credential_whichever_way_it_came_in() {
 }
 
 fn every_credential(core: &Core, version: Version) {
-    for entered in [ByJwt, ByToken, ByMethod, ByCertificate, ByPassword] {
-        if entered == ByMethod && version == Version::V311 {
+    for entered in [Entered::Jwt, Entered::Token, Entered::Method, Entered::Certificate, Entered::Password] {
+        if entered == Entered::Method && version == Version::V311 {
             continue;
         }
         for end in [Blocked, KeyRemoved, TokenRevoked, DeviceRevoked, PolicyChanged] {
             // There is a token to revoke in two cases only.
-            if end == TokenRevoked && !matches!(entered, ByToken | ByMethod) {
+            if end == TokenRevoked && !matches!(entered, Entered::Token | Entered::Method) {
                 continue;
             }
             let name = format!("{entered:?}-{version:?}-{end:?}").to_lowercase();
             let identity = core.application(&name, "[[allow]]\nsubscribe = [\"mine/#\"]\n");
-            let shown = (entered == ByCertificate).then(|| Shown::by(core, &identity));
+            let shown = (entered == Entered::Certificate).then(|| Shown::by(core, &identity));
             let road = Road { shown: shown.as_ref(), ..Road::default() };
             let mut client = Client::over(road.open(core, &core.endpoints.mqtts), version);
             let connect = Connect::clean(&name).keep_alive(0);
             let token = match entered {
-                ByCertificate => String::new(),
-                ByPassword => {
+                Entered::Certificate => String::new(),
+                Entered::Password => {
                     let said = core.cli_ok(&["app", "secret", &name]);
                     said.lines().next().expect("a line").to_owned()
                 }
-                ByJwt => connect_jwt(&identity, now_s(), 3_600),
-                ByToken | ByMethod => access_token(core, &identity),
+                Entered::Jwt => connect_jwt(&identity, now_s(), 3_600),
+                Entered::Token | Entered::Method => access_token(core, &identity),
             };
             let connect = match entered {
-                ByCertificate => connect.encode(version, None),
-                ByMethod => connect
+                Entered::Certificate => connect.encode(version, None),
+                Entered::Method => connect
                     .with(pstr(AUTHENTICATION_METHOD, "OAUTH2-JWT"))
                     .with(pstr(AUTHENTICATION_DATA, &token))
                     .encode(version, None),
@@ -198,7 +197,7 @@ fn every_credential(core: &Core, version: Version) {
             assert!(matches!(said, Some(Said::ConnAck { code: 0, .. })), "{name}: {said:?}\n{}", core.log());
             client.subscribe("mine/a", 0);
             match end {
-                KeyRemoved if entered == ByPassword => {
+                KeyRemoved if entered == Entered::Password => {
                     core.cli_ok(&["app", "secret", &name]);
                 }
                 KeyRemoved => {

@@ -46,6 +46,7 @@ mod oauth;
 mod openapi;
 mod operator;
 mod plain;
+mod policies;
 mod pop;
 mod postgres;
 mod refresh;

@@ -61,7 +61,7 @@ impl Road<'_> {
         }
     }
 
-    fn stream(&self, core: &Core, address: &str) -> StreamOwned<ClientConnection, TcpStream> {
+    pub(crate) fn stream(&self, core: &Core, address: &str) -> StreamOwned<ClientConnection, TcpStream> {
         let pem = fs::read(core.data().join("ca.pem")).expect("the root");
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem) {
