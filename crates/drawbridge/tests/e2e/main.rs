@@ -53,6 +53,7 @@ mod refresh;
 mod renewal;
 mod roads;
 mod stock_clients;
+mod ways;
 mod wire;
 #[path = "../conformance/world.rs"]
 #[allow(dead_code, reason = "the tests of conformance need more of it")]
