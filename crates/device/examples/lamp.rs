@@ -10,14 +10,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use drawbridge_device::{ClientOptions, DeviceClient, DeviceError, DeviceIdentity, Qos};
+use drawbridge_device::{ClientOptions, DeviceClient, DeviceError, Qos};
 
 fn main() -> Result<(), DeviceError> {
     let mut words = std::env::args().skip(1);
     let folder = PathBuf::from(words.next().unwrap_or_else(|| "./lamp".to_owned()));
     let commands: usize = words.next().and_then(|word| word.parse().ok()).unwrap_or(usize::MAX);
 
-    let device = DeviceClient::start(ClientOptions::of(DeviceIdentity::load(&folder)?)?)?;
+    let device = DeviceClient::start(ClientOptions::load(&folder)?)?;
     let name = device.name().to_owned();
     device.on(&format!("devices/{name}/config"), Qos::AtLeastOnce, |config| {
         println!("config {}", String::from_utf8_lossy(&config.payload));

@@ -9,14 +9,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use drawbridge_device::{ClientOptions, DeviceClient, DeviceError, DeviceIdentity, Overflow, Queue};
+use drawbridge_device::{ClientOptions, DeviceClient, DeviceError, Overflow, Queue};
 
 fn main() -> Result<(), DeviceError> {
     let mut words = std::env::args().skip(1);
     let folder = PathBuf::from(words.next().unwrap_or_else(|| "./lamp".to_owned()));
     let readings: u64 = words.next().and_then(|word| word.parse().ok()).unwrap_or(u64::MAX);
 
-    let mut options = ClientOptions::of(DeviceIdentity::load(&folder)?)?;
+    let mut options = ClientOptions::load(&folder)?;
     options.queue = Queue {
         messages_max: 10_000,
         overflow: Overflow::DropOldest, // the newest readings are worth most

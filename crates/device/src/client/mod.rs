@@ -257,6 +257,26 @@ pub(crate) struct State {
 }
 
 impl Shared {
+    fn new(options: &ClientOptions) -> Result<Arc<Self>, DeviceError> {
+        Ok(Arc::new(Self {
+            state: Mutex::new(State {
+                outbox: Outbox::open(options.queue.clone())?,
+                inbox: Inbox::default(),
+                done: Vec::new(),
+                login: options.login.clone(),
+                renew_now: false,
+                fetched: None,
+                connected: false,
+                failure: None,
+                stopping: false,
+                ended: false,
+                waker: None,
+                listeners: Vec::new(),
+            }),
+            changed: Condvar::new(),
+        }))
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -295,23 +315,7 @@ impl DeviceClient {
             || options.client_id.split(':').next().unwrap_or_default().to_owned(),
             |login| login.device.clone(),
         );
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                outbox: Outbox::open(options.queue.clone())?,
-                inbox: Inbox::default(),
-                done: Vec::new(),
-                login: options.login.clone(),
-                renew_now: false,
-                fetched: None,
-                connected: false,
-                failure: None,
-                stopping: false,
-                ended: false,
-                waker: None,
-                listeners: Vec::new(),
-            }),
-            changed: Condvar::new(),
-        });
+        let shared = Shared::new(&options)?;
         let server = options.endpoint.server.clone();
         let worker = worker::Worker::new(Arc::clone(&shared), options);
         std::thread::Builder::new()

@@ -262,6 +262,11 @@ impl Outbox {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn ids_in_use(&self) -> usize {
+        self.ids.len()
+    }
+
     pub(crate) fn give_back(&mut self, id: PacketId) {
         self.ids.remove(&id.get());
     }

@@ -254,3 +254,46 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use super::super::super::{ClientOptions, Shared};
+    use super::*;
+    use crate::Endpoint;
+
+    #[test]
+    fn each_renewal_gives_its_identifier_back_whether_puback_or_result_comes_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let server = listener.local_addr().expect("bound").to_string();
+        let peer = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().expect("a client");
+            let read = socket.read(&mut [0; 1024]).expect("CONNECT");
+            socket.write_all(&[0x20, 3, 0, 0, 0]).expect("CONNACK");
+            (socket, read)
+        });
+        let endpoint = Endpoint { server, tls: None, websocket: None };
+        let mut options = ClientOptions::new(endpoint, "lamp");
+        options.tokens = TokenSource::From(Arc::new(|| Ok(Token::new("token"))));
+        let shared = Shared::new(&options).expect("made");
+        let mut worker = Worker::new(Arc::clone(&shared), options);
+        let mut open = worker.connect().expect("connected");
+        let asked = shared.lock().outbox.ids_in_use();
+        for renewal in 0..10 {
+            assert!(worker.renew_with(&mut open, Token::new("token")).is_ok());
+            let [id] = open.renewal_ids[..] else { panic!("one publish: {:?}", open.renewal_ids) };
+            let renewed = Ok(Renewed { life_s: None, removed: Vec::new() });
+            if renewal % 2 == 0 {
+                worker.result(&mut open, renewed);
+                assert!(worker.publish_of_renewal(&mut open, id, 0, ""));
+            } else {
+                assert!(worker.publish_of_renewal(&mut open, id, 0, ""));
+                worker.result(&mut open, renewed);
+            }
+        }
+        assert_eq!(shared.lock().outbox.ids_in_use(), asked);
+        drop(peer.join());
+    }
+}
