@@ -10,6 +10,7 @@ mod keys;
 mod openapi;
 mod operate;
 mod roles;
+mod sessions;
 mod surface;
 mod tokens;
 mod world;
