@@ -17,7 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use drawbridge_admission::Way;
 use drawbridge_jose::{Algorithm, SigningKey};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
+use rustls::client::{AlwaysResolvesClientRawPublicKeys, ResolvesClientCert, Resumption};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
@@ -37,15 +37,22 @@ use crate::plain;
 use crate::pop::{Held, Owner, random};
 use crate::wire::Wire;
 
-use credentials::{BRIEF_TOKEN_S, Door, Ready, Says, Shows, jwk, named, ready, token_for};
+use credentials::{BRIEF_TOKEN_S, Door, Ready, Says, Shows, jwk, named, raw, ready, self_signed, token_for};
 use table::{By, Case, Cell, Outcome, Row, Tls, expected, matched};
 
 /// RFC 9431 section 2.2.4.2.1.
 const EXPORTER: &[u8] = b"EXPORTER-ACE-MQTT-Sign-Challenge";
 /// How long the server may think.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// So long a connection lasts at least, so that the log, which takes 50 refusals and 20 sessions in a second, has each.
-const PACE: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(110)];
+/// So long a connection lasts at least, as it ends, so that the log has each: it takes 50 refusals of admission in a second,
+/// and 20 lines of a shard, of which a session has two.
+fn pace(code: Option<u8>) -> Duration {
+    Duration::from_millis(match code {
+        Some(0) => 110,
+        Some(_) => 30,
+        None => 60,
+    })
+}
 
 const SETTINGS: &str = r#"
 [listener.every]
@@ -280,24 +287,38 @@ fn config(core: &Core, door: Door, tls: Tls, shows: &Shows, resumption: Resumpti
         roots.add(ca).expect("a root");
         builder.with_root_certificates(roots)
     };
-    let private = |der: &[u8]| PrivateKeyDer::try_from(der.to_vec()).expect("PKCS#8");
+    let certified = |shown: &[Vec<u8>], key: &[u8]| {
+        let key = PrivateKeyDer::try_from(key.to_vec()).expect("PKCS#8");
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).expect("a key");
+        Arc::new(CertifiedKey::new(shown.iter().map(|der| CertificateDer::from(der.clone())).collect(), key))
+    };
     let mut config = match shows {
         Shows::Nothing => builder.with_no_client_auth(),
+        // Nobody asks here whether the two fit.
         Shows::Certificate(chain, key) => {
-            let chain = chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-            builder.with_client_auth_cert(chain, private(key)).expect("a key that fits")
+            builder.with_client_cert_resolver(Arc::new(Shown(certified(chain, key))))
         }
-        Shows::RawKey(key) => {
-            let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&private(key)).expect("a key");
-            let spki = key.public_key().expect("public").to_vec();
-            let certified = CertifiedKey::new(vec![CertificateDer::from(spki)], key);
-            builder.with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(Arc::new(
-                certified,
-            ))))
+        Shows::RawKey(spki, key) => {
+            let certified = certified(std::slice::from_ref(spki), key);
+            builder.with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(certified)))
         }
     };
     config.resumption = resumption;
     Arc::new(config)
+}
+
+/// Shows one chain to whoever asks.
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 /// Trusts one raw public key.
@@ -460,8 +481,7 @@ fn judge_with(
     let seen = attempt(world, cell, ready, config);
     let as_wanted = seen.outcome == Ok(row.outcome) && seen.code == row.code(cell.mqtt);
     let logged = log.has(cell, row, seen.port);
-    let pace = PACE[usize::from(seen.code == Some(0))];
-    std::thread::sleep(pace.saturating_sub(began.elapsed()));
+    std::thread::sleep(pace(seen.code).saturating_sub(began.elapsed()));
     if as_wanted && logged.is_ok() {
         return (seen.resumed, None);
     }
@@ -494,6 +514,8 @@ fn every_way_in_ends_as_the_table_says_by_code_and_by_log() {
             clients.push((cell.by, cell.case, ready(&world, cell)));
         }
     }
+    // What was logged until here is another second's.
+    std::thread::sleep(Duration::from_millis(1_100));
     println!("{} clients are ready after {:?}", clients.len(), began.elapsed());
     let client = |cell: &Cell| clients.iter().find(|(by, case, _)| (*by, *case) == (cell.by, cell.case));
     let mut run: Vec<(&Cell, &Row, &Ready)> =
@@ -585,4 +607,40 @@ fn what_was_shown_in_tls_is_judged_again_when_tls_is_resumed() {
         refused(name, ready, config, cells);
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Certificates and public keys are no secrets: what counts is the signature in the handshake.
+#[test]
+fn a_certificate_or_raw_key_without_its_private_key_ends_in_the_handshake() {
+    let world = World::start();
+    let lamp = world.device("lamp", "device");
+    let thief = SigningKey::generate(Algorithm::Es256).expect("a key").to_pkcs8_der().to_vec();
+    let with = |shows: Shows| match shows {
+        Shows::Certificate(chain, _) => Shows::Certificate(chain, thief.clone()),
+        Shows::RawKey(spki, _) => Shows::RawKey(spki, thief.clone()),
+        Shows::Nothing => Shows::Nothing,
+    };
+    let certificate = (By::CertificateSelfSigned, Door::Every, self_signed("lamp", &lamp.key));
+    let key = (By::RawKey, Door::Raw, raw(&lamp.key));
+    for (by, door, shows) in [certificate, key] {
+        for tls in [Tls::V12, Tls::V13] {
+            for (shows, is_own) in [(shows.clone(), true), (with(shows.clone()), false)] {
+                let cell = Cell { by, tls, mqtt: Version::V5, case: Case::Good };
+                let log = Log::of(&world.core);
+                let seen = attempt(&world, &cell, &Ready::new("lamp", shows, Says::Nothing, door), None);
+                let case = format!("{cell}, its own: {is_own}: {:?}", seen.outcome);
+                if is_own && (by, tls) != (By::RawKey, Tls::V12) {
+                    assert_eq!((seen.outcome, seen.code), (Ok(Outcome::Accepted), Some(0)), "{case}");
+                    continue;
+                }
+                // In TLS 1.3 the client is done before the server has looked.
+                assert!(seen.code.is_none() && seen.outcome != Ok(Outcome::Accepted), "{case}");
+                let peer = format!("peer=127.0.0.1:{}", seen.port);
+                wait_for("DB-2070 in the log", Duration::from_secs(10), || {
+                    let text = log.text();
+                    text.lines().any(|line| line.contains("DB-2070") && line.contains(&peer)).then_some(())
+                });
+            }
+        }
+    }
 }

@@ -24,8 +24,8 @@ pub(crate) enum Shows {
     Nothing,
     /// The chain and its key, DER.
     Certificate(Vec<Vec<u8>>, Vec<u8>),
-    /// PKCS#8.
-    RawKey(Vec<u8>),
+    /// SubjectPublicKeyInfo and the private key, DER.
+    RawKey(Vec<u8>, Vec<u8>),
 }
 
 /// What it says in CONNECT.
@@ -74,7 +74,7 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    fn new(name: &str, shows: Shows, says: Says, door: Door) -> Self {
+    pub(crate) fn new(name: &str, shows: Shows, says: Says, door: Door) -> Self {
         Self { client_id: name.to_owned(), shows, says, door, over_s: 0 }
     }
 }
@@ -249,7 +249,7 @@ fn by_key(world: &World, name: &str, case: Case, door: Door) -> Ready {
     };
     take_back(world, name, &key, case);
     let shows = match door {
-        Door::Raw => Shows::RawKey(shown.to_pkcs8_der().to_vec()),
+        Door::Raw => raw(&shown),
         _ => self_signed(name, &shown),
     };
     Ready { over_s, ..Ready::new(name, shows, Says::Nothing, door) }
@@ -337,7 +337,11 @@ fn take_back(world: &World, name: &str, key: &SigningKey, case: Case) -> Value {
     }
 }
 
-fn self_signed(common_name: &str, key: &SigningKey) -> Shows {
+pub(crate) fn raw(key: &SigningKey) -> Shows {
+    Shows::RawKey(key.public_key().spki_der().to_vec(), key.to_pkcs8_der().to_vec())
+}
+
+pub(crate) fn self_signed(common_name: &str, key: &SigningKey) -> Shows {
     let pair = pair(key);
     let leaf = params(common_name).self_signed(&pair).expect("signed");
     Shows::Certificate(vec![leaf.der().to_vec()], pair.serialize_der())
@@ -428,7 +432,7 @@ fn by_kept(world: &World, name: &str, case: Case, door: Door, says: Says) -> Rea
     let stranger = SigningKey::generate(Algorithm::Es256).expect("a key");
     let shown = if case == Case::WrongKey { &stranger } else { &*owner.key };
     let shows = match door {
-        Door::KeptRaw => Shows::RawKey(shown.to_pkcs8_der().to_vec()),
+        Door::KeptRaw => raw(shown),
         _ => self_signed(name, shown),
     };
     Ready { over_s, ..Ready::new(name, shows, says, door) }
