@@ -494,6 +494,8 @@ fn a_right_that_comes_from_outside_renews_the_session_and_what_is_lost_is_told_t
     assert!(refresh(&mut net, same).is_err());
     let ended = Admitted { ticket: ticket(2), ..until(&net, 1, 0) };
     assert!(refresh(&mut net, ended).is_err());
+    let late = Admitted { closes: Some(net.now), ..fewer(&net) };
+    assert!(refresh(&mut net, late).expect_err("its handshake is too old").contains("TLS handshake"));
     let good = fewer(&net);
     let told = refresh(&mut net, good).expect("renewed");
     let removed: Vec<&str> = told.removed.iter().map(|filter| filter.as_str()).collect();
