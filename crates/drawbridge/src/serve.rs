@@ -588,7 +588,7 @@ fn greet(
 fn greet_further(plans: &[ListenerPlan], addresses: &[SocketAddr], certificates: &Certificates) {
     for (plan, address) in plans.iter().zip(addresses) {
         if ![listeners::MQTTS, listeners::HTTPS].contains(&plan.name.as_str()) {
-            say!("  listener {:<9}{address} ({})", plan.name, plan.speaks());
+            say!("  listener {:<8} {address} ({})", plan.name, plan.speaks());
         }
         if plan.raw_keys
             && let Some(fingerprint) = certificates.raw_key_fingerprint()
