@@ -145,3 +145,59 @@ fn a_session_publishes_no_token_where_others_do_and_the_topic_is_its_own_where_n
         assert_eq!(net.topics(other).len(), usize::from(!takes));
     }
 }
+
+#[test]
+fn whatever_a_client_says_that_has_not_logged_in_it_leaves_nothing_behind() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut net = Net::with(1, |config| config.takes_authz_info = true);
+    let listener = net.join(0, V5, app(1));
+    net.subscribe(listener, "#", Qos::AtLeastOnce);
+    let mut judged_in_all = 0;
+    for round in 0..500 {
+        let version = if round % 2 == 0 { V311 } else { V5 };
+        let client = nobody(&mut net, version);
+        for _ in 0..12 {
+            if net.clients[client].closed.is_some() {
+                break;
+            }
+            let conn = net.clients[client].conn;
+            match random(8) {
+                0..=2 => {
+                    let qos = ALL[usize::try_from(random(3)).expect("small")];
+                    net.publish(client, AUTHZ_INFO_TOPIC, b"a token", qos);
+                }
+                3 | 4 if net.tokens.iter().any(|(_, of, _)| *of == conn) => {
+                    let outcomes =
+                        [Ok(()), Err(ReasonCode::NotAuthorized), Err(ReasonCode::PayloadFormatInvalid)];
+                    judged(&mut net, client, outcomes[usize::try_from(random(3)).expect("small")]);
+                    judged_in_all += 1;
+                }
+                5 => {
+                    let id = PacketId::new(u16::try_from(random(4) + 1).expect("small")).expect("not 0");
+                    net.send(client, &Packet::PubRel(Ack::of(id, ReasonCode::Success)));
+                }
+                6 => net.send(client, &Packet::PingReq),
+                7 if random(4) == 0 => {
+                    let bytes: Vec<u8> =
+                        (0..random(30)).map(|_| u8::try_from(random(256)).expect("a byte")).collect();
+                    net.send_bytes(client, &bytes);
+                }
+                _ => net.pass(Duration::from_millis(random(900))),
+            }
+            let _ = net.got(client);
+        }
+        // What was under judgement is answered to nobody.
+        net.hang_up(client);
+        let conn = net.clients[client].conn;
+        net.run(0, |shard, now, fx| shard.token_judged(now, conn, Ok(()), fx));
+    }
+    assert!(judged_in_all > 500, "{judged_in_all}");
+    assert_eq!(net.got(listener), []);
+    let stats = net.stats();
+    assert_eq!((stats.connections, stats.sessions, stats.subscriptions), (1, 1, 1));
+    assert_eq!((stats.received, stats.retained, stats.delayed_wills), (0, 0, 0));
+}
