@@ -1,7 +1,7 @@
-"""Stock paho-mqtt renews its session over `$drawbridge/auth`: tokens of 3 s, a new one every 1.4 s, on one connection.
+"""Stock paho-mqtt renews its session over `$drawbridge/auth`: short tokens, a new one every 1.4 s, on one connection.
 Then it stops, and is cut.
 
-Arguments: host port ca version(3.1.1|5) device_folder viewer_folder renewals
+Arguments: host port ca version(3.1.1|5) device_folder viewer_folder renewals life_s
 """
 
 import json
@@ -15,10 +15,10 @@ import uuid
 import jwt
 import paho.mqtt.client as mqtt
 
-host, port, ca, version, device_folder, viewer_folder, renewals = sys.argv[1:]
+host, port, ca, version, device_folder, viewer_folder, renewals, life_s = sys.argv[1:]
 renewals = int(renewals)
 protocol = mqtt.MQTTv5 if version == "5" else mqtt.MQTTv311
-LIFE_S, EVERY_S, SKEW_S = 3, 1.4, 60
+LIFE_S, EVERY_S, SKEW_S = int(life_s), 1.4, 60
 
 
 def check(what, holds):
@@ -51,7 +51,7 @@ class Peer:
 
     def token(self):
         now = int(time.time())
-        # Good until 3 s from now: 60 s after `exp`, as the registry allows.
+        # Good for that long from now on: until 60 s after `exp`, as the registry allows.
         claims = {"sub": self.name, "aud": self.record["bridge_audience"], "iat": now - 2 * SKEW_S}
         claims |= {"exp": now + LIFE_S - SKEW_S, "x": uuid.uuid4().hex}
         return jwt.encode(claims, self.key, algorithm="ES256")

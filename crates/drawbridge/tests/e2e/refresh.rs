@@ -133,9 +133,9 @@ fn a_token_over_https_moves_the_end_of_an_open_session_of_either_version_there_a
     world.core().cli_ok(&brief);
     let mut ends = Vec::new();
     for (identity, _) in &open {
+        let began = Instant::now();
         let token = access_token(world.core(), identity);
         assert!(!token.contains('.'), "an opaque token");
-        let began = Instant::now();
         assert_eq!(renewed(&refresh_at(SHORT_PATH, &Wire::of(world.core()), &token)), 1);
         tokens.push(token);
         ends.push(began);
