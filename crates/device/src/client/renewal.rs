@@ -32,7 +32,8 @@ pub(crate) const AGAIN_AFTER_TIME: Duration = Duration::from_millis(1100);
 pub(crate) fn renew_after(life: Duration, random: u64) -> Duration {
     let second = Duration::from_secs(1);
     let life = if life > 2 * second { life - second } else { life };
-    life * 7 / 10 + share(life / 10, random)
+    // Not sooner than the server takes it, however short the life is.
+    (life * 7 / 10 + share(life / 10, random)).max(AGAIN_AFTER_TIME.min(life))
 }
 
 /// So long after a failed attempt comes the next, if the credential is good for `left` still.
@@ -96,6 +97,8 @@ mod tests {
                 assert!(after >= life * 7 / 10 && after <= life * 8 / 10, "{after:?} of {life:?}");
             }
         }
+        assert_eq!(renew_after(Duration::from_secs(1), 0), Duration::from_secs(1), "once in 1 s");
+        assert!(renew_after(Duration::from_millis(400), u64::MAX) <= Duration::from_millis(400));
         assert!(renew_after(Duration::from_secs(101), 1 << 63) > Duration::from_secs(74), "jitter is used");
     }
 
