@@ -536,13 +536,13 @@ fn the_ways_of_registry_and_device_and_who_may_register_are_set_shown_and_taken_
     };
     assert_eq!(publishes(&[]), Some(0));
     // Of a device: the narrower of both counts.
-    core.cli_ok(&["device", "set", "lamp", "--ways", "certificate,access-token"]);
-    assert_eq!(show("device", "lamp")["ways"], serde_json::json!(["access-token", "certificate"]));
-    assert_eq!(publishes(&[]), Some(3), "a JWT of its own");
-    assert_eq!(publishes(&["--method", "access-token"]), Some(0));
-    core.cli_ok(&["registry", "set", "default", "--ways", "certificate,device-jwt"]);
-    assert_eq!(show("registry", "default")["ways"], serde_json::json!(["device-jwt", "certificate"]));
-    assert_eq!(publishes(&["--method", "access-token"]), Some(3), "the registry closes it");
+    core.cli_ok(&["device", "set", "lamp", "--ways", "certificate,device-jwt"]);
+    assert_eq!(show("device", "lamp")["ways"], serde_json::json!(["certificate", "device-jwt"]));
+    assert_eq!(publishes(&["--method", "access-token"]), Some(3), "the device closes it");
+    assert_eq!(publishes(&[]), Some(0), "a JWT of its own");
+    core.cli_ok(&["registry", "set", "default", "--ways", "certificate,access-token"]);
+    assert_eq!(show("registry", "default")["ways"], serde_json::json!(["access-token", "certificate"]));
+    assert_eq!(publishes(&[]), Some(3), "the registry closes the JWT, the device what it tries instead");
     assert_eq!(publishes(&["--self-signed"]), Some(0), "which both leave open");
     for (kind, name) in [("registry", "default"), ("device", "lamp")] {
         core.cli_ok(&[kind, "set", name, "--ways", "all"]);
