@@ -92,9 +92,11 @@ impl Tls {
             }
         };
         let mut config = match &self.certificate {
+            // A listener with raw keys speaks to nobody who would show a certificate.
+            None if raw => builder.with_client_cert_resolver(Arc::new(Shown { certified: None, raw })),
             None => builder.with_no_client_auth(),
             Some(ClientCertificate { certified, raw }) => {
-                let certified = Arc::clone(certified);
+                let certified = Some(Arc::clone(certified));
                 builder.with_client_cert_resolver(Arc::new(Shown { certified, raw: *raw }))
             }
         };
@@ -134,14 +136,14 @@ fn roots(pem: &str) -> Result<RootCertStore, String> {
 /// certificate does not have.
 #[derive(Debug)]
 struct Shown {
-    certified: Arc<CertifiedKey>,
-    /// It is a raw public key.
+    certified: Option<Arc<CertifiedKey>>,
+    /// It is a raw public key, or would be.
     raw: bool,
 }
 
 impl ResolvesClientCert for Shown {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.certified))
+        self.certified.clone()
     }
 
     fn only_raw_public_keys(&self) -> bool {
@@ -149,7 +151,7 @@ impl ResolvesClientCert for Shown {
     }
 
     fn has_certs(&self) -> bool {
-        true
+        self.certified.is_some()
     }
 }
 

@@ -179,7 +179,7 @@ pub enum Event {
         /// So long until the next attempt.
         retry_in: Duration,
     },
-    /// The session goes on with a new credential.
+    /// The session goes on with a new credential, or with other rights.
     Renewed {
         /// How long that is good, if it is known.
         life: Option<Duration>,

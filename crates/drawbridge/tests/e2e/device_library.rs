@@ -512,8 +512,8 @@ fn raw_public_keys_let_in_the_device_that_has_one_and_are_spoken_to_no_other_ser
     let own =
         || -> Option<std::sync::Arc<dyn DeviceKey>> { Some(std::sync::Arc::new(load(&core, "lamp").key)) };
     for version in [ProtocolVersion::V311, ProtocolVersion::V5] {
-        for way in [Way::Certificate, Way::Token] {
-            let client = started(options(&server, own(), way, version));
+        for (way, shown) in [(Way::Certificate, own()), (Way::Token, own()), (Way::Token, None)] {
+            let client = started(options(&server, shown, way, version));
             client.telemetry("way", b"raw key").expect("taken").wait(PATIENCE).expect("acknowledged");
             assert_eq!(client.stop(PATIENCE), 0);
         }
@@ -562,4 +562,48 @@ fn a_key_is_rotated_in_its_folder_and_a_process_that_dies_between_the_halves_fin
     client.telemetry("x", b"1").expect("taken").wait(PATIENCE).expect("acknowledged");
     assert_eq!(key().public_key(), third.public_key());
     assert!(!folder.join("next-key.pem").exists());
+}
+
+#[test]
+fn a_client_is_told_what_a_change_of_policy_takes_and_that_it_was_renewed_from_outside() {
+    let core = Core::start();
+    let own = "[[allow]]\npublish = [\"devices/${device}/#\"]\nsubscribe = [\"devices/${device}/#\"";
+    let set = |more: &str| {
+        let file = core.place().join("lamps.toml");
+        std::fs::write(&file, format!("{own}{more}]\n")).expect("written");
+        core.cli_ok(&["policy", "set", "lamps", &file.to_string_lossy()]);
+    };
+    set(", \"plant/#\"");
+    drop(core.device("lamp"));
+    core.cli_ok(&["policy", "attach", "lamps", "lamp"]);
+    for version in [ProtocolVersion::V311, ProtocolVersion::V5] {
+        let mut options = ClientOptions::of(load(&core, "lamp")).expect("options");
+        options.version = version;
+        let client = started(options);
+        let [own, plant] = ["devices/lamp/commands/#", "plant/#"]
+            .map(|filter| client.subscribe(filter, Qos::AtLeastOnce).expect("a filter"));
+        for subscription in [&own, &plant] {
+            subscription.granted(PATIENCE).expect("granted");
+        }
+        let events = client.events();
+        set("");
+        match events.recv_timeout(PATIENCE).expect("an event") {
+            Event::Renewed { removed, .. } => assert_eq!(removed, ["plant/#"], "{version:?}"),
+            other => panic!("{version:?}: {other:?}"),
+        }
+        let folder = core.identity_folder("lamp").to_string_lossy().into_owned();
+        wait_for("the second after the change", PATIENCE, || {
+            core.cli_ok(&["device", "refresh", "lamp", "--as", &folder])
+                .contains("renewed lamp")
+                .then_some(())
+        });
+        match events.recv_timeout(PATIENCE).expect("an event") {
+            Event::Renewed { life: Some(life), removed } => {
+                assert!(removed.is_empty() && life > Duration::from_secs(3000), "{version:?}: {life:?}");
+            }
+            other => panic!("{version:?}: {other:?}"),
+        }
+        assert_eq!(client.stop(PATIENCE), 0);
+        set(", \"plant/#\"");
+    }
 }

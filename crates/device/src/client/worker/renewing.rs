@@ -212,6 +212,20 @@ impl Worker {
         true
     }
 
+    /// The session was renewed from outside of its connection, or its policy is another: the server says what is left.
+    fn changed_from_outside(&mut self, open: &mut Open, renewed: Renewed) {
+        let now = self.now();
+        let life = renewed.life_s.map(Duration::from_secs);
+        if let Some(life) = life {
+            open.ends = Some(now + life);
+            if self.options.way.takes_token() && matches!(open.renewal, Renewal::At(_) | Renewal::Off) {
+                open.renewal = Renewal::At(now + renew_after(life, self.random()));
+            }
+        }
+        self.shared.lock().inbox.cut(&renewed.removed);
+        self.shared.tell(&Event::Renewed { life, removed: renewed.removed });
+    }
+
     /// The server has spoken, or has not.
     pub(super) fn result(&mut self, open: &mut Open, result: Result<Renewed, NotRenewed>) {
         let now = self.now();
@@ -220,6 +234,9 @@ impl Worker {
             Renewal::Fetching => None,
             nothing_was_asked => {
                 open.renewal = nothing_was_asked;
+                if let Ok(renewed) = result {
+                    self.changed_from_outside(open, renewed);
+                }
                 return;
             }
         };
