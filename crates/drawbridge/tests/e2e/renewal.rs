@@ -187,17 +187,25 @@ fn files_below(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
     }
 }
 
-/// Neither a token nor its signature stands in what the server logs (all that can be said is said) or stores.
-pub(crate) fn nobody_kept(core: &Core, tokens: &[String]) {
+/// What stands in the log (all that can be said is said) and in every file of the data folder: place and text.
+fn kept(core: &Core) -> Vec<(String, String)> {
     let mut files = Vec::new();
     files_below(&core.data(), &mut files);
-    assert!(files.len() > 5, "the store and the messages are there: {files:?}");
-    let log = ("the log".to_owned(), core.log().into_bytes());
-    let kept = files.iter().map(|path| (path.display().to_string(), fs::read(path).unwrap_or_default()));
-    for (place, bytes) in std::iter::once(log).chain(kept) {
+    let log = ("the log".to_owned(), core.log());
+    let kept = files.iter().map(|path| {
+        let bytes = fs::read(path).unwrap_or_default();
         // Segments end with what is reserved.
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        let text = String::from_utf8_lossy(&bytes[..used]);
+        (path.display().to_string(), String::from_utf8_lossy(&bytes[..used]).into_owned())
+    });
+    std::iter::once(log).chain(kept).collect()
+}
+
+/// Neither a token nor its signature stands in what the server logs or stores.
+pub(crate) fn nobody_kept(core: &Core, tokens: &[String]) {
+    let kept = kept(core);
+    assert!(kept.len() > 5, "the store and the messages are there");
+    for (place, text) in &kept {
         for token in tokens {
             // Of a JWT its signature; an opaque one is all secret.
             let secret = token.rsplit('.').next().expect("a part");
@@ -302,6 +310,13 @@ fn every_way(renewals: usize) {
         assert!(message.text().parse::<usize>().is_ok(), "{message:?}");
     }
     nobody_kept(world.core(), &tokens);
+    // The search finds what is there: names in the log and the registry, topics in the messages.
+    for (what, place) in
+        [("p-v5-auth", "the log"), ("p-v5-auth", "registry"), ("p-v5-auth/events/n", "messages")]
+    {
+        let is_found = kept(world.core()).iter().any(|(at, text)| at.contains(place) && text.contains(what));
+        assert!(is_found, "{what} in {place}");
+    }
     world.core_mut().stop();
     nobody_kept(world.core(), &tokens);
 }
