@@ -194,6 +194,25 @@ mod tests {
     }
 
     #[test]
+    fn one_enrolment_in_64_begins_with_a_dash_and_is_no_flag() {
+        let id = "-hRJeFsrxHivbLrD6W-3RC";
+        for line in [&["show", id][..], &["revoke", id], &["revoke", id, "--json"], &["approve", "--all", id]]
+        {
+            let parsed = Cli::try_parse_from(["drawbridge", "enrol"].iter().chain(line));
+            let Command::Enrol(command) = parsed.expect("parses").command else {
+                unreachable!("an enrol verb")
+            };
+            let found = match command {
+                EnrolCommand::Show { id }
+                | EnrolCommand::Revoke { id }
+                | EnrolCommand::Approve { all: Some(id), .. } => id,
+                _ => unreachable!("not in the table"),
+            };
+            assert_eq!(found, id, "{line:?}");
+        }
+    }
+
+    #[test]
     fn one_thumbprint_in_64_begins_with_a_dash_and_is_no_flag() {
         let kid = "-104RJeFsrxHivbLrD6W-3RCJjq06Tfr8urixQ9rgN4";
         let lines: [&[&str]; 6] = [

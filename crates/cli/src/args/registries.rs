@@ -97,11 +97,13 @@ pub enum EnrolCommand {
     /// Show an enrolment and the devices that came by it
     Show {
         /// The enrolment
+        #[arg(allow_hyphen_values = true)]
         id: String,
     },
     /// End an enrolment: its token is good no more, what came by it stays
     Revoke {
         /// The enrolment
+        #[arg(allow_hyphen_values = true)]
         id: String,
     },
     /// Admit a device that has registered itself, or all of an enrolment
@@ -110,7 +112,7 @@ pub enum EnrolCommand {
         #[arg(required_unless_present = "all")]
         device: Option<String>,
         /// All that wait of this enrolment
-        #[arg(long, value_name = "ENROLMENT", conflicts_with = "device")]
+        #[arg(long, value_name = "ENROLMENT", conflicts_with = "device", allow_hyphen_values = true)]
         all: Option<String>,
     },
     /// Send a device that waits away: its name is free again, its key barred for ever, its claim used

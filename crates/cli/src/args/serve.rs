@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, Args, value_parser};
 
 use super::Hidden;
 
-/// The flags of [`Common`] that say which server to talk to, and how: `serve` talks to none. A flag
+/// The flags of [`super::Common`] that say which server to talk to, and how: `serve` talks to none. A flag
 /// that a command declares itself is not replaced by the global one, so here they are hidden.
 fn flags_of_clients() -> [Arg; 5] {
     let hidden = |name: &'static str| Arg::new(name).long(name).hide(true);
