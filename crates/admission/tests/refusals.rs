@@ -22,6 +22,7 @@ const ASSERTIONS: &[(&str, Change, Result<(), &str>)] = &[
     ("aud an array of one", |d, _| d.with("aud", json!([ISSUER])), Ok(())),
     ("iat absent", |d, _| d.without("iat"), Ok(())),
     ("unknown claims", |d, _| d.with("firmware", json!({ "v": 3 })), Ok(())),
+    ("padding", |d, _| d.with("pad", json!("0".repeat(1_000))), Ok(())),
     ("exp 300 s ahead", |d, now| d.with("exp", json!(now + 300)), Ok(())),
     ("exp with a fraction", |d, now| d.with("exp", json!(now as f64 + 100.5)), Ok(())),
     ("nbf 8 s ahead", |d, now| d.with("nbf", json!(now + 8)), Ok(())),

@@ -42,7 +42,7 @@ const ROUNDS: usize = 5;
 
 fn main() {
     harness::version_of("mosquitto", "-h");
-    let core = Core::start();
+    let core = serving(&[]);
     let devices = register(&core);
     let peer = Mosquitto::start(&core);
     println!(
@@ -87,17 +87,25 @@ fn main() {
     idle();
 }
 
+/// A server that says as much as it does by default, and not all that a test wants to know: what it says costs.
+fn serving(args: &[&str]) -> Core {
+    let mut core = Core::prepared(args);
+    core.environment.push(("RUST_LOG", "info".into()));
+    core.run_again();
+    core
+}
+
 /// Memory: fresh servers, so that nothing of other rounds is counted or reused.
 fn idle() {
     println!("\n{CONNECTIONS} idle TLS 1.3 connections with one subscription each; RSS bytes per connection");
-    let core = Core::start();
+    let core = serving(&[]);
     let devices = register(&core);
     let config = client_config(&devices[0].ca_pem, false);
     let ours = idle_bytes(core.pid(), &config, &devices.iter().map(by_jwt).collect::<Vec<_>>(), |way| {
         format!("devices/{}/commands/#", way.client_id)
     });
     // The same sessions by one application: without what the server knows of each device.
-    let core = Core::start();
+    let core = serving(&[]);
     let app = core.application("bench", "[[allow]]\nsubscribe = [\"devices/#\"]\n");
     let ids: Vec<String> = (0..CONNECTIONS).map(|n| format!("client-{n:05}")).collect();
     let ways: Vec<_> = ids.iter().map(|id| Way { client_id: id, ..by_jwt(&app) }).collect();

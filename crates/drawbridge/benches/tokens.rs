@@ -67,8 +67,16 @@ fn main() {
     }
 }
 
+/// A server that says as much as it does by default, and not all that a test wants to know: what it says costs.
+fn serving(args: &[&str]) -> Core {
+    let mut core = Core::prepared(args);
+    core.environment.push(("RUST_LOG", "info".into()));
+    core.run_again();
+    core
+}
+
 fn cost_of_a_token() {
-    let core = Core::start();
+    let core = serving(&[]);
     let model = core.device("model");
     let devices = register(&core, &model);
     println!(
@@ -196,7 +204,7 @@ fn kids(devices: &[DeviceIdentity]) -> Vec<KeyId> {
 /// A registry of `count` devices: how long a start takes, what memory it holds, how long logins take.
 fn large_registry(count: usize, url: Option<&str>) {
     let store_words: Vec<&str> = url.map(|url| vec!["--store", url]).unwrap_or_default();
-    let mut core = Core::start_with(&store_words);
+    let mut core = serving(&store_words);
     let model = core.device("model");
     core.stop();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p drawbridge-registry-sqlite [-- DEVICES]` (default 100,000). Beside the store's
 //! figures stand those of bare SQLite in the same run: absolute figures drift with the disk, the
-//! ratio counts.
+//! ratio counts. `-- replay` tells what 100,000 remembered `jti` hold, and nothing else.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![expect(
     clippy::print_stdout,
@@ -15,12 +15,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drawbridge_names::{Epoch, KeyId, PrincipalKind, PrincipalName, RegistryName, Uid};
+use drawbridge_registry::memory::MemoryStore;
 use drawbridge_registry::{AuditEntry, JtiMark, JtiOutcome, Key, KeyState, Principal, RegistryRecord, Store};
 use drawbridge_registry_sqlite::SqliteStore;
 
 const NOW_S: u64 = 1_700_000_000;
 
 fn main() {
+    if std::env::args().any(|word| word == "replay") {
+        return replay();
+    }
     let devices = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(100_000);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("registry.db");
@@ -78,8 +82,47 @@ fn main() {
     }
 }
 
+/// What the entries of the replay store hold: of 1,000 devices 100 each. Resident memory of the process, since SQLite
+/// does not allocate by Rust's allocator, and the bytes of the files.
+fn replay() {
+    const ENTRIES: u64 = 100_000;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    // The store in memory comes first: what it holds is measured in a fresh process.
+    let store = Arc::new(MemoryStore::new());
+    runtime.block_on(fill(&store, 1_000));
+    let before = resident_bytes();
+    runtime.block_on(remember(&store, 1_000, ENTRIES / 1_000));
+    let memory = resident_bytes().saturating_sub(before);
+    println!("{ENTRIES} remembered jti, the store in memory: {memory} bytes, {} each", memory / ENTRIES);
+    std::mem::forget(store); // what it gave back would be used by the next
+    let files = || -> u64 {
+        let files = std::fs::read_dir(folder.path()).unwrap().flatten();
+        files.map(|file| file.metadata().unwrap().len()).sum()
+    };
+    let store = Arc::new(SqliteStore::open(&folder.path().join("registry.db")).unwrap());
+    runtime.block_on(fill(&store, 1_000));
+    let (memory, bytes) = (resident_bytes(), files());
+    runtime.block_on(remember(&store, 1_000, ENTRIES / 1_000));
+    let (memory, open_bytes) = (resident_bytes().saturating_sub(memory), files().saturating_sub(bytes));
+    store.close();
+    drop(store);
+    let closed_bytes = files().saturating_sub(bytes);
+    println!("{ENTRIES} remembered jti, SQLite: {memory} bytes of memory, {} each", memory / ENTRIES);
+    println!(
+        "  its files: {open_bytes} bytes more while open, {closed_bytes} once closed, {} each",
+        closed_bytes / ENTRIES
+    );
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
 /// Each caller remembers so many `jti`, one after the other.
-async fn remember(store: &Arc<SqliteStore>, callers: u64, each: u64) {
+async fn remember<S: Store + Send + Sync + 'static>(store: &Arc<S>, callers: u64, each: u64) {
     let callers: Vec<_> = (1..=callers)
         .map(|uid| {
             let store = Arc::clone(store);
@@ -107,7 +150,7 @@ async fn remember(store: &Arc<SqliteStore>, callers: u64, each: u64) {
     }
 }
 
-async fn fill(store: &Arc<SqliteStore>, devices: u64) {
+async fn fill<S: Store + Send + Sync + 'static>(store: &Arc<S>, devices: u64) {
     let record = RegistryRecord {
         name: registry(),
         issuer: "https://host.example".into(),

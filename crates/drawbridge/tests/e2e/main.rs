@@ -53,6 +53,7 @@ mod refresh;
 mod renewal;
 mod roads;
 mod stock_clients;
+mod traffic;
 mod ways;
 mod wire;
 #[path = "../conformance/world.rs"]
