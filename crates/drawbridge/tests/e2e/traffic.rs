@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use drawbridge_device::{
-    AceProof, ClientCertificate, ClientOptions, DeviceClient, DeviceIdentity, Host, ProtocolVersion,
-    TokenSource, Way,
+    AceProof, ClientCertificate, ClientOptions, ConnectJwt, DeviceClient, DeviceIdentity, Host,
+    ProtocolVersion, TokenSource, Way,
 };
 use drawbridge_jose::{Algorithm, SigningKey};
 use serde_json::{Value, json};
 
-use crate::harness::{Core, repository, wait_for};
+use crate::harness::{Core, connect_with, now_s, repository, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAD_TO: u16 = 1024;
@@ -393,5 +393,22 @@ fn pingreq_is_24_bytes_in_tls_1_3_and_31_in_1_2_and_padded_pings_look_like_messa
         let (least, most) = (21 + overhead, 277 + overhead);
         assert!(client[1..4].iter().all(|ping| (least..=most).contains(ping)), "{tls:?}: {client:?}");
         assert_eq!(server.len(), 1, "{tls:?}: nothing answers them: {server:?}");
+    }
+}
+
+#[test]
+fn a_jwt_that_carries_its_own_padding_opens_a_session() {
+    let core = Core::start();
+    let lamp = core.device("lamp");
+    let jwt = ConnectJwt {
+        device: &lamp.device,
+        bridge_audience: &lamp.bridge_audience,
+        now_s: now_s(),
+        life_s: 600,
+    };
+    for pad_bytes in [0, 100, 2_000] {
+        let padded = jwt.sign_padded(pad_bytes, None, &lamp.key).expect("signs");
+        assert!(padded.len() > pad_bytes);
+        drop(connect_with(&lamp, &padded).expect("admitted"));
     }
 }
