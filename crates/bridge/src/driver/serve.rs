@@ -94,14 +94,16 @@ impl Driver {
             socket.registry = Some(registry);
         }
         let bytes = self.buffers.bytes(received);
-        if !bytes.is_empty() {
+        let has_bytes = !bytes.is_empty();
+        if has_bytes {
             self.shard.receive(now, conn, bytes, &mut self.effects);
         }
         if at_gate {
             // A password may have been in it.
             self.buffers.wipe(received);
         }
-        if answers {
+        // Where CONNECT came with the end of the handshake, the ticket leaves with its answer.
+        if answers && !(at_gate && has_bytes) {
             self.mark_dirty(conn);
         }
         end
