@@ -36,9 +36,11 @@ fn a_member_that_may_not_have_a_message_does_not_keep_it_from_its_group() {
         for n in 0..6 {
             sender.publish(&Publish::new(&format!("{topic}/secret/a"), n.to_string()).qos(1, 0));
         }
-        for n in 0..6 {
-            assert_eq!(other.taken().text(), n.to_string());
-        }
+        // One that comes by way of the member may be overtaken: order is owed to subscriptions that are not shared
+        // (MQTT-4.6.0-6).
+        let mut taken: Vec<String> = (0..6).map(|_| other.taken().text().to_string()).collect();
+        taken.sort();
+        assert_eq!(taken, ["0", "1", "2", "3", "4", "5"]);
         assert_eq!(member.ping(), []);
     });
 }
